@@ -1,0 +1,126 @@
+"""The limit: DuckDB's answer over the whole input at once, in memory. No stream, no lateness, nothing to recover.
+
+W1, W1u and W4 read a table that is loaded before the clock starts; W2 and W3 read their files while it runs.
+Results go where a stream's would: read and dropped a batch at a time, but written to a file in W2.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from bench import checksum, data
+from bench.job import Job, Outcome, Stopwatch, serve
+
+PANES = """
+    select ts // 10000 * 10000 as window_start, key, count(*)::bigint as count, sum(value) as total,
+           avg(value) as mean, max(value) as top
+    from {source} group by all
+"""
+
+WORDS = """
+    select word, count(*)::bigint as count
+    from (select unnest(split(line, ' ')) as word
+          from read_csv('{path}', columns = {{'line': 'varchar'}}, header = false, delim = '\t', quote = '', escape = ''))
+    group by word
+"""
+
+# Values are exact in binary and so are their sums: mean and deviation equal those of any other exact way.
+ALERTS = """
+    select ts, key, net, mean, deviation from (
+        select ts, key, net, avg(net) over earlier as mean, count(*) over earlier as n,
+               sqrt(greatest(sum(net * net) over earlier / n - mean * mean, 0)) as deviation
+        from (select *, value * 0.875 as net from events)
+        window earlier as (partition by key order by position rows between unbounded preceding and 1 preceding))
+    where n >= 2 and net > mean + 3 * deviation
+"""
+
+
+def connect(job: Job) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(":memory:")
+    connection.execute(f"set threads = {job.parallelism}")
+    connection.execute("set preserve_insertion_order = false")
+    return connection
+
+
+def load(connection: duckdb.DuckDBPyConnection, stream: str, events: int) -> None:
+    """Make the table ``events``: the columns of the stream and each event's place in it."""
+    connection.execute("create table events (key varchar, ts bigint, value double, position bigint)")
+    position = 0
+    for path in data.arrow_files(stream, events):
+        with pa.memory_map(str(path)) as file:
+            part = pa.ipc.open_file(file).read_all()
+            place = pa.array(range(position, position + len(part)), pa.int64())
+            position += len(part)
+            columns = part.append_column("position", place)  # noqa: F841 -- DuckDB finds it by its name
+            connection.execute("insert into events select key, epoch_ms(ts), value, position from columns")
+
+
+def drain(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    """Run a query, drop its rows as they come, and say how many there were."""
+    return sum(batch.num_rows for batch in reader(connection, query))
+
+
+def reader(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
+    return iter(connection.sql(query).to_arrow_reader(data.BATCH_ROWS))
+
+
+def timed(connection: duckdb.DuckDBPyConnection, query: str, job: Job) -> Outcome:
+    stopwatch, rows = Stopwatch(), 0
+    for _ in range(job.repeats):
+        with stopwatch.running():
+            rows = drain(connection, query)
+    return Outcome(rows, stopwatch.spans)
+
+
+
+def w1(job: Job, stream: str = "zipf") -> Outcome:
+    connection = connect(job)
+    load(connection, stream, job.events)
+    query = PANES.format(source="events")
+    if job.check:
+        return Outcome.of_checksum(checksum.of_panes(connection.execute(query).fetchall()))
+    return timed(connection, query, job)
+
+
+def w1u(job: Job) -> Outcome:
+    return w1(job, "uuid")
+
+
+def w2(job: Job) -> Outcome:
+    connection, path = connect(job), data.json_file("zipf", job.events)
+    columns = "{'key': 'varchar', 'ts': 'bigint', 'value': 'double'}"
+    query = PANES.format(source=f"read_json('{path}', format = 'newline_delimited', columns = {columns})")
+    stopwatch = Stopwatch()
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory, "panes.jsonl")
+        for _ in range(job.repeats):
+            with stopwatch.running():
+                connection.execute(f"copy ({query}) to '{output}' (format json)")
+        found = f"from read_json('{output}', format = 'newline_delimited')"
+        if job.check:
+            return Outcome.of_checksum(checksum.of_panes(connection.execute(found).fetchall()))
+        return Outcome(connection.execute(f"select count(*) {found}").fetchall()[0][0], stopwatch.spans)
+
+
+def w3(job: Job) -> Outcome:
+    connection, query = connect(job), WORDS.format(path=data.text_file(job.events))
+    if job.check:
+        return Outcome.of_checksum(checksum.of_words(connection.execute(query).fetchall()))
+    return timed(connection, query, job)
+
+
+def w4(job: Job) -> Outcome:
+    connection = connect(job)
+    load(connection, "zipf", job.events)
+    if job.check:
+        return Outcome.of_checksum(checksum.of_alerts(connection.execute(ALERTS).fetchall()))
+    return timed(connection, ALERTS, job)
+
+
+if __name__ == "__main__":
+    serve({"W1": w1, "W1u": w1u, "W2": w2, "W3": w3, "W4": w4})

@@ -1,0 +1,117 @@
+"""Flow control between two processes: credit at the sender, order at the receiver.
+
+A receiver has a budget of bytes for each exchange, split among its senders. A sender may have so much in
+flight, and with nothing in flight may send one message of any size; credit returns when the receiver has
+finished a message, not when it arrives. So credit, not a socket's high-water mark, bounds what any
+process holds, and because every sender can always send its next message no wait for order deadlocks:
+the lowest number that is still to be sent can be sent.
+
+Messages without a payload (watermarks, ends) take their place in the sequence and need no credit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from millstream.errors import WireError
+from millstream.watermarks import InputStatus, InputWatermarks
+from millstream.wire import Data, ReceivedData
+
+RECEIVER_BUDGET_BYTES: Final = 16 * 2**20
+
+
+@dataclass(slots=True)
+class SendCredit:
+    """What one sender may still send to one receiver of one exchange."""
+
+    budget_bytes: int
+    in_flight_bytes: int = 0
+
+    def allows(self, size_bytes: int) -> bool:
+        return size_bytes == 0 or self.in_flight_bytes == 0 or self.in_flight_bytes + size_bytes <= self.budget_bytes
+
+    def sent(self, size_bytes: int) -> None:
+        self.in_flight_bytes += size_bytes
+
+    def returned(self, size_bytes: int) -> None:
+        if size_bytes > self.in_flight_bytes:
+            raise WireError(f"credit: {size_bytes} bytes returned, {self.in_flight_bytes} in flight")
+        self.in_flight_bytes -= size_bytes
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One input of an exchange: what arrived ahead of its turn waits here (bounded by its senders' credit)."""
+
+    next: int = 0
+    early: dict[int, deque[ReceivedData]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Inbox:
+    """The receiving end of an exchange: messages leave in sequence, input by input.
+
+    Attributes:
+        in_order: False for a deal exchange, where each receiver gets only some of the numbers.
+    """
+
+    in_order: bool
+    inputs: dict[tuple[int, int], _Sequence] = field(default_factory=dict)
+    ready: deque[ReceivedData] = field(default_factory=deque)
+    held_bytes: int = 0
+
+    def put(self, received: ReceivedData) -> None:
+        self.held_bytes += received.size_bytes
+        if not self.in_order:
+            self.ready.append(received)
+            return
+        data = received.data
+        turn = self.inputs.setdefault(data.origin, _Sequence())
+        if data.sequence < turn.next:
+            raise WireError(f"exchange {data.exchange}: number {data.sequence} of input {data.origin} came twice")
+        if data.sequence > turn.next:
+            turn.early.setdefault(data.sequence, deque()).append(received)
+            return
+        self.ready.append(received)
+        while not data.more:
+            turn.next += 1
+            waiting = turn.early.pop(turn.next, None)
+            if waiting is None:
+                return
+            self.ready.extend(waiting)
+            data = waiting[-1].data
+
+    def take(self) -> ReceivedData | None:
+        """The next message in order, if it is here; the caller returns its credit when it has finished it."""
+        if not self.ready:
+            return None
+        received = self.ready.popleft()
+        self.held_bytes -= received.size_bytes
+        return received
+
+
+@dataclass(slots=True)
+class StageInputs:
+    """All inputs of a keyed stage: one number for each, and their watermark together."""
+
+    numbers: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    watermarks: InputWatermarks = field(default_factory=InputWatermarks)
+
+    def add(self, exchange: int, origin: tuple[int, int]) -> None:
+        number = self.numbers.setdefault((exchange, *origin), len(self.numbers))
+        self.watermarks.add(number)
+
+    def update(self, data: Data) -> bool:
+        """Take note of a finished number's watermark and status. Returns whether the watermark went up."""
+        key = (data.exchange, *data.origin)
+        if key not in self.numbers:
+            raise WireError(f"exchange {data.exchange}: input {data.origin} was not announced")
+        return self.watermarks.update(self.numbers[key], data.watermark_us, data.status)
+
+    @property
+    def status(self) -> InputStatus:
+        if self.watermarks.ended:
+            return InputStatus.ENDED
+        return InputStatus.IDLE if self.watermarks.all_idle else InputStatus.ACTIVE

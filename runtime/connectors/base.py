@@ -1,0 +1,209 @@
+"""What a connector is: the contract between the runtime and everything that reads or writes.
+
+A source is declared in the user's process (`Source`, plain data, pickled with the plan), split into
+partitions, and read in the coordinator or the source host: one `Reader` a partition gives blocks, which
+a `Decoder` turns into columns, there or in a worker. A sink is declared likewise (`Sink`); its
+`Encoder` runs in every worker, its `Writer` in one worker or in each (`Placement`).
+
+Readers and writers never block for longer than a read or write of a local file takes: a reader that has
+nothing returns None and says what to wait for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import zmq
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a source partition, in order: whole records only.
+
+    Attributes:
+        payload: undecoded text (bytes, record boundaries at both ends) or columns.
+        offset: where it starts: bytes from the start of the (uncompressed) file for text, rows for columns.
+        line: the number of its first line, from 1, for text; 0 where there are no lines.
+        origin: the file or endpoint it came from; names it in dead letters.
+    """
+
+    payload: bytes | memoryview | pa.Buffer | pa.RecordBatch
+    offset: int
+    line: int
+    origin: str
+
+    @property
+    def nbytes(self) -> int:
+        payload = self.payload
+        if isinstance(payload, pa.RecordBatch):
+            return int(payload.nbytes)
+        return int(payload.size) if isinstance(payload, pa.Buffer) else len(payload)
+
+
+class BadRecord(NamedTuple):
+    """A record that could not be decoded.
+
+    Attributes:
+        offset: bytes from the start of its block.
+        line: lines from the start of its block, from 0.
+        raw: the record's bytes, cut to 64 KiB.
+        reason: a sentence: what was expected, what was found.
+    """
+
+    offset: int
+    line: int
+    raw: bytes
+    reason: str
+
+
+class Decoded(NamedTuple):
+    columns: pa.RecordBatch
+    bad: list[BadRecord]
+
+
+class Decoder(Protocol):
+    """From a block to columns; the same records in any cut of the input."""
+
+    def decode(self, block: bytes | memoryview | pa.Buffer) -> Decoded: ...
+
+
+class Reader(ABC):
+    """One open source partition.
+
+    Attributes:
+        ended: whether everything was read. A live partition never ends.
+    """
+
+    ended: bool = False
+
+    @abstractmethod
+    def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        """The next block of at most so many rows and about so many bytes; None when there is nothing now.
+
+        Raises:
+            SourceError: it cannot be read any further.
+        """
+
+    def due_s(self) -> float | None:
+        """When to ask again although nothing arrives: a reading of `time.monotonic`; None: no need."""
+        return None
+
+    def wait_on(self) -> int | zmq.Socket[bytes] | None:
+        """A file descriptor or ZeroMQ socket that becomes readable when there is more; None: ask by `due_s`."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Source(ABC):
+    """A source as the user declared it: plain data, pickled with the plan.
+
+    Attributes:
+        live: events arrive as they happen: idleness, linger and the wall clock apply. False for replays.
+        in_caller: it must be read in the process that called `Flow.run` (Python iterables).
+    """
+
+    live: bool = False
+    in_caller: bool = False
+
+    @abstractmethod
+    def label(self) -> str:
+        """What it reads, for errors and `explain`: ``read_csv('flights.csv')``."""
+
+    @abstractmethod
+    def schema(self) -> pa.Schema | None:
+        """The fields, declared or inferred (this may read the input's start); None: known with the first block.
+
+        Raises:
+            SourceError: there is nothing to read.
+        """
+
+    @abstractmethod
+    def partitions(self) -> Sequence[str]:
+        """The names of the source partitions, at least one."""
+
+    @abstractmethod
+    def open(self, partition: str) -> Reader:
+        """Start reading a partition from its beginning."""
+
+    def decoder(self, fields: Sequence[str] | None) -> Decoder | None:
+        """What turns this source's blocks into columns, reading only ``fields`` (None: all).
+
+        None for sources whose blocks are columns already.
+        """
+        return None
+
+
+class Placement(Enum):
+    """Where a sink's writer runs."""
+
+    GATHER = "one worker"  # a single file, a socket: every worker encodes, one of them writes
+    PARALLEL = "every worker"  # directories of parts, the user's own sinks
+    CALLER = "the caller"  # print and collect: rows travel back
+
+
+class Encoder(Protocol):
+    """From columns to the bytes a writer appends."""
+
+    def encode(self, columns: pa.RecordBatch) -> bytes | pa.Buffer: ...
+
+
+class Writer(ABC):
+    """An open sink."""
+
+    @abstractmethod
+    def write(self, columns: pa.RecordBatch) -> None:
+        """Write rows: for sinks without an encoder.
+
+        Raises:
+            SinkError: disk full, no permission; the message names the path.
+        """
+
+    def append(self, encoded: bytes | memoryview | pa.Buffer, rows: int) -> None:
+        """Append what the sink's encoder made of ``rows`` rows."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Make what was written visible to readers; called when the input pauses and at least once a second."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish and make the result visible: the end of a run that went well."""
+
+    def abort(self) -> None:
+        """Give up without making unfinished output look finished: the end of a run that failed."""
+        return None
+
+
+class Sink(ABC):
+    """A sink as the user declared it: plain data, pickled with the plan."""
+
+    placement: Placement = Placement.PARALLEL
+
+    @abstractmethod
+    def label(self) -> str:
+        """What it writes, for errors and `explain`: ``write_jsonl('out/delays.jsonl')``."""
+
+    def encoder(self) -> Encoder | None:
+        return None
+
+    def check(self) -> None:
+        """Find out before anything starts whether it can be written.
+
+        Raises:
+            SinkError: it cannot; the message says why and what to do.
+        """
+        return None
+
+    @abstractmethod
+    def open(self, worker: int, workers: int) -> Writer:
+        """Start writing, in this worker."""

@@ -1,0 +1,143 @@
+"""From bytes to blocks: a text source cuts what it has read at record boundaries, and knows where it is.
+
+The payload of a block is a view of the bytes that were read, not a copy. Where more records came than were
+asked for, the places where they end are looked up once, so that taking one record at a time costs no more
+for each than taking many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from millstream.connectors.base import Block
+from millstream.connectors.text import BOM, csv_records
+from millstream.errors import SourceError
+
+DEFAULT_BYTES = 1 << 20
+MAX_LINE_BYTES = 64 << 20
+"""A line longer than this is taken for a sign that the file is no text."""
+
+Ends = npt.NDArray[np.int64]
+EndsOf = Callable[[bytes, bool], Ends | None]
+"""From bytes, and whether they are the last, to where records end; None: at every newline."""
+
+
+def line_ends(data: bytes, at_end: bool) -> Ends | None:
+    """Records are lines."""
+    return None
+
+
+def csv_ends(quote: str, delimiter: str) -> EndsOf:
+    """Records are lines, except that a newline inside quotes ends none."""
+    quote_byte, delimiter_byte = quote.encode(), delimiter.encode()
+
+    def ends(data: bytes, at_end: bool) -> Ends | None:
+        if not quote_byte or quote_byte not in data:
+            return None
+        return csv_records(data, at_end=at_end, quote=quote_byte, delimiter=delimiter_byte).ends
+
+    return ends
+
+
+class BlockCutter:
+    """The bytes of one file that have been read and not yet handed out.
+
+    Attributes:
+        origin: the file's path as the user wrote it.
+        offset: how many bytes of the file were handed out.
+        line: the number of the next line, from 1.
+    """
+
+    def __init__(self, origin: str, ends_of: EndsOf) -> None:
+        self.origin = origin
+        self.offset = 0
+        self.line = 1
+        self._ends_of = ends_of
+        self._data = b""
+        self._start = 0  # what was handed out, of the data
+        self._whole = 0  # where the last whole record ends
+        self._ends: Ends | None = None
+        self._next = 0  # in _ends, the first that was not handed out
+
+    def rest(self) -> bytes:
+        """What was not handed out; valid when `take` has nothing more, and then less than a record."""
+        return self._data[self._start :]
+
+    def peek(self) -> bytes:
+        """The whole records that were not handed out."""
+        return self._data[self._start : self._whole]
+
+    def refill(self, data: bytes, *, at_end: bool) -> None:
+        """Go on with the rest and what came after it, in one piece.
+
+        Raises:
+            SourceError: there is no end of a line in sight.
+        """
+        self._data, self._start, self._next = data, 0, 0
+        self._ends = self._ends_of(data, at_end)
+        if at_end:
+            self._whole = len(data)
+        elif self._ends is None:
+            self._whole = data.rfind(b"\n") + 1
+        else:
+            self._whole = int(self._ends[-1]) if len(self._ends) else 0
+        if not self._whole and len(data) > MAX_LINE_BYTES:
+            raise SourceError(
+                f"{self.origin}: line {self.line} is longer than {MAX_LINE_BYTES >> 20} MiB; is this a text file, "
+                "and not compressed under another name?"
+            )
+        if self.offset == 0 and self._whole and data.startswith(BOM):
+            self.skip(len(BOM))
+
+    def skip(self, nbytes: int) -> None:
+        """Pass over bytes that are no records: a byte order mark, a header."""
+        end = self._start + nbytes
+        self.line += self._data.count(b"\n", self._start, end)
+        self.offset += nbytes
+        self._start = end
+        if self._ends is not None:
+            self._next = int(np.searchsorted(self._ends, end, side="right"))
+
+    def take(self, max_rows: int, max_bytes: int) -> Block | None:
+        """The next block: at most ``max_rows`` records, and more than ``max_bytes`` only for a single record."""
+        start, whole = self._start, self._whole
+        if start == whole:
+            return None
+        if self._ends is None or (self._next == 0 and whole - start <= max_bytes):
+            lines = _newlines(self._data, start, whole)
+            if whole - start <= max_bytes and lines + (self._data[whole - 1] != _NEWLINE) <= max_rows:
+                return self._hand_out(whole, lines)
+        if self._ends is None:
+            self._ends = _ends_of_lines(self._data, whole)
+            self._next = int(np.searchsorted(self._ends, start, side="right"))
+        fitting = int(np.searchsorted(self._ends, start + max_bytes, side="right")) - self._next
+        self._next += max(1, min(fitting, max_rows))
+        end = int(self._ends[min(self._next, len(self._ends)) - 1])
+        return self._hand_out(end, _newlines(self._data, start, end))
+
+    def _hand_out(self, end: int, lines: int) -> Block:
+        whole = self._start == 0 and end == len(self._data)
+        payload = self._data if whole else memoryview(self._data)[self._start : end]
+        block = Block(payload, self.offset, self.line, self.origin)
+        self.offset += end - self._start
+        self.line += lines
+        self._start = end
+        return block
+
+
+_NEWLINE = 0x0A
+_FEW_BYTES = 4096  # below this NumPy's call costs more than it saves
+
+
+def _newlines(data: bytes, start: int, end: int) -> int:
+    if end - start < _FEW_BYTES:
+        return data.count(b"\n", start, end)
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8, end - start, start) == _NEWLINE))
+
+
+def _ends_of_lines(data: bytes, whole: int) -> Ends:
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8, whole) == _NEWLINE) + 1
+    return ends if len(ends) and ends[-1] == whole else np.append(ends, whole)

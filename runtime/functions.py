@@ -1,0 +1,82 @@
+"""The user's functions on their way to the workers.
+
+A `UserFunction` crosses process borders as an opaque cloudpickle blob and becomes a function only where
+`load` is called: in workers. The coordinator carries plans with user functions without ever running
+a line of the user's code.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from millstream.errors import FlowError, UserCodeError
+
+_EVENT_TEXT_LIMIT = 500
+
+
+class UserFunction:
+    """A user's function (or class, or object), with a name for errors and `explain`."""
+
+    __slots__ = ("_blob", "_value", "name")
+
+    def __init__(self, value: Any) -> None:
+        self._value: Any = value
+        self._blob: bytes | None = None
+        self.name = getattr(value, "__qualname__", None) or type(value).__qualname__
+
+    def load(self) -> Any:
+        """The function itself: call this where user code may run.
+
+        Raises:
+            UserCodeError: it cannot be imported here, with the reason.
+        """
+        if self._value is None and self._blob is not None:
+            try:
+                self._value = cloudpickle.loads(self._blob)
+            except Exception as error:
+                raise UserCodeError(self.name, "loading the function in a worker", traceback.format_exc()) from error
+        return self._value
+
+    def __getstate__(self) -> tuple[str, bytes]:
+        if self._blob is None:
+            try:
+                self._blob = cloudpickle.dumps(self._value)
+            except Exception as error:
+                raise FlowError(
+                    f"{self.name}: the function cannot be sent to the workers: {error}; "
+                    "open files, sockets and locks inside the function instead of capturing them"
+                ) from error
+        return (self.name, self._blob)
+
+    def __setstate__(self, state: tuple[str, bytes]) -> None:
+        self.name, self._blob = state
+        self._value = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def user_error(operator: str, event: object, error: BaseException) -> UserCodeError:
+    """The error for a user's function that raised: its operator, the event, and the user's own traceback."""
+    # The frames above the user's function are Millstream's; they would only hide the line that matters.
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/millstream/" not in f.filename and not _ours(f.filename)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames), *traceback.format_exception_only(error)]
+    text = repr(event)
+    if len(text) > _EVENT_TEXT_LIMIT:
+        text = text[:_EVENT_TEXT_LIMIT] + "..."
+    return UserCodeError(operator, text, "".join(lines))
+
+
+_HERE = __file__.rsplit("/", 1)[0]
+
+
+def _ours(filename: str) -> bool:
+    return filename.startswith(_HERE)
+
+
+def described(function: Callable[..., Any] | UserFunction) -> str:
+    return function.name if isinstance(function, UserFunction) else getattr(function, "__qualname__", repr(function))

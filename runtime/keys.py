@@ -1,0 +1,147 @@
+"""From key to key group to worker: a hash that is the same in every process, version and restart.
+
+The hash is over a canonical encoding of the key: any integer width as int64, any string type as its
+UTF-8 bytes, -0.0 as 0.0, one NaN, null as a key of its own. It is computed a column at a time: eight
+bytes of every key in one NumPy step, mixed as in MurmurHash3 (Appleby, 2011) and finished with
+SplitMix64 (Steele et al., OOPSLA 2014). Keys longer than `LANE_LIMIT_BYTES` take BLAKE2b one by one.
+
+Changing a constant here moves keys to other key groups and so invalidates every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.errors import SchemaError
+
+KEY_GROUPS: Final = 256
+LANE_LIMIT_BYTES: Final = 128
+
+HashArray = npt.NDArray[np.uint64]
+
+_SEED = np.uint64(0x9E3779B97F4A7C15)
+_LANE = np.uint64(0x87C37B91114253D5)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_NULL_HASH = np.uint64(0x6A09E667F3BCC909)
+
+
+def hash_keys(columns: Sequence[pa.Array]) -> HashArray:
+    """The stable hash of each row's key, uint64[n].
+
+    Args:
+        columns: the key fields, at least one, of equal length. Strings, binary, integers, floats,
+            booleans, dates, times, timestamps, durations, decimals, dictionaries of these, and null.
+    Raises:
+        SchemaError: a type that cannot be a key.
+    """
+    hashes = _hash_column(columns[0])
+    for column in columns[1:]:
+        hashes = _finish(hashes * _LANE + _hash_column(column))
+    return hashes
+
+
+def key_groups(hashes: HashArray) -> npt.NDArray[np.uint8]:
+    """The key group of each hash, 0 to 255."""
+    return (hashes >> np.uint64(56)).astype(np.uint8)
+
+
+def group_owners(workers: int) -> npt.NDArray[np.uint16]:
+    """The worker that owns each key group, uint16[256]: contiguous ranges, as equal as they come."""
+    return (np.arange(KEY_GROUPS) * workers // KEY_GROUPS).astype(np.uint16)
+
+
+def _hash_column(column: pa.Array) -> HashArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        assert isinstance(column, pa.DictionaryArray)
+        hashes = _hash_column(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)] if len(
+            column.dictionary
+        ) else np.zeros(len(column), np.uint64)
+    elif pa.types.is_null(kind):
+        return np.full(len(column), _NULL_HASH)
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        hashes = _hash_binary(column, np.dtype(np.int32))
+    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        hashes = _hash_binary(column, np.dtype(np.int64))
+    elif pa.types.is_floating(kind):
+        values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 + 0.0 is 0.0
+        hashes = _finish(np.where(np.isnan(values), np.nan, values).view(np.uint64) ^ _SEED)
+    elif pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_string_view(kind):
+        hashes = _hash_binary(column.cast(pa.string() if not pa.types.is_fixed_size_binary(kind) else pa.binary()), np.dtype(np.int32))
+    else:
+        hashes = _finish(_as_int64(column).view(np.uint64) ^ _SEED)
+    if column.null_count:
+        hashes[pc.is_null(column).to_numpy(zero_copy_only=False)] = _NULL_HASH
+    return hashes
+
+
+def _as_int64(column: pa.Array) -> npt.NDArray[np.int64]:
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False).view(pa.int64())
+    elif pa.types.is_duration(kind):
+        column = column.cast(pa.duration("us"), safe=False).view(pa.int64())
+    elif pa.types.is_date32(kind) or pa.types.is_time32(kind):
+        column = column.view(pa.int32())
+    elif pa.types.is_date64(kind) or pa.types.is_time64(kind):
+        column = column.view(pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        raise SchemaError(f"key_by: a field of type {kind} cannot be a key; use .cast(...) or a field of it")
+    return column.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _hash_binary(column: pa.Array, offset_type: np.dtype[np.signedinteger]) -> HashArray:
+    count = len(column)
+    if count == 0:
+        return np.zeros(0, np.uint64)
+    buffers = column.buffers()
+    offsets = np.frombuffer(buffers[1], offset_type, count=count + 1, offset=column.offset * offset_type.itemsize).astype(np.int64)
+    first, last = int(offsets[0]), int(offsets[-1])
+    # Eight spare bytes, so that the last key's last lane can be read whole.
+    data = np.zeros(last - first + 8, np.uint8)
+    if last > first:
+        data[: last - first] = np.frombuffer(buffers[2], np.uint8, count=last - first, offset=first)
+    start = offsets[:-1] - first
+    length = np.diff(offsets)
+    hashes = length.astype(np.uint64) * _LANE ^ _SEED
+    long = np.flatnonzero(length > LANE_LIMIT_BYTES)
+    words = np.ndarray((len(data) - 7,), np.uint64, buffer=data.data, strides=(1,))
+    longest = min(int(length.max()), LANE_LIMIT_BYTES)
+    for lane in range(0, longest, 8):
+        rest = length - lane
+        if (rest > 0).all():
+            hashes = _mix(hashes, _lane(words, start + lane, rest))
+        else:
+            rows = np.flatnonzero(rest > 0)
+            hashes[rows] = _mix(hashes[rows], _lane(words, start[rows] + lane, rest[rows]))
+    hashes = _finish(hashes)
+    for row in long.tolist():
+        key = data[start[row] : start[row] + length[row]].tobytes()
+        hashes[row] = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+    return hashes
+
+
+def _lane(words: HashArray, at: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]) -> HashArray:
+    """Eight bytes of each key, with zeros past its end."""
+    lane = words[at]
+    spare_bits = (8 - np.minimum(rest, 8)).astype(np.uint64) * np.uint64(8)
+    return (lane << spare_bits) >> spare_bits
+
+
+def _mix(hashes: HashArray, lane: HashArray) -> HashArray:
+    mixed = (hashes ^ (lane * _LANE)) * _MIX_1
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _finish(hashes: HashArray) -> HashArray:
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * _MIX_1
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * _MIX_2
+    return hashes ^ (hashes >> np.uint64(31))

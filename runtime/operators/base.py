@@ -1,0 +1,119 @@
+"""What an operator is, and what it may ask of the process that runs it.
+
+An operator sees batches, watermarks and clock readings of one range of key groups, and gives batches. It
+knows of no socket, worker or file. Its methods are generators: whoever runs it takes the next output
+only when there is room for it, and gives the operator no further input until the generator has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from millstream.batch import Batch
+from millstream.plan import MAIN
+
+Output = tuple[str, Batch] | None
+"""A batch for a port, or None: "I have worked for a while, serve your sockets"."""
+
+SLICE_ROWS = 4_096
+"""How many rows a Python operator takes between two such pauses: about 10 ms at 2 microseconds a row."""
+
+
+class DeadLetter(NamedTuple):
+    """A record that could not be processed, and why.
+
+    Attributes:
+        operator: which operator refused it.
+        origin: the file, endpoint or source it came from, where that is still known.
+        line: its line in the file, from 1; 0 where unknown.
+        offset: its first byte in the file; -1 where unknown.
+        reason: a sentence: what was expected, what was found.
+        record: the raw bytes, or the row as text.
+    """
+
+    operator: str
+    origin: str
+    line: int
+    offset: int
+    reason: str
+    record: bytes | str
+
+
+@dataclass(slots=True)
+class Counters:
+    """What an operator has done: the figures that the live view, the summary and the metrics show."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    late: int = 0
+    dead_letters: int = 0
+    unmatched: int = 0
+    panes: int = 0
+
+    def figures(self) -> dict[str, int]:
+        return {name: value for name in self.__slots__ if (value := getattr(self, name))}
+
+
+@dataclass(slots=True)
+class Context:
+    """What the process gives an operator.
+
+    Attributes:
+        name: the operator's name and the user's line that made it, for errors.
+        now_us: reads the processing-time clock (virtual in tests).
+        dead_letter: takes a record that cannot be processed.
+        wanted: the ports that somebody consumes; outputs for others need not be made.
+    """
+
+    name: str
+    worker: int
+    workers: int
+    now_us: Callable[[], int]
+    dead_letter: Callable[[DeadLetter], None]
+    wanted: frozenset[str] = frozenset((MAIN,))
+    counters: Counters = field(default_factory=Counters)
+
+    def reject(self, reason: str, record: bytes | str, origin: str = "", line: int = 0, offset: int = -1) -> None:
+        """Send a record to the dead letters, counted."""
+        self.counters.dead_letters += 1
+        self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record))
+
+
+class Operator:
+    """The base of all operators: by default nothing happens on time and at the end."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        """Take a batch from the input with this number; yield what comes out of it."""
+        raise NotImplementedError
+
+    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        """No event with time < watermark_us is expected any more; `MAX_US`: the input has ended."""
+        return iter(())
+
+    def on_clock(self, now_us: int) -> Iterator[Output]:
+        """Processing time is ``now_us``; called when `due_us` has passed."""
+        return iter(())
+
+    def due_us(self) -> int | None:
+        """When `on_clock` is wanted next, in processing time; None: not at all."""
+        return None
+
+    def on_end(self) -> Iterator[Output]:
+        """All inputs have ended, and the last watermark has been handled."""
+        return iter(())
+
+    def on_abort(self) -> None:
+        """The run has failed: let go of what is open without finishing it."""
+        return None
+
+    def held_back_us(self) -> int:
+        """By how much outputs may be older than the watermark they follow."""
+        return 0
+
+    def figures(self) -> dict[str, Any]:
+        return dict(self.context.counters.figures())

@@ -1,0 +1,145 @@
+"""Stateless operators over columns: filter, select, with_columns, drop, rename, explode.
+
+Rows for which an expression cannot be evaluated (a cast of text that is no number, an overflow) go to
+the dead letters; the others of the batch go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.batch import Batch, make_columns
+from millstream.errors import SchemaError, unknown_field
+from millstream.evaluate import evaluate_rows
+from millstream.expr import Expr
+from millstream.operators.base import Context, Operator, Output
+from millstream.plan import MAIN, DropSpec, ExplodeSpec, FilterSpec, Named, RenameSpec, SelectSpec, UnionSpec, WithColumnsSpec
+
+
+def row_text(columns: pa.RecordBatch, row: int) -> str:
+    """One row for people: ``{"carrier": "UA", "delay": 3}``."""
+    return str(columns.slice(row, 1).to_pylist()[0])
+
+
+def evaluate_all(expressions: Named, batch: Batch, context: Context) -> tuple[list[pa.Array], Batch]:
+    """Evaluate expressions on a batch; rows on which one fails become dead letters.
+
+    Returns:
+        The results, and the batch, both without those rows.
+    """
+    results: list[pa.Array] = []
+    failed: dict[int, str] = {}
+    for _, expression in expressions:
+        result, failures = evaluate_rows(expression, batch.columns)
+        results.append(result)
+        for row, reason in failures:
+            failed.setdefault(row, reason)
+    if not failed:
+        return results, batch
+    for row, reason in sorted(failed.items()):
+        context.reject(reason, row_text(batch.columns, row))
+    keep = np.ones(batch.num_rows, np.bool_)
+    keep[list(failed)] = False
+    rows = pa.array(np.flatnonzero(keep))
+    return [r.take(rows) for r in results], batch.where(keep)
+
+
+class Filter(Operator):
+    def __init__(self, spec: FilterSpec, context: Context) -> None:
+        super().__init__(context)
+        self.predicate: Expr = spec.predicate
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        (mask,), batch = evaluate_all((("", self.predicate),), batch, self.context)
+        if not pa.types.is_boolean(mask.type):
+            raise SchemaError(f"{self.context.name}: {self.predicate} is {mask.type}, not a condition; compare it with something")
+        keep = pc.fill_null(mask, False) if mask.null_count else mask
+        kept = batch.where(keep.to_numpy(zero_copy_only=False))
+        if kept.num_rows:
+            yield MAIN, kept
+
+
+class Select(Operator):
+    def __init__(self, spec: SelectSpec, context: Context) -> None:
+        super().__init__(context)
+        self.columns = spec.columns
+        self.names = [n for n, _ in spec.columns]
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        arrays, batch = evaluate_all(self.columns, batch, self.context)
+        yield MAIN, batch.with_columns(make_columns(self.names, arrays))
+
+
+class WithColumns(Operator):
+    def __init__(self, spec: WithColumnsSpec, context: Context) -> None:
+        super().__init__(context)
+        self.columns = spec.columns
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        arrays, batch = evaluate_all(self.columns, batch, self.context)
+        yield MAIN, batch.with_columns(with_arrays(batch.columns, [n for n, _ in self.columns], arrays))
+
+
+def with_arrays(columns: pa.RecordBatch, names: list[str], arrays: list[pa.Array]) -> pa.RecordBatch:
+    merged = dict(zip(columns.schema.names, columns.columns, strict=True))
+    merged.update(zip(names, arrays, strict=True))
+    return make_columns(list(merged), list(merged.values()))
+
+
+class Drop(Operator):
+    def __init__(self, spec: DropSpec, context: Context) -> None:
+        super().__init__(context)
+        self.names = frozenset(spec.names)
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        keep = [n for n in batch.columns.schema.names if n not in self.names]
+        yield MAIN, batch.with_columns(batch.columns.select(keep))
+
+
+class Rename(Operator):
+    def __init__(self, spec: RenameSpec, context: Context) -> None:
+        super().__init__(context)
+        self.names = dict(spec.names)
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        names = batch.columns.schema.names
+        for old in self.names:
+            # Only where the fields were unknown when the flow was built; a pruned field is simply not there.
+            if old not in names and not names:
+                raise unknown_field(old, names, self.context.name)
+        yield MAIN, batch.with_columns(make_columns([self.names.get(n, n) for n in names], batch.columns.columns))
+
+
+class Explode(Operator):
+    def __init__(self, spec: ExplodeSpec, context: Context) -> None:
+        super().__init__(context)
+        self.column = spec.column
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        names = batch.columns.schema.names
+        if self.column not in names:
+            raise unknown_field(self.column, names, self.context.name)
+        lists = batch.columns.column(self.column)
+        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type) or pa.types.is_fixed_size_list(lists.type)):
+            raise SchemaError(f"{self.context.name}: field {self.column!r} is {lists.type}, not a list")
+        parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+        elements = pc.list_flatten(lists)
+        if len(parents) == 0:
+            return
+        rest = [n for n in names if n != self.column]
+        # Without the list itself: repeating it for each of its elements would square its size.
+        spread = batch.with_columns(batch.columns.select(rest)).take(parents)
+        arrays = [elements if n == self.column else spread.columns.column(n) for n in names]
+        yield MAIN, spread.with_columns(make_columns(names, arrays))
+
+
+class Union(Operator):
+    def __init__(self, spec: UnionSpec, context: Context) -> None:
+        super().__init__(context)
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        yield MAIN, batch

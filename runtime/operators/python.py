@@ -1,0 +1,175 @@
+"""Stateless operators that call the user's functions: map, flat_map, filter, map_batches, handlers.
+
+Rows are made a slice at a time and the results become columns again at once, so that Python objects
+live for a slice only. Between slices the operator pauses, for the loop to serve its sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import Batch
+from millstream.errors import MillstreamError, SchemaError, unknown_field
+from millstream.functions import user_error
+from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
+from millstream.plan import MAIN, HandlersSpec, MapBatchesSpec, OnError, RowFunctionSpec, Shape
+from millstream.rows import Row, columns_of, rows_of
+
+
+def call_rows(function: Callable[[Any], Any], rows: list[Row], context: Context, on_error: OnError) -> tuple[list[Any], list[int]]:
+    """Call a function with each row.
+
+    Returns:
+        The results, and the rows (indices) on which the function raised, which have no result.
+    Raises:
+        UserCodeError: it raised, and the operator does not tolerate that.
+    """
+    results: list[Any] = []
+    failed: list[int] = []
+    at = 0
+    while at < len(rows):
+        try:
+            results.extend(map(function, rows[at:] if at else rows))
+            break
+        except Exception as error:
+            at = len(results) + len(failed)
+            failure = user_error(context.name, rows[at], error)
+            if on_error is OnError.FAIL:
+                raise failure from error
+            context.reject(f"the function raised {type(error).__name__}: {error}", repr(rows[at]))
+            failed.append(at)
+            at += 1
+    return results, failed
+
+
+class RowFunction(Operator):
+    """map, flat_map and filter with a Python function."""
+
+    def __init__(self, spec: RowFunctionSpec, context: Context) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.function = spec.function.load()
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        results: list[Any] = []
+        sources: list[np.ndarray[Any, np.dtype[np.intp]]] = []
+        for start in range(0, batch.num_rows, SLICE_ROWS):
+            rows = rows_of(batch.columns.slice(start, SLICE_ROWS))
+            made, failed = call_rows(self.function, rows, self.context, self.spec.on_error)
+            index = np.arange(start, start + len(rows))
+            if failed:
+                index = np.delete(index, [f for f in failed])
+            if self.spec.shape is Shape.FLAT_MAP:
+                made, index = self._flatten(made, index)
+            results += made
+            sources.append(index)
+            if start + SLICE_ROWS < batch.num_rows:
+                yield None
+        origin = np.concatenate(sources) if sources else np.zeros(0, np.intp)
+        if self.spec.shape is Shape.FILTER:
+            kept = batch.take(origin[np.fromiter(map(bool, results), np.bool_, len(results))])
+            if kept.num_rows:
+                yield MAIN, kept
+        elif results:
+            columns = columns_of(results, self.spec.schema, self.context.name)
+            unchanged = len(origin) == batch.num_rows and self.spec.shape is Shape.MAP
+            yield MAIN, (batch if unchanged else batch.take(origin)).with_columns(columns)
+
+    def _flatten(self, made: list[Any], index: np.ndarray[Any, np.dtype[np.intp]]) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.intp]]]:
+        flat: list[Any] = []
+        counts: list[int] = []
+        for produced in made:
+            if produced is None:
+                counts.append(0)
+                continue
+            before = len(flat)
+            try:
+                flat += produced
+            except TypeError:
+                raise SchemaError(
+                    f"{self.context.name}: a flat_map function returns a list (or another iterable) of events, found {type(produced).__name__}"
+                ) from None
+            counts.append(len(flat) - before)
+        return flat, np.repeat(index, counts)
+
+
+class MapBatches(Operator):
+    """A function over Arrow columns. A batch on which it raises is split until the bad row is found."""
+
+    def __init__(self, spec: MapBatchesSpec, context: Context) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.function = spec.function.load()
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        try:
+            result = self.function(batch.columns)
+        except MillstreamError:
+            raise
+        except Exception as error:
+            if self.spec.on_error is OnError.FAIL or batch.num_rows == 1:
+                if self.spec.on_error is OnError.FAIL:
+                    raise user_error(self.context.name, f"a batch of {batch.num_rows} events", error) from error
+                self.context.reject(f"the function raised {type(error).__name__}: {error}", str(batch.columns.to_pylist()[0]))
+                return
+            half = batch.num_rows // 2
+            yield from self.on_batch(batch.slice(0, half), port)
+            yield from self.on_batch(batch.slice(half, batch.num_rows - half), port)
+            return
+        if isinstance(result, pa.Table):
+            result = result.combine_chunks().to_batches()[0] if result.num_rows else pa.RecordBatch.from_pylist([], schema=result.schema)
+        if not isinstance(result, pa.RecordBatch) or result.num_rows != batch.num_rows:
+            found = f"{result.num_rows} rows" if isinstance(result, pa.RecordBatch) else type(result).__name__
+            raise SchemaError(f"{self.context.name}: the function returns a record batch with as many rows as it got ({batch.num_rows}), found {found}")
+        if result.num_rows:
+            yield MAIN, batch.with_columns(result)
+
+
+class Handlers(Operator):
+    """Event handlers by type: each event goes to the handlers of its type, in the order of subscription."""
+
+    def __init__(self, spec: HandlersSpec, context: Context) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.handlers: dict[str, list[Callable[[Any], Any]]] = {}
+        for kind, function in spec.handlers:
+            self.handlers.setdefault(kind, []).append(function.load())
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        field = self.spec.type_field
+        if field not in batch.columns.schema.names:
+            raise unknown_field(field, batch.columns.schema.names, self.context.name)
+        results: list[Any] = []
+        sources: list[int] = []
+        for start in range(0, batch.num_rows, SLICE_ROWS):
+            for number, row in enumerate(rows_of(batch.columns.slice(start, SLICE_ROWS)), start):
+                for handler in self._subscribed(row[field]):
+                    self._call(handler, row, number, results, sources)
+            yield None
+        if results:
+            yield MAIN, batch.take(np.array(sources)).with_columns(columns_of(results, None, self.context.name))
+
+    def _subscribed(self, kind: Any) -> list[Callable[[Any], Any]]:
+        found = self.handlers.get(kind)
+        if found is None:
+            self.context.counters.unmatched += 1
+            return []
+        return found
+
+    def _call(self, handler: Callable[[Any], Any], row: Row, number: int, results: list[Any], sources: list[int]) -> None:
+        try:
+            made = handler(row)
+        except Exception as error:
+            if self.spec.on_error is OnError.FAIL:
+                raise user_error(self.context.name, row, error) from error
+            self.context.reject(f"the handler raised {type(error).__name__}: {error}", repr(row))
+            return
+        if made is None:
+            return
+        made = made if isinstance(made, list) else [made]
+        results += made
+        sources += [number] * len(made)

@@ -1,0 +1,400 @@
+"""Every message between the processes of a run: layout, encode and decode.
+
+A message is one msgpack header frame, an array ``[tag, version, attempt, ...]``, plus raw frames. Rows
+travel as Arrow IPC record batch messages, so a received column is a view of its frame. Nothing here is
+ever unpickled, and a message that does not fit raises `WireError` before anything is done with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, cast
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.batch import EMPTY_COLUMNS, Batch, Keys
+from millstream.connectors.base import Block
+from millstream.errors import WireError
+from millstream.watermarks import InputStatus
+
+VERSION: Final = 1
+
+Frame = bytes | memoryview | pa.Buffer
+
+NO_MORE_BLOCKS: Final = -1
+"""The partition of the message that ends a deal exchange: no block of any partition will follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Sender to receiver: a piece of one input, in sequence; it needs credit unless it carries nothing.
+
+    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, payload],
+    where payload is None, ["batch", ...] or ["block", ...]; frames as the payload says.
+
+    Attributes:
+        exchange: which exchange of the plan it belongs to.
+        sender: the name of the sending process, to which credit returns.
+        origin: [upstream stage, partition]: the input whose sequence this is. A partition is a source
+            partition, or the sending worker's index behind a keyed stage.
+        sequence: 0, 1, 2... within the origin; every receiver gets every number, empty if need be.
+        more: whether further messages with this number follow.
+        watermark_us: of the input, after this message (meaningful when ``more`` is false).
+        size_bytes: what it counts for in credit; not on the wire, both ends measure it alike.
+    """
+
+    TAG: ClassVar[int] = 1
+    exchange: int
+    sender: str
+    origin: tuple[int, int]
+    sequence: int
+    more: bool
+    watermark_us: int
+    status: InputStatus
+    payload: Batch | Block | None
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.payload is None else self.payload.nbytes + 64
+
+    def encode(self, attempt: int) -> list[Frame]:
+        described: list[Any] | None = None
+        frames: list[Frame] = []
+        if isinstance(self.payload, Batch):
+            described = _encode_batch(self.payload, frames)
+        elif self.payload is not None:
+            described = _encode_block(self.payload, frames)
+        header = (
+            self.TAG, VERSION, attempt, self.exchange, self.sender, self.origin, self.sequence, self.more,
+            self.watermark_us, int(self.status), described, self.size_bytes,
+        )  # fmt: skip
+        return [_pack(header), *frames]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> ReceivedData:
+        exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = _fields("data", header, 9)
+        payload: Batch | Block | None = None
+        if described is not None:
+            kind, *rest = described
+            payload = _decode_batch(rest, frames) if kind == "batch" else _decode_block(rest, frames)
+        elif frames:
+            raise WireError(f"data: {len(frames)} frames where the header announces none")
+        data = cls(exchange, sender, (origin[0], origin[1]), sequence, more, watermark_us, InputStatus(status), payload)
+        return ReceivedData(data, size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedData:
+    """A data message with the size that its sender counted, so that exactly that much credit returns."""
+
+    data: Data
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Receiver to sender: ``grant_bytes`` of ``exchange`` were finished and may be in flight again.
+
+    Header: [tag, version, attempt, exchange, receiver, grant_bytes]; no frames.
+    """
+
+    TAG: ClassVar[int] = 2
+    exchange: int
+    receiver: str
+    grant_bytes: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.exchange, self.receiver, self.grant_bytes))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Credit:
+        return cls(*_fields("credit", header, 3, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class TimeReport:
+    """Worker to coordinator: the event times of a block, at one ``event_time()``.
+
+    Header: [tag, version, attempt, node, worker, partition, sequence, max_us, resolved]; no frames.
+
+    Attributes:
+        max_us: the largest time of the block, `MIN_US` when it has none.
+        resolved: whether rows too far ahead were taken out already (the answer to a `ClockReading`
+            that asked for it).
+    """
+
+    TAG: ClassVar[int] = 3
+    node: int
+    worker: str
+    partition: int
+    sequence: int
+    max_us: int
+    resolved: bool
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.node, self.worker, self.partition, self.sequence, self.max_us, self.resolved))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> TimeReport:
+        return cls(*_fields("time report", header, 6, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """Coordinator to worker: what a block needs to know of its partition's clock.
+
+    Header: [tag, version, attempt, node, partition, sequence, before_us, floor_us, watermark_us, status, resolve].
+
+    Attributes:
+        before_us: the largest time of the partition before the block.
+        floor_us: the watermark before its rows is at least this (higher than their own after idleness).
+        watermark_us: the partition's watermark after the block.
+        resolve: True: some row is too far ahead of ``before_us``; take such rows out and report again.
+    """
+
+    TAG: ClassVar[int] = 4
+    node: int
+    partition: int
+    sequence: int
+    before_us: int
+    floor_us: int
+    watermark_us: int
+    status: InputStatus
+    resolve: bool
+
+    def encode(self, attempt: int) -> list[Frame]:
+        header = (self.TAG, VERSION, attempt, self.node, self.partition, self.sequence, self.before_us, self.floor_us,
+                  self.watermark_us, int(self.status), self.resolve)  # fmt: skip
+        return [_pack(header)]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> ClockReading:
+        *head, status, resolve = _fields("clock reading", header, 8, frames)
+        return cls(*head, InputStatus(status), resolve)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A process is up and listening. Header: [tag, version, attempt, process, pid]; no frames."""
+
+    TAG: ClassVar[int] = 5
+    process: str
+    pid: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.process, self.pid))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Hello:
+        return cls(*_fields("hello", header, 2, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Coordinator to everyone: all are up, this is what will come. Header: [tag, version, attempt, partitions].
+
+    Attributes:
+        partitions: how many source partitions there are; they are numbered from 0.
+    """
+
+    TAG: ClassVar[int] = 6
+    partitions: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.partitions))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Start:
+        return cls(*_fields("start", header, 1, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A process is alive, and what it has done so far. Header: [tag, version, attempt, process, figures]."""
+
+    TAG: ClassVar[int] = 7
+    process: str
+    figures: dict[str, Any]
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.process, self.figures))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Beat:
+        return cls(*_fields("beat", header, 2, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A process cannot go on. Header: [tag, version, attempt, process, error]; no frames.
+
+    Attributes:
+        error: [class name, *arguments] of a `MillstreamError`, or ["InternalError", traceback].
+    """
+
+    TAG: ClassVar[int] = 8
+    process: str
+    error: list[str]
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.process, self.error))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Failed:
+        return cls(*_fields("failed", header, 2, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A process has done all of its work; its last figures. Header: [tag, version, attempt, process, figures]."""
+
+    TAG: ClassVar[int] = 9
+    process: str
+    figures: dict[str, Any]
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.process, self.figures))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Finished:
+        return cls(*_fields("finished", header, 2, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop: the sources end here and the rest is finished (``drain``), or everything ends at once.
+
+    Header: [tag, version, attempt, drain]; no frames.
+    """
+
+    TAG: ClassVar[int] = 10
+    drain: bool
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.drain))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Stop:
+        return cls(*_fields("stop", header, 1, frames))
+
+
+Message = Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
+Received = ReceivedData | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
+
+_MESSAGES: dict[int, Any] = {
+    m.TAG: m for m in (Data, Credit, TimeReport, ClockReading, Hello, Start, Beat, Failed, Finished, Stop)
+}
+
+
+def decode(frames: Sequence[Frame], attempt: int) -> Received | None:
+    """A message of this attempt; None for one of another attempt, which nobody waits for any more.
+
+    Raises:
+        WireError: not a message, or of another version of the protocol.
+    """
+    try:
+        header = msgpack.unpackb(frames[0], use_list=True, strict_map_key=False)
+        tag, version, theirs = header[:3]
+    except Exception as error:
+        raise WireError(f"not a message: {error}") from error
+    if version != VERSION:
+        raise WireError(f"protocol version {version!r}, expected {VERSION}: the processes run different releases")
+    if tag not in _MESSAGES:
+        raise WireError(f"unknown message tag {tag!r}")
+    if theirs != attempt:
+        return None
+    try:
+        return cast(Received, _MESSAGES[tag].decode(header, frames[1:]))
+    except WireError:
+        raise
+    except Exception as error:
+        raise WireError(f"{_MESSAGES[tag].__name__}: {error}") from error
+
+
+def _pack(header: Sequence[Any]) -> bytes:
+    return cast(bytes, msgpack.packb(header))
+
+
+def _fields(name: str, header: Sequence[Any], count: int, frames: Sequence[Frame] = ()) -> Sequence[Any]:
+    if len(header) != 3 + count or frames:
+        raise WireError(f"{name}: {len(header) - 3} fields and {len(frames)} frames, expected {count} and 0")
+    return header[3:]
+
+
+# --- batches and blocks ---
+
+_schemas: dict[bytes, pa.Schema] = {}
+_SCHEMAS_KEPT: Final = 256
+
+
+def _encode_batch(batch: Batch, frames: list[Frame]) -> list[Any]:
+    beside = [batch.time_us, batch.before_us, batch.position]
+    has_columns = _encode_columns(batch.columns, frames)
+    for array in beside:
+        if array is not None:
+            frames.append(_buffer(array))
+    if batch.keys is not None:
+        _encode_columns(batch.keys.distinct, frames)
+        frames.append(_buffer(batch.keys.codes))
+    return ["batch", has_columns, *(a is not None for a in beside), batch.keys is not None]
+
+
+def _decode_batch(described: Sequence[Any], frames: Sequence[Frame]) -> Batch:
+    rest = iter(frames)
+    has_columns, has_time, has_before, has_position, has_keys = described
+    columns = _decode_columns(rest) if has_columns else EMPTY_COLUMNS
+    time_us, before_us, position = (
+        np.frombuffer(next(rest), np.int64) if present else None for present in (has_time, has_before, has_position)
+    )
+    keys = Keys(_decode_columns(rest), np.frombuffer(next(rest), np.int32)) if has_keys else None
+    batch = Batch(columns, time_us, before_us, position, keys)
+    if columns.num_columns and columns.num_rows != batch.num_rows:
+        raise WireError(f"batch: {columns.num_rows} rows of columns, {batch.num_rows} rows beside them")
+    return batch
+
+
+def _encode_columns(columns: pa.RecordBatch, frames: list[Frame]) -> bool:
+    if columns.num_columns == 0:
+        return False
+    if any(pa.types.is_dictionary(t) for t in columns.schema.types):
+        columns = pa.RecordBatch.from_arrays(
+            [c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in columns.columns],
+            names=columns.schema.names,
+        )
+    frames.append(columns.schema.serialize())
+    frames.append(columns.serialize())
+    return True
+
+
+def _decode_columns(frames: Any) -> pa.RecordBatch:
+    described = bytes(next(frames))
+    schema = _schemas.get(described)
+    if schema is None:
+        if len(_schemas) >= _SCHEMAS_KEPT:
+            _schemas.clear()
+        schema = _schemas[described] = pa.ipc.read_schema(pa.py_buffer(described))
+    return pa.ipc.read_record_batch(pa.py_buffer(next(frames)), schema)
+
+
+def _buffer(array: npt.NDArray[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(array)).cast("B")
+
+
+def _encode_block(block: Block, frames: list[Frame]) -> list[Any]:
+    if isinstance(block.payload, pa.RecordBatch):
+        # The row count: Arrow forgets it when there are no columns, and a block may carry none that are read.
+        has_columns = _encode_columns(block.payload, frames)
+        return ["block", block.offset, block.line, block.origin, "columns" if has_columns else "none"]
+    frames.append(block.payload)
+    return ["block", block.offset, block.line, block.origin, "bytes"]
+
+
+def _decode_block(described: Sequence[Any], frames: Sequence[Frame]) -> Block:
+    offset, line, origin, kind = described
+    if kind == "bytes":
+        return Block(pa.py_buffer(frames[0]), offset, line, origin)
+    return Block(_decode_columns(iter(frames)) if kind == "columns" else EMPTY_COLUMNS, offset, line, origin)
