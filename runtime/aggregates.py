@@ -40,11 +40,13 @@ class Aggregate(ABC):
     Attributes:
         inputs: the expressions it reads, evaluated on each batch.
         needs_order: whether ties are broken by event time, then source position.
+        user_defined: whether it runs the user's functions, and so only where users' code may run.
     """
 
     inputs: tuple[Expr, ...]
     name: ClassVar[str]
     needs_order: ClassVar[bool] = False
+    user_defined: ClassVar[bool] = False
 
     @abstractmethod
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
@@ -189,6 +191,7 @@ class UserAggregate(Aggregate):
     """An aggregate made of the user's functions; see `aggregate`."""
 
     name = "aggregate"
+    user_defined = True
     init: Callable[[], Any]
     add: Callable[[Any, Any], Any]
     merge: Callable[[Any, Any], Any]

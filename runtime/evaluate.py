@@ -120,7 +120,8 @@ def evaluate_rows(expr: Expr, batch: pa.RecordBatch) -> tuple[Array, list[tuple[
         return evaluate(expr, batch), []
     except EvaluationError as error:
         failure = error
-    batch = batch.select(sorted(expr.fields()))
+    fields = expr.fields()
+    batch = batch.select([index for index, name in enumerate(batch.schema.names) if name in fields])
     null = pa.nulls(1, evaluate(expr, batch.slice(0, 0)).type)
     pieces: list[Array] = []
     failed: list[tuple[int, str]] = []
@@ -291,15 +292,19 @@ def _to(value: Value, dtype: pa.DataType, safe: bool = True) -> Any:
     return value if value.type == dtype else value.cast(dtype, safe=safe)
 
 
-def _fits(value: Value, dtype: pa.DataType) -> bool:
-    """Whether a literal integer can become the column's type and stay itself."""
-    if not isinstance(value, pa.Scalar) or _family(value) != "integer" or _FAMILY.get(dtype.id) not in _NUMERIC:
-        return False
+@lru_cache(maxsize=1024)
+def _literal_as(literal: pa.Scalar[Any], dtype: pa.DataType) -> pa.Scalar[Any] | None:
+    """A literal integer as a number of the column's type, or None if it would not stay itself."""
+    if _family(literal) != "integer" or _FAMILY.get(dtype.id) not in _NUMERIC:
+        return None
     try:
-        value.cast(dtype)
+        return literal.cast(dtype)  # cached, for it takes longer than to compare a small batch
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None
+
+
+def _fits(value: Value, dtype: pa.DataType) -> bool:
+    return isinstance(value, pa.Scalar) and _literal_as(value, dtype) is not None
 
 
 def _numbers(a: Value, b: Value) -> tuple[Any, Any]:
@@ -348,10 +353,10 @@ def _aligned(a: Value, b: Value) -> tuple[Any, Any]:
         if "float" in families or "decimal" in families:
             return _numbers(a, b)
         # A literal takes the column's type: casting the column to int64 costs more than comparing it.
-        if _fits(b, a.type):
-            return a, b.cast(a.type)
-        if _fits(a, b.type):
-            return a.cast(b.type), b
+        if isinstance(b, pa.Scalar) and (literal := _literal_as(b, a.type)):
+            return a, literal
+        if isinstance(a, pa.Scalar) and (literal := _literal_as(a, b.type)):
+            return literal, b
         if UINT64 in (a.type, b.type):
             # Neither 64-bit type holds both; compared as decimals, no value is out of range.
             return a.cast(pa.decimal128(20)), b.cast(pa.decimal128(20))
@@ -478,8 +483,9 @@ def _round_down(ufunc: np.ufunc, a: Value, b: Value) -> Any:
         return pa.nulls(len(b), b.type)
     with np.errstate(all="ignore"):
         result = ufunc(dividend, divisor, dtype=divisor.dtype)
-    if b.type == INT64 and ufunc is np.floor_divide and _any(_equal(a, -(2**63)), _equal(b, -1)):
-        raise OverflowError("integer overflow")
+    # Only the lowest integer has no negative; looked for where a divisor is -1, which is rare.
+    if ufunc is np.floor_divide and b.type == INT64 and (divisor == -1).any():
+        pc.divide_checked(a, pc.if_else(_compare("equal", b, pa.scalar(-1)), b, pa.scalar(1)))
     valid = [pc.is_valid(v) for v in (a, b) if isinstance(v, pa.Array) and v.null_count]
     return _array(result, b.type, *valid, *((pa.array(~zero),) if zero.any() else ()))
 
@@ -495,9 +501,12 @@ def _round_down_by(ufunc: np.ufunc, a: Any, b: pa.Scalar[Any]) -> Any:
             return _array(ufunc(values, divisor), FLOAT64, *valid)
         if divisor == -1:
             return pc.negate_checked(a) if ufunc is np.floor_divide else pc.multiply(a, 0)
-        quotient = np.floor_divide(values, divisor)
-        # NumPy divides by a constant with a multiplication, but has no such short cut for remainders.
-        return _array(quotient if ufunc is np.floor_divide else values - quotient * divisor, a.type, *valid)
+        result = np.floor_divide(values, divisor)
+        if ufunc is np.remainder:
+            # NumPy divides by a constant with a multiplication, but has no such short cut for remainders.
+            result *= divisor
+            np.subtract(values, result, out=result)
+        return _array(result, a.type, *valid)
 
 
 def _negate(value: Value) -> Any:
@@ -857,18 +866,6 @@ def _array(values: npt.NDArray[Any], dtype: pa.DataType, *valid: Any) -> Any:
 
 def _validity(value: Any) -> tuple[Any, ...]:
     return (pc.is_valid(value),) if value.null_count else ()
-
-
-def _equal(value: Any, number: int) -> Any:
-    return pc.equal(value, pa.scalar(number, value.type))
-
-
-def _any(*conditions: Any) -> bool:
-    """Whether all conditions hold together in some row."""
-    met = conditions[0]
-    for condition in conditions[1:]:
-        met = pc.and_(met, condition)
-    return bool(pc.any(met).as_py())
 
 
 KERNELS: Final[dict[str, Kernel]] = {

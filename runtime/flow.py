@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +18,11 @@ from millstream import connectors
 from millstream.aggregates import Aggregate
 from millstream.connectors.base import Sink, Source
 from millstream.errors import FlowError
-from millstream.expr import Expr, col, field_expr, to_expr
+from millstream.expr import Expr, field_expr, to_expr
 from millstream.functions import UserFunction
+from millstream.operators.aggregation import shipped
 from millstream.plan import (
     LATE,
-    MAIN,
     DropSpec,
     EventTimeSpec,
     ExplodeSpec,
@@ -552,7 +551,7 @@ def _checked_aggregates(where: str, aggregates: Mapping[str, Aggregate]) -> tupl
     for name, aggregate in aggregates.items():
         if not isinstance(aggregate, Aggregate):
             raise FlowError(f"{where} agg: {name}= takes an aggregate such as ms.sum('x'), found {aggregate!r}")
-    return tuple(aggregates.items())
+    return tuple((name, shipped(aggregate)) for name, aggregate in aggregates.items())
 
 
 def _with_key(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -571,4 +570,3 @@ def _caller() -> str:
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
-__all__ = ["MAIN", "Flow", "KeyedStream", "Stream", "WindowResult", "WindowedStream", "col", "datetime", "hopping", "tumbling"]

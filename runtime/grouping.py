@@ -133,15 +133,13 @@ def raw_values(array: Array) -> npt.NDArray[Any]:
     kind = array.type
     if pa.types.is_boolean(kind):
         # Null has to be filled: NumPy knows no boolean without a value.
-        return pc.fill_null(array, False).to_numpy(zero_copy_only=False).view(np.uint8)
-    if pa.types.is_temporal(kind):
-        dtype = np.dtype(f"i{kind.bit_width // 8}")
-    else:
-        dtype = np.dtype(kind.to_pandas_dtype())
+        return np.asarray(pc.fill_null(array, False)).view(np.uint8)  # type: ignore[type-var]
+    dtype: np.dtype[Any]
+    dtype = np.dtype(f"i{kind.bit_width // 8}" if pa.types.is_temporal(kind) else kind.to_pandas_dtype())
     buffer = array.buffers()[1]
     if buffer is None or len(array) == 0:
         return np.zeros(len(array), dtype)
-    return np.frombuffer(buffer, dtype, count=len(array), offset=array.offset * dtype.itemsize)
+    return np.frombuffer(memoryview(buffer), dtype, count=len(array), offset=array.offset * dtype.itemsize)
 
 
 def valid_mask(array: Array) -> BoolArray | None:
@@ -239,7 +237,8 @@ def _canonical_bits(column: Array) -> npt.NDArray[np.signedinteger]:
     values = raw_values(column)
     values = values + values.dtype.type(0)  # -0.0 + 0.0 is 0.0
     values[np.isnan(values)] = np.nan
-    return values.view(f"i{values.dtype.itemsize}")
+    bits: npt.NDArray[np.signedinteger] = values.view(f"i{values.dtype.itemsize}")
+    return bits
 
 
 def _null_mask(column: Array) -> BoolArray | None:

@@ -8,8 +8,7 @@ translated; only `UserFunction`s inside are opaque.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
@@ -244,8 +243,13 @@ class ScanSpec(Spec):
 
 @dataclass(frozen=True)
 class SinkSpec(Spec):
+    """Attributes:
+    takes_what_is_there: it reads no field for its own sake, but writes those that others read.
+    """
+
     columnar: ClassVar[bool] = False  # sinks run in workers, the user's own among them
     sink: Sink
+    takes_what_is_there: bool = False
 
     def describe(self) -> str:
         return self.sink.label()
@@ -327,18 +331,18 @@ class Exchange:
     """Where rows go from one stage to another.
 
     Attributes:
-        upstream: the stages that send, with the output of each; None: the sources themselves.
+        outputs: (stage, port) pairs that feed it; the stage is None for a source, whose blocks are dealt.
+        targets: (node, input number) pairs in the receiving stage.
         keys: what the rows are partitioned by, for `ExchangeKind.KEY`.
+        keys_where: the name and line of the ``key_by``, for errors.
         fields: the columns that the receiver reads, beside the keys; None: all.
     """
 
     id: int
     kind: ExchangeKind
-    upstream_stage: int | None
-    outputs: tuple[Port, ...]
+    outputs: tuple[tuple[int | None, Port], ...]
     to_stage: int
-    to_node: int
-    to_port: int
+    targets: tuple[tuple[int, int], ...]
     keys: Named = ()
     keys_where: str = ""
     fields: tuple[str, ...] | None = None
@@ -349,7 +353,8 @@ class Stage:
     """Operators that run together in one process.
 
     Attributes:
-        nodes: ids in an order in which inputs come first.
+        nodes: ids in an order in which inputs come first. A node may be in several stages: an operator
+            behind a union of two stages runs in both.
         worker: which worker, for `Place.ONE_WORKER`.
     """
 
@@ -365,30 +370,36 @@ class PhysicalPlan:
     """What every process of a run is given.
 
     Attributes:
+        ingest: "coordinator" or "workers": where sources are decoded.
         schemas: of each node's output on its main port, where known before the first row.
         reads: the fields that the plan reads from each source node; None: all.
+        partitions: every source partition of the flow, numbered by its place: (source node, name).
         needs_position: whether some operator breaks ties by source position.
-        source_stage: for each source node, the exchange that deals its blocks to workers, or None when
-            its stage runs in the coordinator.
     """
 
     name: str
     workers: int
     ingest: str
+    batch_rows: int
     nodes: dict[int, Node]
     schemas: dict[int, pa.Schema | None]
     stages: tuple[Stage, ...]
     exchanges: tuple[Exchange, ...]
-    sources: tuple[int, ...]
+    partitions: tuple[tuple[int, str], ...]
     reads: dict[int, tuple[str, ...] | None]
     needs_position: bool
-    consumed_ports: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
-    def stage_of(self, node: int) -> Stage:
-        return next(s for s in self.stages if node in s.nodes)
+    def exchange(self, number: int) -> Exchange:
+        return self.exchanges[number]
 
-    def exchanges_into(self, stage: int) -> Iterator[Exchange]:
-        return (e for e in self.exchanges if e.to_stage == stage)
+    def exchanges_into(self, stage: int) -> list[Exchange]:
+        return [e for e in self.exchanges if e.to_stage == stage]
 
-    def exchanges_from(self, stage: int | None) -> Iterator[Exchange]:
-        return (e for e in self.exchanges if e.upstream_stage == stage)
+    def stage_of_clock(self, node: int) -> int:
+        """The stage that assigns this event time."""
+        return next(s.id for s in self.stages if node in s.nodes)
+
+    def source_of(self, partition: int) -> Source:
+        spec = self.nodes[self.partitions[partition][0]].spec
+        assert isinstance(spec, ReadSpec)
+        return spec.source

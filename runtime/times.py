@@ -11,11 +11,14 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import pyarrow as pa
+
 from millstream.errors import FlowError
 
 MIN_US: Final = -(2**63)
 MAX_US: Final = 2**63 - 1
 SECOND_US: Final = 1_000_000
+STAMP: Final = pa.timestamp("us", "UTC")
 
 UNIT_US: Final = {"us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": 86_400 * SECOND_US}
 

@@ -134,6 +134,10 @@ class Source(ABC):
     def open(self, partition: str) -> Reader:
         """Start reading a partition from its beginning."""
 
+    def with_fields(self, fields: Sequence[str]) -> Source:
+        """The same source reading only ``fields``: for columnar ones, which can leave the others on disk."""
+        return self
+
     def decoder(self, fields: Sequence[str] | None) -> Decoder | None:
         """What turns this source's blocks into columns, reading only ``fields`` (None: all).
 

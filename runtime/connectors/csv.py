@@ -13,7 +13,7 @@ string column survives being written and read.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +28,7 @@ from millstream.connectors.cells import (
     Array,
     Field,
     Times,
+    has_byte,
     is_binary,
     is_text,
     joined_bytes,
@@ -105,8 +106,14 @@ class CsvDecoder:
     def decode(self, block: Payload) -> Decoded:
         """Decode whole records. Never raises for what the block holds."""
         data = as_bytes(block)
-        broken = self._broken(data)
-        text, uneven = self._split(data if not broken else self._without(data, broken))
+        records = self._suspect(data)
+        broken = self._broken(data, records) if records else {}
+        if records and broken:
+            text, uneven = self._split(
+                b"".join(data[start:end] for n, start, end in _spans(records) if n not in broken)
+            )
+        else:
+            text, uneven = self._split(data)
         converted: list[Array] = []
         unfit: dict[int, str] = {}
         for column, values in zip(self._columns, text.columns, strict=False):
@@ -117,15 +124,13 @@ class CsvDecoder:
                     found = f"expected {column.field.type}, found {values[row].as_py()[:80]!r}"
                     unfit.setdefault(row, f"field {column.field.name!r}: {found}")
         if unfit:
-            keep = np.delete(np.arange(text.num_rows), list(unfit))
-            kept = text.take(keep)
-            converted = [column.read(values) for column, values in zip(self._columns, kept.columns, strict=False)]
-            rows = len(keep)
-        else:
-            rows = text.num_rows
-        bad = self._bad_records(data, broken, uneven, unfit) if broken or uneven or unfit else []
+            text = text.take(np.delete(np.arange(text.num_rows), list(unfit)))
+            converted = [column.read(values) for column, values in zip(self._columns, text.columns, strict=False)]
+        bad = []
+        if broken or uneven or unfit:
+            bad = _bad_records(data, records or self._records(data), broken, uneven, unfit)
         if not converted:
-            return Decoded(no_columns(rows), bad)
+            return Decoded(no_columns(text.num_rows), bad)
         return Decoded(pa.RecordBatch.from_arrays(converted, schema=self.schema), bad)
 
     def _split(self, data: bytes) -> tuple[pa.RecordBatch, dict[int, str]]:
@@ -152,66 +157,71 @@ class CsvDecoder:
         table = arrow_csv.read_csv(source, self._read, parse, self._convert)
         return table.combine_chunks().to_batches()[0] if table.num_rows else _no_rows(self._used), uneven
 
-    def _broken(self, data: bytes) -> dict[int, str]:
-        """The records that must not reach Arrow's reader, by their number among all, blank ones counted."""
-        whole_utf8 = is_utf8(data)
-        bare_return = data.count(b"\r") != data.count(b"\r\n")
+    def _records(self, data: bytes) -> Records:
+        return csv_records(data, at_end=True, quote=self._quote, delimiter=self._delimiter)
+
+    def _suspect(self, data: bytes) -> Records | None:
+        """The records of a block that may hold broken ones; None for plain text, which is not looked at twice."""
         quoted = bool(self._quote) and self._quote in data
-        if whole_utf8 and not bare_return and not quoted and len(data) <= MAX_RECORD_BYTES:
-            return {}
-        records = self._records(data)
+        if quoted or len(data) > MAX_RECORD_BYTES or _has_bare_return(data) or not is_utf8(data):
+            return self._records(data)
+        return None
+
+    def _broken(self, data: bytes, records: Records) -> dict[int, str]:
+        """The records that must not reach Arrow's reader, by their number among all, blank ones counted."""
         broken = dict(records.broken)
-        if not whole_utf8 or bare_return:
-            for number, (start, end) in enumerate(_spans(records)):
+        if _has_bare_return(data) or not is_utf8(data):
+            for number, start, end in _spans(records):
                 if number not in broken and (reason := self._unreadable(data[start:end])):
                     broken[number] = reason
         return broken
-
-    def _records(self, data: bytes) -> Records:
-        return csv_records(data, at_end=True, quote=self._quote, delimiter=self._delimiter)
 
     def _unreadable(self, record: bytes) -> str | None:
         if not is_utf8(record):
             return "not valid UTF-8"
         body = record.removesuffix(b"\n").removesuffix(b"\r")
-        if b"\r" in body:  # Arrow would end the record there
+        if b"\r" in body:  # outside quotes Arrow would end the record there
             pattern = record_pattern(self._quote, self._delimiter, rb"[^%b\r\n]")
             if not pattern.fullmatch(body):
                 return "a carriage return outside quotes"
         return None
 
-    def _without(self, data: bytes, broken: dict[int, str]) -> bytes:
-        spans = enumerate(_spans(self._records(data)))
-        return b"".join(data[start:end] for number, (start, end) in spans if number not in broken)
 
-    def _bad_records(
-        self, data: bytes, broken: dict[int, str], uneven: dict[int, str], unfit: dict[int, str]
-    ) -> list[BadRecord]:
-        """Every bad record in order, traced back from row numbers to bytes.
-
-        Args:
-            data: the block.
-            broken: by number among all records.
-            uneven: by number among the records that are neither broken nor blank.
-            unfit: by number among those of them that are not uneven.
-        """
-        spans = _spans(self._records(data))
-        read = [n for n, (start, end) in enumerate(spans) if n not in broken and data[start:end].strip(b"\r\n")]
-        even = [n for row, n in enumerate(read) if row not in uneven]
-        reasons = broken | {read[row]: why for row, why in uneven.items()}
-        reasons |= {even[row]: why for row, why in unfit.items()}
-        newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-        bad = []
-        for number, reason in sorted(reasons.items()):
-            start, end = spans[number]
-            raw = data[start:end].removesuffix(b"\n").removesuffix(b"\r")[:RAW_BYTES]
-            bad.append(BadRecord(start, int(np.searchsorted(newlines, start)), raw, reason))
-        return bad
+def _has_bare_return(data: bytes) -> bool:
+    return b"\r" in data and data.count(b"\r") != data.count(b"\r\n")
 
 
-def _spans(records: Records) -> list[tuple[int, int]]:
-    ends = records.ends.tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=False))
+def _spans(records: Records) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each record."""
+    start = 0
+    for number, end in enumerate(records.ends.tolist()):
+        yield number, start, end
+        start = end
+
+
+def _bad_records(
+    data: bytes, records: Records, broken: dict[int, str], uneven: dict[int, str], unfit: dict[int, str]
+) -> list[BadRecord]:
+    """Every bad record in order, traced back from row numbers to bytes.
+
+    Args:
+        data: the block.
+        records: where its records end.
+        broken: why, by number among all records.
+        uneven: why, by number among the records that are neither broken nor blank.
+        unfit: why, by number among those of them that are not uneven.
+    """
+    spans = list(_spans(records))
+    read = [n for n, start, end in spans if n not in broken and data[start:end].strip(b"\r\n")]
+    even = [n for row, n in enumerate(read) if row not in uneven]
+    reasons = broken | {read[row]: why for row, why in uneven.items()} | {even[row]: why for row, why in unfit.items()}
+    newlines = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    bad = []
+    for number, reason in sorted(reasons.items()):
+        _, start, end = spans[number]
+        raw = data[start:end].removesuffix(b"\n").removesuffix(b"\r")[:RAW_BYTES]
+        bad.append(BadRecord(start, int(np.searchsorted(newlines, start)), raw, reason))
+    return bad
 
 
 def _no_rows(names: Sequence[str]) -> pa.RecordBatch:
@@ -273,10 +283,11 @@ def encode_csv(batch: pa.RecordBatch, *, header: bool, delimiter: str = ",", tim
     """
     parts: list[Any] = []
     if header:
-        parts.append(encode_header(batch.schema.names, delimiter=delimiter))
+        parts.append(pa.py_buffer(encode_header(batch.schema.names, delimiter=delimiter)))
     for start in range(0, batch.num_rows if batch.num_columns else 0, _SLICE_ROWS):
         parts.append(_encode_slice(batch.slice(start, _SLICE_ROWS), delimiter, times))
-    return pa.py_buffer(parts[0] if len(parts) == 1 else b"".join(parts))
+    whole: pa.Buffer = parts[0] if len(parts) == 1 else pa.py_buffer(b"".join(parts))
+    return whole
 
 
 def encode_header(names: Sequence[str], *, delimiter: str = ",") -> bytes:
@@ -311,15 +322,15 @@ def _fields(column: Array, delimiter: str, times: Times) -> Array:
         text = pc.if_else(column.is_valid(), json_text(column, times), pa.scalar(None, pa.string()))
     else:
         text = text_of(column, times)
+        if not is_text(column.type) and delimiter in ",;|\t":  # in no number, time or base64
+            return text
     return _quoted(text, delimiter)
 
 
 def _quoted(text: Array, delimiter: str) -> Array:
     """Quotes around what needs them. One look at all bytes finds that, nearly always, nothing does."""
-    must = np.zeros(256, np.bool_)
-    must[[ord(c) for c in (delimiter, '"', "\n", "\r")]] = True
-    must[0xEF] = True  # might start a byte order mark
-    special = must[string_bytes(text)].any()
+    # The last one might start a byte order mark.
+    special = has_byte(string_bytes(text), delimiter + '"\n\r\xef')
     empty = bool(pc.any(pc.equal(text, pa.scalar(""))).as_py())
     if not special and not empty:
         return text

@@ -14,10 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.connectors.cells import Array, Times, is_plain_number, is_text, string_bytes, text_of
+from millstream.connectors.cells import Array, Times, has_byte, is_plain_number, is_text, string_bytes, text_of
 
-_MUST_ESCAPE = np.zeros(256, np.bool_)
-_MUST_ESCAPE[[*range(0x20), ord('"'), ord("\\")]] = True
 _SHORT = {0x08: r"\b", 0x09: r"\t", 0x0A: r"\n", 0x0C: r"\f", 0x0D: r"\r"}
 
 
@@ -96,7 +94,7 @@ def _bracketed(column: Array, items: Array, opening: str, closing: str) -> Array
 def _escaped(text: Array) -> Array:
     """Strings with what JSON wants escaped. One look at all bytes finds that, nearly always, nothing is."""
     raw = string_bytes(text)
-    if not _MUST_ESCAPE[raw].any():
+    if not ((raw < 0x20).any() or has_byte(raw, '"\\')):
         return text
     text = pc.replace_substring(text, "\\", "\\\\")
     text = pc.replace_substring(text, '"', '\\"')

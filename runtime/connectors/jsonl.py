@@ -11,6 +11,7 @@ Encoding is `json_text`'s, with Arrow's joins.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -43,6 +44,7 @@ from millstream.errors import SchemaError
 # Deep nesting is refused where Python's own recursion limit is, about 1000 levels.
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
+_NAME = re.compile(r'[^"\\\x00-\x1f]*')  # what msgspec takes as a field's name
 _BLANK = b" \t\r"
 
 _parse_any = msgspec.json.Decoder().decode
@@ -101,10 +103,13 @@ class JsonDecoder:
                 except _REFUSED:
                     bad.append(self._bad(offset, number, line))
             offset += len(line) + 1
-        unfit = self._misfits(rows)
-        bad += [self._bad(*lines[i]) for i in unfit]
-        fit = [row for i, row in enumerate(rows) if i not in unfit]
-        return Decoded(self._columns(fit), sorted(bad))
+        try:
+            return Decoded(self._columns(rows), bad)
+        except MISFIT:
+            unfit = self._misfits(rows)
+            bad += [self._bad(*lines[i]) for i in unfit]
+            fit = [row for i, row in enumerate(rows) if i not in unfit]
+            return Decoded(self._columns(fit), sorted(bad))
 
     def _rows_at_once(self, data: bytes) -> list[msgspec.Struct] | None:
         """The rows, or None unless every line is one good record."""
@@ -121,9 +126,9 @@ class JsonDecoder:
     def _columns(self, rows: Sequence[msgspec.Struct]) -> pa.RecordBatch:
         if not self._fields:  # a batch made of no columns would forget how many rows it has
             return no_columns(len(rows))
-        return pa.RecordBatch.from_arrays(
-            [reader.build(take(rows)) for take, reader in self._fields], schema=self.schema
-        )
+        columns = [reader.build(take(rows)) for take, reader in self._fields]
+        batch: pa.RecordBatch = pa.RecordBatch.from_arrays(columns, schema=self.schema)
+        return batch
 
     def _misfits(self, rows: Sequence[msgspec.Struct]) -> set[int]:
         """The rows with a value of the right JSON type that its column cannot hold: too large, not a time."""
@@ -156,7 +161,7 @@ def _one_a_line(data: bytes, rows: int) -> bool:
     """
     raw = np.frombuffer(data, np.uint8)
     newlines = np.flatnonzero(raw == ord("\n"))
-    if not len(raw) or newlines[-1:] != len(raw) - 1:
+    if not data.endswith(b"\n"):
         newlines = np.append(newlines, len(raw))
     if not rows or len(newlines) != rows:
         return False
@@ -184,6 +189,10 @@ def _row_reader(fields: Sequence[Field], where: str) -> tuple[type[msgspec.Struc
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SchemaError(f"schema: field {where + twice!r} is there twice")
+    if refused := [name for name in names if not _NAME.fullmatch(name)]:
+        raise SchemaError(
+            f"schema: field {where + refused[0]!r}: JSON names with quotes or backslashes are not supported"
+        )
     readers = [_reader(field, where + field.name) for field in fields]
     members = [(f"f{i}", Optional[reader.accepts], None) for i, reader in enumerate(readers)]  # noqa: UP045
     rename = {f"f{i}": name for i, name in enumerate(names)}
@@ -332,7 +341,8 @@ def encode_jsonl(batch: pa.RecordBatch, *, times: Times = "iso") -> pa.Buffer:
     """
     # By slices: a column of joined lines must stay below 2 GiB, and close to the cache.
     parts = [_encode_slice(batch.slice(start, _SLICE_ROWS), times) for start in range(0, batch.num_rows, _SLICE_ROWS)]
-    return pa.py_buffer(parts[0] if len(parts) == 1 else b"".join(parts))
+    whole: pa.Buffer = parts[0] if len(parts) == 1 else pa.py_buffer(b"".join(parts))
+    return whole
 
 
 @dataclass(frozen=True, slots=True)

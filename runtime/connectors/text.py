@@ -98,7 +98,7 @@ def csv_records(data: bytes, *, at_end: bool, quote: bytes = b'"', delimiter: by
             ends, start = np.append(ends, len(data)), len(data)
         pending = len(data) - start
         lengths = np.diff(ends, prepend=0)
-        if (pending == 0 or (not at_end and pending < MAX_RECORD_BYTES)) and (lengths <= MAX_RECORD_BYTES).all():
+        if (pending == 0 or (not at_end and pending <= MAX_RECORD_BYTES)) and (lengths <= MAX_RECORD_BYTES).all():
             return Records(ends, {})
     return _walk(data, at_end, quote, delimiter)
 
@@ -114,13 +114,21 @@ def _ends_by_parity(data: bytes, quote: bytes, delimiter: bytes) -> Offsets | No
     # An even one opens a field or is the second of a doubled pair; an odd one closes a field or is the first of a pair.
     before = raw[np.maximum(opening - 1, 0)]
     after = raw[np.minimum(closing + 1, len(raw) - 1)]
-    opens = np.isin(before, (ord(delimiter), _NEWLINE, ord(quote))) | (opening == 0)
-    closes = np.isin(after, (ord(delimiter), _NEWLINE, 0x0D, ord(quote))) | (closing == len(raw) - 1)
+    opens = _is_one_of(delimiter + quote + b"\n")[before] | (opening == 0)
+    closes = _is_one_of(delimiter + quote + b"\r\n")[after] | (closing == len(raw) - 1)
     if not (opens.all() and closes.all()):
         return None
     inside = np.searchsorted(quotes, newlines) & 1
     ends: Offsets = newlines[inside == 0] + 1
     return ends
+
+
+@cache
+def _is_one_of(chars: bytes) -> NDArray[np.bool_]:
+    """bool[256]: a table to look bytes up in."""
+    table = np.zeros(256, np.bool_)
+    table[list(chars)] = True
+    return table
 
 
 def _walk(data: bytes, at_end: bool, quote: bytes, delimiter: bytes) -> Records:
@@ -137,7 +145,7 @@ def _walk(data: bytes, at_end: bool, quote: bytes, delimiter: bytes) -> Records:
             ends.append(end)
             start = end
             continue
-        if not at_end and len(data) - start < MAX_RECORD_BYTES:
+        if not at_end and len(data) - start <= MAX_RECORD_BYTES:
             break
         newline = data.find(b"\n", start)
         if newline < 0 and not at_end:

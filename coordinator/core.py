@@ -1,0 +1,277 @@
+"""The coordinator's decisions: which partition is read next, what its blocks are marked with, when the run is over.
+
+A pure state machine around the `Runner` of the coordinator's own stages. The shell (loop.py) reads
+blocks when it is told to and gives them in, moves messages, and tells the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from millstream.connectors.base import Block
+from millstream.coordinator.clocks import EventClocks, Mark
+from millstream.operators.base import DeadLetter
+from millstream.plan import PhysicalPlan, Port
+from millstream.runner import Runner
+from millstream.stage import Outgoing
+from millstream.times import MIN_US, saturating_add
+from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology, worker_name
+from millstream.watermarks import InputStatus
+from millstream.wire import (
+    NO_MORE_BLOCKS,
+    Beat,
+    ClockReading,
+    Credit,
+    Data,
+    Failed,
+    Finished,
+    Hello,
+    Received,
+    ReceivedData,
+    Start,
+    Stop,
+    TimeReport,
+)
+
+BLOCK_BYTES: Final = 2**20
+QUIET_STEP_US: Final = 200_000
+HANG_TIMEOUT_US: Final = 60_000_000
+
+
+class State(Enum):
+    STARTING = "starting"  # not everyone has said hello
+    RUNNING = "running"
+    ENDING = "ending"  # all sources have ended; the workers finish
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What the coordinator knows of one source partition.
+
+    Attributes:
+        exchange: the deal exchange that its blocks leave by.
+        quiet_us: for how long the source has had nothing although it was asked.
+        asked_us: when it was last asked and had nothing; None when it gave something or was not asked.
+    """
+
+    exchange: int
+    sequence: int = 0
+    ended: bool = False
+    waiting: bool = False
+    quiet_us: int = 0
+    asked_us: int | None = None
+    raised_us: int = 0
+    blocks: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Member:
+    """A process of the run, as the coordinator sees it."""
+
+    hello: bool = False
+    finished: bool = False
+    seen_us: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Coordinator:
+    """Args:
+    now_us: the clock, for liveness and for the quiet of sources.
+    """
+
+    def __init__(self, plan: PhysicalPlan, *, now_us: Callable[[], int], dead_letter: Callable[[DeadLetter], None]) -> None:
+        self.plan = plan
+        self.topology = Topology(plan)
+        self.state = State.STARTING
+        self.failure: Failed | None = None
+        self.clocks = EventClocks(plan, self.topology)
+        self.runner = Runner(plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter)
+        self.outbox = self.runner.outbox
+        self.members = {worker_name(i): _Member() for i in range(plan.workers)}
+        self.partitions: list[_Partition] = []
+        for node, _ in plan.partitions:
+            deal = next(e.id for e in plan.exchanges if (None, Port(node)) in e.outputs)
+            self.partitions.append(_Partition(deal))
+        self._deals = sorted({p.exchange for p in self.partitions})
+        self._turn = 0
+        self._announced_end = False
+        self._now_us = now_us
+
+    # --- messages ---
+
+    def receive(self, message: Received, now_us: int) -> None:
+        match message:
+            case ReceivedData() | Credit():
+                self.runner.receive(message)
+            case TimeReport():
+                self._report(message)
+            case Hello():
+                self._member(message.process, now_us).hello = True
+                if self.state is State.STARTING and all(m.hello for m in self.members.values()):
+                    self.state = State.RUNNING
+                    for name in self.members:
+                        self.outbox.append((name, Start(len(self.partitions))))
+            case Beat():
+                self._member(message.process, now_us).figures = message.figures
+            case Finished():
+                member = self._member(message.process, now_us)
+                member.figures, member.finished = message.figures, True
+            case Failed():
+                self.fail(message)
+            case Stop():
+                if message.drain:
+                    self.end_sources()
+                else:
+                    self.state = State.FAILED
+            case ClockReading() | Start():
+                pass  # never sent to the coordinator
+
+    def _member(self, name: str, now_us: int) -> _Member:
+        member = self.members[name]
+        member.seen_us = now_us
+        return member
+
+    def fail(self, failure: Failed) -> None:
+        """Something cannot go on: the run ends, and the first failure is the reason."""
+        if self.state not in (State.DONE, State.FAILED):
+            self.failure = failure
+            self.state = State.FAILED
+
+    def _report(self, report: TimeReport) -> None:
+        for worker, reading in self.clocks.report(report):
+            if worker == COORDINATOR:
+                self.runner.receive(reading)
+            else:
+                self.outbox.append((worker, reading))
+
+    # --- sources ---
+
+    def next_partition(self) -> int | None:
+        """The partition to read now: one that may have something, whose block somebody has room for.
+
+        Among several, the one whose watermark is lowest: it holds back all the others.
+        """
+        if self.state is not State.RUNNING:
+            return None
+        open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and self._has_room(p)]
+        if not open_:
+            return None
+        self._turn += 1
+        return min(open_, key=lambda i: (self.clocks.partition_watermark_us(i), (i - self._turn) % len(self.partitions)))
+
+    def _has_room(self, partition: _Partition) -> bool:
+        receiver = self.runner.roomiest(partition.exchange)
+        room = self.runner.room_bytes(partition.exchange, receiver)
+        if receiver == COORDINATOR:
+            return self.runner.is_clear(partition.exchange, receiver)
+        return room >= BLOCK_BYTES or self.runner.is_clear(partition.exchange, receiver)
+
+    def on_block(self, index: int, block: Block | None, ended: bool, now_us: int) -> None:
+        """Take what reading a partition gave: a block, or nothing for now; and whether that was all."""
+        partition = self.partitions[index]
+        if block is not None:
+            partition.quiet_us, partition.asked_us, partition.raised_us = 0, None, 0
+            partition.blocks += 1
+            partition.bytes += block.nbytes
+            self._deal(index, block, Mark(ended=ended))
+        elif ended:
+            self._deal(index, None, Mark(ended=True))
+        else:
+            self._quiet(index, partition, now_us)
+            partition.waiting = True
+        partition.ended = ended
+        if ended:
+            self._announce_end()
+
+    def wake(self, index: int) -> None:
+        """A partition that had nothing may have something."""
+        self.partitions[index].waiting = False
+
+    def _quiet(self, index: int, partition: _Partition, now_us: int) -> None:
+        if partition.asked_us is not None:
+            partition.quiet_us += now_us - partition.asked_us
+        partition.asked_us = now_us
+        idle: set[int] = set()
+        raised: dict[int, int] = {}
+        for node in self.clocks.nodes_of(index):
+            spec = self.clocks.specs[node]
+            if spec.idle_us is not None and partition.quiet_us >= spec.idle_us and not self.clocks.is_idle(node, index):
+                idle.add(node)
+            if spec.quiet_us is not None and partition.quiet_us >= max(spec.quiet_us, partition.raised_us + QUIET_STEP_US):
+                largest_us = self.clocks.largest_us(node, index)
+                if largest_us != MIN_US:
+                    raised[node] = saturating_add(largest_us, partition.quiet_us - spec.out_of_orderness_us)
+        if raised:
+            partition.raised_us = partition.quiet_us
+        if idle or raised:
+            self._deal(index, None, Mark(idle=frozenset(idle), raised_us=raised))
+
+    def _deal(self, index: int, block: Block | None, mark: Mark) -> None:
+        partition = self.partitions[index]
+        if mark.ended or mark.idle or mark.raised_us:
+            self.clocks.mark(index, partition.sequence, mark)
+        status = InputStatus.ENDED if mark.ended else InputStatus.ACTIVE
+        data = Data(partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block)
+        self.runner.send(Outgoing(self.runner.roomiest(partition.exchange), data))
+        partition.sequence += 1
+
+    def end_sources(self) -> None:
+        """Read no more: every partition ends where it is."""
+        for index, partition in enumerate(self.partitions):
+            if not partition.ended:
+                partition.ended = True
+                self._deal(index, None, Mark(ended=True))
+        self._announce_end()
+
+    def _announce_end(self) -> None:
+        if self._announced_end or not all(p.ended for p in self.partitions):
+            return
+        self._announced_end = True
+        for exchange in self._deals:
+            for receiver in self.topology.receivers_of(self.plan.exchange(exchange)):
+                data = Data(exchange, COORDINATOR, (SOURCE_STAGE, NO_MORE_BLOCKS), 0, False, MIN_US, InputStatus.ENDED, None)
+                self.runner.send(Outgoing(receiver, data))
+        if self.state is State.RUNNING:
+            self.state = State.ENDING
+
+    # --- work and time ---
+
+    def work(self, steps: int) -> bool:
+        more = self.runner.work(steps)
+        # The coordinator's own stages report to the clocks in the same process.
+        self._route_own_reports()
+        if self.state is State.ENDING and self.runner.finished and all(m.finished for m in self.members.values()):
+            self.state = State.DONE
+        return more
+
+    def _route_own_reports(self) -> None:
+        for _ in range(len(self.outbox)):
+            receiver, message = self.outbox.popleft()
+            if receiver == COORDINATOR and isinstance(message, TimeReport):
+                self._report(message)
+            else:
+                self.outbox.append((receiver, message))
+
+    def check_members(self, now_us: int) -> None:
+        """Find out who hangs: everyone says something every quarter of a second."""
+        for name, member in self.members.items():
+            if member.hello and not member.finished and member.seen_us and now_us - member.seen_us > HANG_TIMEOUT_US:
+                seconds = (now_us - member.seen_us) // 1_000_000
+                self.fail(Failed(name, ["ProcessError", f"{name} gave no sign of life for {seconds} s: it hangs, or the machine was asleep"]))
+
+    def figures(self) -> dict[str, Any]:
+        """What the run has done so far, of all processes."""
+        return {
+            "state": self.state.value,
+            "watermark_us": self.clocks.watermark_us(),
+            "blocks": sum(p.blocks for p in self.partitions),
+            "bytes_in": sum(p.bytes for p in self.partitions),
+            "processes": {COORDINATOR: self.runner.figures(), **{n: m.figures for n, m in self.members.items()}},
+        }
+

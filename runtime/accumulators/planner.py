@@ -1,0 +1,275 @@
+"""From the aggregates of one ``agg(...)`` to the parts that compute them, each part once.
+
+``agg(n=count(), total=sum("x"), mean=mean("x"), top=max("x"))`` needs four parts: the rows, the sum of x,
+the number of x and the largest x; the mean is made of two of them when results are asked for.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from millstream import aggregates as spec
+from millstream.accumulators import collections, numeric, ordered, user
+from millstream.accumulators.columns import Column, Input, RowOrder, Values, retype, to_arrow
+from millstream.accumulators.part import Part, Rows
+from millstream.aggregates import Aggregate, AggregateOverflowError
+from millstream.errors import InternalError
+from millstream.expr import Expr
+from millstream.grouping import Array, Groups
+
+Finish = Callable[[Sequence[Column]], Array]
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """One aggregate: its parts, and how their columns become the result.
+
+    Attributes:
+        input_types: the types that inputs are brought to.
+        output_type: the type of the result.
+        parts: they refer to inputs by position.
+        finish: from the columns of all parts, in order, to one value for each row.
+    """
+
+    input_types: tuple[pa.DataType, ...]
+    output_type: pa.DataType
+    parts: tuple[Part, ...]
+    finish: Finish
+
+    def partial(self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None) -> list[Column]:
+        """Rows to accumulator columns: one row for each group.
+
+        Args:
+            inputs: the aggregate's inputs, evaluated; only read.
+            groups: the group of each row.
+            order: event time and position of each row, where the aggregate ``needs_order``.
+        """
+        return _partial(self.parts, self.input_types, inputs, groups, order)
+
+    def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
+        """Accumulator columns to others: one row for each group of rows. The columns given stay as they are."""
+        return _combine(self.parts, columns, groups)
+
+    def result(self, columns: Sequence[Column]) -> Array:
+        """The result of each row.
+
+        Raises:
+            AggregateOverflowError: an exact sum does not fit its type.
+            UserCodeError: the user's function raised.
+        """
+        return _typed(self.finish(columns), self.output_type)
+
+
+class AccumulatorSet:
+    """All aggregates of one ``agg(...)``, over one flat list of columns.
+
+    Attributes:
+        inputs: the expressions to evaluate on each batch, each once.
+        schema: the results, by the names the user gave them.
+        parts: what is computed.
+        width: the number of columns.
+        needs_order: whether `partial` needs the order of rows.
+    """
+
+    def __init__(
+        self, aggregates: Mapping[str, Aggregate], input_types: Sequence[pa.DataType], where: str = "agg"
+    ) -> None:
+        """Args:
+            aggregates: by name of their result.
+            input_types: the types of ``distinct_inputs(aggregates.values())``, in that order.
+            where: the operator, as the user wrote it, for errors.
+        Raises:
+            SchemaError: an aggregate does not take the type of its input.
+        """
+        self.inputs = distinct_inputs(aggregates.values())
+        if len(self.inputs) != len(input_types):
+            raise InternalError(f"{where}: {len(input_types)} input types for {len(self.inputs)} inputs")
+        position = {_identity(expr): i for i, expr in enumerate(self.inputs)}
+        self.needs_order = any(a.needs_order for a in aggregates.values())
+        self.parts: list[Part] = []
+        self._input_types = tuple(map(_computed_type, input_types))
+        self._accumulators: list[tuple[Accumulator, list[int]]] = []
+        columns_of: dict[Part, list[int]] = {}
+        self.width = 0
+        for name, aggregate in aggregates.items():
+            at = [position[_identity(expr)] for expr in aggregate.inputs]
+            accumulator = _build(aggregate, [input_types[i] for i in at], f"{where}: {name}", at)
+            for part in accumulator.parts:
+                if part not in columns_of:
+                    columns_of[part] = list(range(self.width, self.width + part.width))
+                    self.parts.append(part)
+                    self.width += part.width
+            self._accumulators.append((accumulator, [c for part in accumulator.parts for c in columns_of[part]]))
+        self.schema = pa.schema([(n, a.output_type) for n, (a, _) in zip(aggregates, self._accumulators, strict=True)])
+
+    def partial(self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None) -> list[Column]:
+        """Rows to accumulator columns; see `Accumulator.partial`. ``inputs`` are those of ``self.inputs``."""
+        return _partial(self.parts, self._input_types, inputs, groups, order)
+
+    def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
+        """Accumulator columns to others: one row for each group of rows. The columns given stay as they are."""
+        return _combine(self.parts, columns, groups)
+
+    def results(self, columns: Sequence[Column]) -> list[Array]:
+        """The results of each row, in the order of ``schema``; see `Accumulator.result`."""
+        return [accumulator.result([columns[c] for c in at]) for accumulator, at in self._accumulators]
+
+
+def make_accumulator(
+    aggregate: Aggregate, input_types: Sequence[pa.DataType], name: str, where: str = "agg"
+) -> Accumulator:
+    """The accumulator of one aggregate whose result is called ``name``.
+
+    Raises:
+        SchemaError: the aggregate does not take these types.
+    """
+    return _build(aggregate, input_types, f"{where}: {name}", range(len(aggregate.inputs)))
+
+
+def distinct_inputs(aggregates: Iterable[Aggregate]) -> tuple[Expr, ...]:
+    """The inputs of several aggregates, each once, in order of first use."""
+    return tuple({_identity(expr): expr for aggregate in aggregates for expr in aggregate.inputs}.values())
+
+
+def _identity(expr: Expr) -> bytes:
+    # == builds an expression, and the text of a literal leaves out its type. What pickles alike is alike.
+    return pickle.dumps(expr)
+
+
+def _partial(
+    parts: Sequence[Part],
+    input_types: Sequence[pa.DataType],
+    inputs: Sequence[Array],
+    groups: Groups,
+    order: RowOrder | None,
+) -> list[Column]:
+    rows = Rows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order)
+    return [column for part in parts for column in part.partial(rows)]
+
+
+def _combine(parts: Sequence[Part], columns: Sequence[Column], groups: Groups) -> list[Column]:
+    combined: list[Column] = []
+    for part in parts:
+        at = len(combined)
+        combined += part.combine(columns[at : at + part.width], groups)
+    return combined
+
+
+def _build(aggregate: Aggregate, input_types: Sequence[pa.DataType], where: str, at: Sequence[int]) -> Accumulator:
+    output = aggregate.output_type(input_types, where)
+    kinds = tuple(map(_computed_type, input_types))
+    parts, finish = _parts(aggregate, kinds, output, f"{where}={aggregate}", at)
+    return Accumulator(kinds, output, parts, finish)
+
+
+def _parts(
+    aggregate: Aggregate, kinds: Sequence[pa.DataType], output: pa.DataType, label: str, at: Sequence[int]
+) -> tuple[tuple[Part, ...], Finish]:
+    match aggregate:
+        case spec.Count():
+            return (numeric.Count(at[0] if at else None),), lambda columns: to_arrow(columns[0])
+        case spec.Sum():
+            return (_sum_part(kinds[0], label, at[0]),), lambda columns: _exact(columns[0], output, label)
+        case spec.Mean():
+            return (_sum_part(kinds[0], label, at[0]), numeric.Count(at[0])), _divide
+        case spec.Variance(ddof=ddof):
+            root = isinstance(aggregate, spec.Stddev)
+            return (numeric.Moments(at[0]),), lambda columns: _variance(columns, ddof, root)
+        case spec.Min() | spec.Max():
+            extreme = _extreme_part(kinds[0], at[0], isinstance(aggregate, spec.Max))
+            return (extreme,), lambda columns: _stored(columns[0], output)
+        case spec.First() | spec.Last():
+            pick = ordered.Pick(at[0], kinds[0], isinstance(aggregate, spec.Last))
+            return (pick,), lambda columns: to_arrow(columns[2])
+        case spec.ArgMin() | spec.ArgMax():
+            arg = ordered.ArgExtreme(at[0], at[1], kinds[0], kinds[1], isinstance(aggregate, spec.ArgMax))
+            return (arg,), lambda columns: to_arrow(columns[2])
+        case spec.CountDistinct():
+            return (collections.Distinct(at[0], kinds[0]),), lambda columns: collections.list_lengths(columns[0])
+        case spec.Collect():
+            return (collections.Collected(at[0], kinds[0]),), lambda columns: collections.in_order(columns[0], kinds[0])
+        case spec.UserAggregate():
+            part = user.UserPart(at[0], aggregate, label)
+            return (part,), lambda columns: part.results(columns[0])
+    raise InternalError(f"{label}: no accumulator for {type(aggregate).__name__}")
+
+
+def _sum_part(kind: pa.DataType, label: str, at: int) -> Part:
+    if pa.types.is_floating(kind):
+        return numeric.FloatSum(at)
+    return numeric.DecimalSum(at, kind.scale, label) if pa.types.is_decimal(kind) else numeric.IntegerSum(at)
+
+
+def _extreme_part(kind: pa.DataType, at: int, largest: bool) -> Part:
+    if pa.types.is_boolean(kind):
+        return numeric.Extreme(at, "u1", largest)
+    if pa.types.is_null(kind):
+        return numeric.Extreme(at, "i8", largest)
+    if pa.types.is_temporal(kind):
+        return numeric.Extreme(at, f"i{kind.bit_width // 8}", largest)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return numeric.Extreme(at, np.dtype(kind.to_pandas_dtype()).str[1:], largest)
+    return ordered.RankedExtreme(at, kind, largest)
+
+
+def _computed_type(kind: pa.DataType) -> pa.DataType:
+    """The type that an input is brought to: that of its values, or one with the kernels that are needed."""
+    kind = spec.plain_type(kind)
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    return kind
+
+
+def _typed(array: Array, output: pa.DataType) -> Array:
+    # The type of nulls alone is not known yet, neither is that of a user's results.
+    if pa.types.is_null(output) and array.null_count < len(array):
+        return array
+    return retype(array, output)
+
+
+def _stored(column: Column, output: pa.DataType) -> Array:
+    """Values that were computed as NumPy stores them, as what they are."""
+    array = to_arrow(column)
+    if pa.types.is_temporal(output):
+        return array.view(output)
+    return array.cast(output) if pa.types.is_boolean(output) else array
+
+
+def _exact(column: Column, output: pa.DataType, label: str) -> Array:
+    try:
+        return to_arrow(column).cast(output)
+    except pa.ArrowInvalid as error:
+        hint = "double" if pa.types.is_decimal(output) else "a decimal or to double"
+        raise AggregateOverflowError(
+            f"{label}: the sum of a group does not fit {output}; cast the input to {hint} first"
+        ) from error
+
+
+def _divide(columns: Sequence[Column]) -> Array:
+    count = _numbers(columns[1])
+    present = count > 0
+    total = retype(to_arrow(columns[0]), pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+    return _where(total / np.maximum(count, 1), present)
+
+
+def _variance(columns: Sequence[Column], ddof: int, root: bool) -> Array:
+    count = _numbers(columns[0])
+    value = _numbers(columns[3]) / np.maximum(count - ddof, 1)
+    return _where(np.sqrt(value) if root else value, count > ddof)
+
+
+def _where(values: Values, present: Values) -> Array:
+    return pa.array(values) if present.all() else pa.array(values, mask=~present)
+
+
+def _numbers(column: Column) -> Values:
+    return Input(column, Groups(np.zeros(0, np.intp), 0)).values

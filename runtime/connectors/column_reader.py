@@ -1,0 +1,47 @@
+"""Reading what is columns already: batches of any size, handed out as slices without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from millstream.connectors.base import Block, Reader
+
+Origin = tuple[str, pa.RecordBatch]
+"""A batch and the file that it came from."""
+
+
+class ColumnReader(Reader):
+    """Batches one after the other, each cut into blocks of the size that is asked for."""
+
+    def __init__(self, batches: Iterator[Origin]) -> None:
+        self._batches = batches
+        self._origin = ""
+        self._columns: pa.RecordBatch | None = None
+        self._row = 0  # of the current batch
+        self._offset = 0  # of the current file
+        self._row_bytes = 0.0
+
+    def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        while self._columns is None or self._row >= self._columns.num_rows:
+            following = next(self._batches, None)
+            if following is None:
+                self.close()
+                return None
+            origin, columns = following
+            if origin != self._origin:
+                self._origin, self._offset = origin, 0
+            self._columns, self._row = columns, 0
+            self._row_bytes = columns.nbytes / max(columns.num_rows, 1)
+        fitting = int(max_bytes / self._row_bytes) if self._row_bytes else max_rows
+        rows = max(1, min(max_rows, fitting, self._columns.num_rows - self._row))
+        block = Block(self._columns.slice(self._row, rows), self._offset, 0, self._origin)
+        self._row += rows
+        self._offset += rows
+        return block
+
+    def close(self) -> None:
+        self.ended = True
+        self._columns = None
+        self._batches = iter(())

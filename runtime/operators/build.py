@@ -1,0 +1,74 @@
+"""From the specs of a plan to operators."""
+
+from __future__ import annotations
+
+from millstream.errors import InternalError
+from millstream.operators import columnar, python, sinks
+from millstream.operators.base import Context, Operator
+from millstream.operators.decode import Decode
+from millstream.operators.event_time import EventTime
+from millstream.operators.running import RunningAggregate
+from millstream.operators.scan import Scan
+from millstream.operators.windows import WindowAggregate
+from millstream.plan import (
+    DropSpec,
+    EncodeSpec,
+    EventTimeSpec,
+    ExplodeSpec,
+    FilterSpec,
+    HandlersSpec,
+    MapBatchesSpec,
+    PhysicalPlan,
+    ReadSpec,
+    RenameSpec,
+    RowFunctionSpec,
+    RunningAggregateSpec,
+    ScanSpec,
+    SelectSpec,
+    SinkSpec,
+    UnionSpec,
+    WindowAggregateSpec,
+    WithColumnsSpec,
+)
+from millstream.topology import Topology
+
+
+def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
+    """The operator of a node, in the process that runs it."""
+    spec = plan.nodes[node].spec
+    match spec:
+        case ReadSpec():
+            return Decode(spec, context, plan.reads[node], plan.needs_position)
+        case FilterSpec():
+            return columnar.Filter(spec, context)
+        case SelectSpec():
+            return columnar.Select(spec, context)
+        case WithColumnsSpec():
+            return columnar.WithColumns(spec, context)
+        case DropSpec():
+            return columnar.Drop(spec, context)
+        case RenameSpec():
+            return columnar.Rename(spec, context)
+        case ExplodeSpec():
+            return columnar.Explode(spec, context)
+        case UnionSpec():
+            return columnar.Union(spec, context)
+        case EventTimeSpec():
+            return EventTime(spec, context, Topology(plan).is_live(node))
+        case RowFunctionSpec():
+            return python.RowFunction(spec, context)
+        case MapBatchesSpec():
+            return python.MapBatches(spec, context)
+        case HandlersSpec():
+            return python.Handlers(spec, context)
+        case WindowAggregateSpec():
+            return WindowAggregate(spec, context)
+        case RunningAggregateSpec():
+            return RunningAggregate(spec, context)
+        case ScanSpec():
+            return Scan(spec, context)
+        case EncodeSpec():
+            return sinks.Encode(spec, context)
+        case SinkSpec():
+            return sinks.WriteSink(spec, context)
+    raise InternalError(f"{context.name}: no operator for {type(spec).__name__}")

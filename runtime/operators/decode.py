@@ -1,0 +1,61 @@
+"""Decoding: from the blocks of a source to batches, and bad records to the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import Batch
+from millstream.connectors.base import Block
+from millstream.operators.base import Context, Operator, Output
+from millstream.plan import MAIN, ReadSpec
+
+ROW_BITS: Final = 20
+SEQUENCE_BITS: Final = 33
+"""A row's position: 10 bits of source partition, 33 of block, 20 of row. At 200 blocks a second: 16 months."""
+
+
+class Decode(Operator):
+    """The first operator behind a source, in the coordinator or in a worker.
+
+    Args:
+        fields: what the plan reads; None: all.
+        needs_position: whether rows get a position.
+    """
+
+    def __init__(self, spec: ReadSpec, context: Context, fields: Sequence[str] | None, needs_position: bool) -> None:
+        super().__init__(context)
+        self.decoder = spec.source.decoder(fields)
+        self.fields = fields
+        self.needs_position = needs_position
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        yield MAIN, batch
+
+    def on_block(self, block: Block, partition: int, sequence: int) -> Iterator[Output]:
+        columns = self._columns(block)
+        if columns.num_rows == 0:
+            return
+        self.context.counters.rows_in += columns.num_rows
+        position = None
+        if self.needs_position:
+            start = (partition << (ROW_BITS + SEQUENCE_BITS)) | (sequence << ROW_BITS)
+            position = np.arange(start, start + columns.num_rows)
+        yield MAIN, Batch(columns, position=position)
+
+    def _columns(self, block: Block) -> pa.RecordBatch:
+        payload = block.payload
+        if isinstance(payload, pa.RecordBatch):
+            if self.fields is not None and payload.schema.names != list(self.fields):
+                payload = payload.select([f for f in payload.schema.names if f in self.fields])
+            return payload
+        assert self.decoder is not None
+        columns, bad = self.decoder.decode(payload)
+        for record in bad:
+            line = block.line + record.line if block.line else 0
+            self.context.counters.rows_in += 1
+            self.context.reject(record.reason, record.raw, block.origin, line, block.offset + record.offset)
+        return columns

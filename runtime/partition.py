@@ -1,0 +1,81 @@
+"""Which receiver a row goes to: by key, all to one, or a whole batch to whoever has room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import Batch, Keys, make_columns
+from millstream.grouping import factorize
+from millstream.keys import group_owners, hash_keys, key_groups
+from millstream.operators.base import Context
+from millstream.operators.columnar import evaluate_all
+from millstream.plan import Named
+
+
+class KeyPartitioner:
+    """Splits batches by the owner of each row's key, and gives each row its key.
+
+    The distinct keys of a batch are found once, hashed once, and travel once; rows carry codes.
+
+    Args:
+        keys: the key fields, as expressions over the batch.
+        fields: the columns to send beside the keys; None: all.
+        workers: how many receivers there are.
+    """
+
+    def __init__(self, keys: Named, fields: Sequence[str] | None, workers: int, context: Context) -> None:
+        self.keys = keys
+        self.names = [n for n, _ in keys]
+        self.fields = fields
+        self.workers = workers
+        self.context = context
+        self.owners = group_owners(workers).astype(np.uint8 if workers <= 256 else np.uint16)
+
+    def split(self, batch: Batch) -> list[tuple[int, Batch]]:
+        """The part of each receiver that gets rows, in the order of the batch."""
+        arrays, batch = evaluate_all(self.keys, batch, self.context)
+        if batch.num_rows == 0:
+            return []
+        codes, first = factorize(arrays)
+        codes = codes.astype(np.int32, copy=False)
+        if len(first) < batch.num_rows or any(pa.types.is_dictionary(a.type) for a in arrays):
+            rows = pa.array(first)
+            arrays = [_plain(a.take(rows)) for a in arrays]
+        distinct = make_columns(self.names, arrays)
+        if self.fields is not None:
+            batch = batch.with_columns(batch.columns.select([f for f in batch.columns.schema.names if f in self.fields]))
+        if self.workers == 1:
+            return [(0, _keyed(batch, Keys(distinct, codes)))]
+        return self._by_owner(batch, distinct, codes)
+
+    def _by_owner(self, batch: Batch, distinct: pa.RecordBatch, codes: np.ndarray[tuple[int], np.dtype[np.int32]]) -> list[tuple[int, Batch]]:
+        key_owner = self.owners[key_groups(hash_keys(distinct.columns))]
+        row_owner = key_owner[codes]
+        counts = np.bincount(row_owner, minlength=self.workers)
+        if counts.max() == batch.num_rows:
+            return [(int(row_owner[0]), _keyed(batch, Keys(distinct, codes)))]
+        # Sorting by an 8-bit owner is a radix pass; it is stable, so each key's rows keep their order.
+        order = np.argsort(row_owner, kind="stable")
+        batch, codes = batch.take(order), codes[order]
+        renumbered = np.empty(distinct.num_rows, np.int32)
+        parts: list[tuple[int, Batch]] = []
+        start = 0
+        for worker, count in enumerate(counts.tolist()):
+            if count:
+                mine = np.flatnonzero(key_owner == worker)
+                renumbered[mine] = np.arange(len(mine), dtype=np.int32)
+                keys = Keys(distinct.take(pa.array(mine)), renumbered[codes[start : start + count]])
+                parts.append((worker, _keyed(batch.slice(start, count), keys)))
+            start += count
+        return parts
+
+
+def _keyed(batch: Batch, keys: Keys) -> Batch:
+    return Batch(batch.columns, batch.time_us, batch.before_us, batch.position, keys)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array

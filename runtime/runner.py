@@ -1,0 +1,312 @@
+"""The stages of one process: which of them works next, what may be sent, and which credit returns.
+
+A pure state machine: messages go in by `receive`, work is done in slices by `work`, messages to other
+processes come out of `outbox`. It owns no socket, thread or clock. The coordinator, every worker and the
+calling process each run one, with the stages that the plan puts there.
+"""
+
+from __future__ import annotations
+
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
+from millstream.errors import WireError
+from millstream.operators.base import Context, DeadLetter, Operator
+from millstream.operators.build import make_operator
+from millstream.partition import KeyPartitioner
+from millstream.plan import MAIN, Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
+from millstream.stage import BlockStage, Emission, ExchangeOutput, KeyedStage, Outgoing, StageRun, splitter
+from millstream.topology import COORDINATOR, Topology
+from millstream.wire import NO_MORE_BLOCKS, ClockReading, Credit, Message, ReceivedData, TimeReport
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One line of work on a stage: at most one generator under way, at most one message blocked.
+
+    A `BlockStage` has two (its halves), a `KeyedStage` one.
+    """
+
+    stage: StageRun
+    second: bool
+    work: Iterator[Emission] | None = None
+    message: ReceivedData | None = None
+    blocked: Outgoing | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a process can say of its own flow control."""
+
+    blocked_steps: int = 0
+    steps: int = 0
+
+
+class Runner:
+    """The stages of process ``me``.
+
+    Args:
+        now_us: the processing-time clock.
+        dead_letter: takes records that cannot be processed.
+        budget_bytes: what a receiver takes in flight for each exchange, shared by its senders.
+    """
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        me: str,
+        *,
+        now_us: Callable[[], int],
+        dead_letter: Callable[[DeadLetter], None],
+        budget_bytes: int = RECEIVER_BUDGET_BYTES,
+    ) -> None:
+        self.plan = plan
+        self.me = me
+        self.topology = Topology(plan)
+        self.outbox: deque[tuple[str, Message]] = deque()
+        self.progress = Progress()
+        self._now_us = now_us
+        self._dead_letter = dead_letter
+        self._budget_bytes = budget_bytes
+        self._credits: dict[tuple[int, str], SendCredit] = {}
+        self._inboxes: dict[int, Inbox] = {}
+        self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._block_stages: dict[int, BlockStage] = {}
+        self.stages: dict[int, StageRun] = {}
+        self._lanes: list[_Lane] = []
+        self._index = self.topology.index_of(me)
+        for stage in plan.stages:
+            if me in self.topology.processes_of(stage):
+                self._add_stage(stage)
+        # Later stages first: what is nearest to a sink frees the most.
+        self._lanes.reverse()
+
+    # --- setting up ---
+
+    def _add_stage(self, stage: Stage) -> None:
+        outputs: dict[Port, list[ExchangeOutput]] = {}
+        for exchange in self.plan.exchanges:
+            ports = [port for upstream, port in exchange.outputs if upstream == stage.id]
+            if ports:
+                output = self._output(exchange, stage)
+                for port in ports:
+                    outputs.setdefault(port, []).append(output)
+        edges = self.topology.edges_within(stage)
+        wanted = self.topology.wanted_ports(stage)
+        operators = {n: self._operator(n, wanted.get(n, frozenset())) for n in stage.nodes}
+        for exchange in self.plan.exchanges_into(stage.id):
+            self._inboxes[exchange.id] = Inbox(in_order=exchange.kind is not ExchangeKind.DEAL)
+            self._targets[exchange.id] = exchange.targets
+        run: StageRun
+        if stage.kind is StageKind.BLOCKS:
+            run = self._block_stages[stage.id] = BlockStage(
+                stage, operators, edges, outputs, worker=self.me,
+                partitions_of=self.topology.partitions_of_outputs(stage),
+                clocks_of=self.topology.clocks_of(stage),
+                timed_exchanges=self.topology.timed_exchanges(stage),
+                deals=len(self.plan.exchanges_into(stage.id)),
+            )  # fmt: skip
+            self._lanes += [_Lane(run, second=False), _Lane(run, second=True)]
+        else:
+            inputs = StageInputs()
+            for exchange in self.plan.exchanges_into(stage.id):
+                for origin in self.topology.origins_of(exchange):
+                    inputs.add(exchange.id, origin)
+            run = KeyedStage(stage, operators, edges, outputs, inputs=inputs, worker_index=self._index)
+            self._lanes.append(_Lane(run, second=False))
+        self.stages[stage.id] = run
+
+    def _operator(self, node: int, wanted: frozenset[str]) -> Operator:
+        return make_operator(self.plan, node, self._context(self.plan.nodes[node].title, wanted))
+
+    def _context(self, name: str, wanted: frozenset[str] = frozenset((MAIN,))) -> Context:
+        return Context(name, self._index, self.plan.workers, self._now_us, self._dead_letter, wanted)
+
+    def _output(self, exchange: Exchange, stage: Stage) -> ExchangeOutput:
+        receivers = self.topology.receivers_of(exchange)
+        for receiver in receivers:
+            self._credit(exchange.id, receiver)
+        partitioner = None
+        if exchange.kind is ExchangeKind.KEY:
+            partitioner = KeyPartitioner(exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where))
+        choose = (lambda: self.roomiest(exchange.id)) if exchange.kind is ExchangeKind.DEAL else None
+        return ExchangeOutput(exchange, stage.id, self.me, receivers, splitter(exchange, receivers, partitioner), choose)
+
+    def _credit(self, exchange: int, receiver: str) -> SendCredit:
+        key = (exchange, receiver)
+        if key not in self._credits:
+            senders = self.topology.sender_count(self.plan.exchange(exchange))
+            self._credits[key] = SendCredit(max(1, self._budget_bytes // senders))
+        return self._credits[key]
+
+    # --- messages ---
+
+    def receive(self, message: ReceivedData | Credit | ClockReading) -> None:
+        if isinstance(message, ReceivedData):
+            inbox = self._inboxes.get(message.data.exchange)
+            if inbox is None:
+                raise WireError(f"{self.me}: a message for exchange {message.data.exchange}, which does not end here")
+            inbox.put(message)
+        elif isinstance(message, Credit):
+            self._credit(message.exchange, message.receiver).returned(message.grant_bytes)
+        else:
+            stage = self.plan.stage_of_clock(message.node)
+            report = self._block_stages[stage].on_reading(message)
+            if report is not None:
+                self._report(report)
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Send a message for which there is credit."""
+        data = outgoing.data
+        size = data.size_bytes
+        if size:
+            self._credit(data.exchange, outgoing.receiver).sent(size)
+        if outgoing.receiver == self.me:
+            self.receive(ReceivedData(data, size))
+        else:
+            self.outbox.append((outgoing.receiver, data))
+
+    def allows(self, outgoing: Outgoing) -> bool:
+        return self._credit(outgoing.data.exchange, outgoing.receiver).allows(outgoing.data.size_bytes)
+
+    def roomiest(self, exchange: int) -> str:
+        """The receiver of a deal exchange with the least in flight: the one whose earlier blocks move on."""
+        receivers = self.topology.receivers_of(self.plan.exchange(exchange))
+        return min(receivers, key=lambda r: self._credit(exchange, r).in_flight_bytes)
+
+    def room_bytes(self, exchange: int, receiver: str) -> int:
+        """How much more may be sent now; at least 1 when nothing is in flight."""
+        credit = self._credit(exchange, receiver)
+        room = credit.budget_bytes - credit.in_flight_bytes
+        return max(room, 1) if credit.in_flight_bytes == 0 else max(room, 0)
+
+    def is_clear(self, exchange: int, receiver: str) -> bool:
+        """Whether nothing is in flight to a receiver."""
+        return self._credit(exchange, receiver).in_flight_bytes == 0
+
+    # --- work ---
+
+    def work(self, steps: int) -> bool:
+        """Take up to so many steps. Returns whether there may be more to do without any new message."""
+        for _ in range(steps):
+            if not self._step():
+                return False
+        return True
+
+    def _step(self) -> bool:
+        return any(self._advance(lane) for lane in self._lanes)
+
+    def _advance(self, lane: _Lane) -> bool:
+        if lane.blocked is not None:
+            if not self.allows(lane.blocked):
+                self.progress.blocked_steps += 1
+                return False
+            outgoing, lane.blocked = lane.blocked, None
+            self.send(outgoing)
+            return True
+        if lane.work is None:
+            self._start(lane)
+            if lane.work is None:
+                return False
+        self.progress.steps += 1
+        try:
+            emission = next(lane.work)
+        except StopIteration:
+            self._done(lane)
+            return True
+        if isinstance(emission, Outgoing):
+            if self.allows(emission):
+                self.send(emission)
+            else:
+                lane.blocked = emission
+        elif isinstance(emission, TimeReport):
+            self._report(emission)
+        return True
+
+    def _start(self, lane: _Lane) -> None:
+        stage = lane.stage
+        if isinstance(stage, BlockStage):
+            if lane.second:
+                lane.work = stage.next_ready()
+                return
+            if len(stage.waiting) >= BlockStage.WAITING_LIMIT:
+                return
+        elif isinstance(stage, KeyedStage):
+            due_us = stage.due_us()
+            if due_us is not None and due_us <= (now_us := self._now_us()):
+                lane.work = stage.on_clock(now_us)
+                return
+        for exchange in self.plan.exchanges_into(stage.stage.id):
+            inbox = self._inboxes[exchange.id]
+            if self._must_wait(inbox, stage):
+                continue
+            message = inbox.take()
+            if message is not None:
+                lane.message = message
+                lane.work = stage.on_data(message, self._targets[exchange.id])
+                return
+
+    def _must_wait(self, inbox: Inbox, stage: StageRun) -> bool:
+        """The message that ends a block stage waits until the blocks before it are through."""
+        if not isinstance(stage, BlockStage) or stage.between_blocks or not inbox.ready:
+            return False
+        return inbox.ready[0].data.origin[1] == NO_MORE_BLOCKS
+
+    def _done(self, lane: _Lane) -> None:
+        lane.work = None
+        if isinstance(lane.stage, BlockStage):
+            finished, lane.stage.finished = lane.stage.finished, []
+            for message in finished:
+                self._return_credit(message)
+        elif lane.message is not None:
+            self._return_credit(lane.message)
+        lane.message = None
+
+    def _return_credit(self, message: ReceivedData) -> None:
+        if message.size_bytes == 0:
+            return
+        credit = Credit(message.data.exchange, self.me, message.size_bytes)
+        if message.data.sender == self.me:
+            self.receive(credit)
+        else:
+            self.outbox.append((message.data.sender, credit))
+
+    def _report(self, report: TimeReport) -> None:
+        self.outbox.append((COORDINATOR, report))
+
+    # --- what there is to know ---
+
+    def due_us(self) -> int | None:
+        """When processing time will make something happen here."""
+        dues = (s.due_us() for s in self.stages.values() if isinstance(s, KeyedStage))
+        return min((d for d in dues if d is not None), default=None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage here has ended and all it sent has left."""
+        return all(s.ended for s in self.stages.values()) and not any(x.work or x.blocked for x in self._lanes)
+
+    def abort(self) -> None:
+        for stage in self.stages.values():
+            stage.on_abort()
+
+    def figures(self) -> dict[str, Any]:
+        """What the live view and the summary show of this process."""
+        operators = {
+            self.plan.nodes[n].name: o.figures() for s in self.stages.values() for n, o in s.operators.items()
+        }
+        watermarks = {str(i): s.watermark_us for i, s in self.stages.items() if isinstance(s, KeyedStage)}
+        return {
+            "operators": operators,
+            "watermarks": watermarks,
+            "queued_bytes": sum(i.held_bytes for i in self._inboxes.values()),
+            "in_flight_bytes": sum(c.in_flight_bytes for c in self._credits.values()),
+            "budget_bytes": sum(c.budget_bytes for c in self._credits.values()),
+            "blocked": any(lane.blocked is not None for lane in self._lanes),
+        }
+
+

@@ -1,0 +1,161 @@
+"""Columnar state: runs of (index, key) groups with their accumulators, merged a few at a time.
+
+A run is what one batch was reduced to: a row for each (window, key) it touched. Runs are appended and
+later merged, as in a log-structured merge tree (O'Neil et al., 1996), so that adding a batch costs the
+same however many keys there are, no key is looked up one by one, and what falls due is a prefix of
+every run because runs are sorted by index. Memory follows the live groups: rows that were taken are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.accumulators import AccumulatorSet, Column, concat, nbytes, take
+from millstream.batch import CodeArray, IntArray, Keys, concat_columns
+from millstream.grouping import Groups, factorize, group_codes
+
+_RUNS_KEPT: Final = 48
+_ROWS_KEPT: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Groups sorted by index, each (index, key) at most once.
+
+    Attributes:
+        index: int64[n], ascending: the window (or slice of one) of each group.
+        keys: the key of each group.
+        columns: the accumulators, one row for each group.
+    """
+
+    index: IntArray
+    keys: Keys
+    columns: list[Column]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def slice(self, start: int, stop: int) -> Run:
+        codes = self.keys.codes[start:stop]
+        return Run(self.index[start:stop], Keys(self.keys.distinct, codes), [c[start:stop] for c in self.columns])
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Run:
+        return Run(self.index[rows], self.keys.take(rows), [take(c, rows) for c in self.columns])
+
+    def split(self, limit: int) -> tuple[Run, Run]:
+        """The groups with index < limit, and the others."""
+        at = int(np.searchsorted(self.index, limit))
+        return self.slice(0, at), self.slice(at, len(self))
+
+    @property
+    def nbytes(self) -> int:
+        return self.index.nbytes + self.keys.codes.nbytes + int(self.keys.distinct.nbytes) + sum(map(nbytes, self.columns))
+
+
+def unify_keys(parts: Sequence[Keys]) -> Keys:
+    """The keys of several runs in one numbering."""
+    sets: dict[int, pa.RecordBatch] = {}
+    for part in parts:
+        sets.setdefault(id(part.distinct), part.distinct)
+    if len(sets) == 1:
+        return Keys(parts[0].distinct, np.concatenate([p.codes for p in parts]) if len(parts) > 1 else parts[0].codes)
+    together = concat_columns(list(sets.values()))
+    codes, first = factorize(together.columns)
+    distinct = together.take(pa.array(first))
+    ends = np.cumsum([s.num_rows for s in sets.values()])
+    renumbered = dict(zip(sets, np.split(codes, ends[:-1]), strict=True))
+    merged = np.concatenate([renumbered[id(p.distinct)][p.codes] for p in parts])
+    return Keys(distinct, merged.astype(np.int32, copy=False))
+
+
+def index_codes(index: IntArray) -> tuple[CodeArray, int, int]:
+    """Window indices as small codes: (codes, cardinality, lowest index)."""
+    if len(index) == 0:
+        return np.zeros(0, np.int32), 1, 0
+    low = int(index.min())
+    span = int(index.max()) - low + 1
+    relative = index - low
+    return (relative.astype(np.int32) if span < 2**31 else relative), span, low
+
+
+def sort_run(run: Run) -> Run:
+    if len(run) < 2 or (run.index[1:] >= run.index[:-1]).all():
+        return run
+    return run.take(np.argsort(run.index, kind="stable"))
+
+
+def group_run(index: IntArray, keys: Keys) -> tuple[Groups, IntArray, Keys]:
+    """Group rows by (index, key): the groups, and the index and key of each."""
+    codes, span, _ = index_codes(index)
+    groups, first = group_codes([(codes, span), (keys.codes, max(1, keys.distinct.num_rows))])
+    return groups, index[first], keys.take(first)
+
+
+def merge_runs(runs: Sequence[Run], accumulators: AccumulatorSet) -> Run:
+    """One run of several: groups that are in more than one are combined."""
+    if len(runs) == 1:
+        return runs[0]
+    keys = unify_keys([r.keys for r in runs])
+    index = np.concatenate([r.index for r in runs])
+    columns = [concat(parts) for parts in zip(*(r.columns for r in runs), strict=True)]
+    return combine(Run(index, keys, columns), accumulators)
+
+
+def combine(rows: Run, accumulators: AccumulatorSet) -> Run:
+    """A run of rows in any order in which a group may be there several times."""
+    groups, index, keys = group_run(rows.index, rows.keys)
+    if groups.count == len(rows):
+        return sort_run(rows)
+    return sort_run(Run(index, keys, accumulators.combine(rows.columns, groups)))
+
+
+class RunStore:
+    """Runs in the order they came, merged when they get many."""
+
+    def __init__(self, accumulators: AccumulatorSet) -> None:
+        self.accumulators = accumulators
+        self.runs: list[Run] = []
+        self._merged_rows = 0
+
+    def add(self, run: Run) -> None:
+        if len(run) == 0:
+            return
+        self.runs.append(run)
+        rows = self.rows
+        if len(self.runs) > _RUNS_KEPT or (len(self.runs) > 4 and rows > max(_ROWS_KEPT, 2 * self._merged_rows)):
+            self.runs = [merge_runs(self.runs, self.accumulators)]
+            self._merged_rows = len(self.runs[0])
+
+    def take_below(self, limit: int) -> list[Run]:
+        """Remove and return the groups with index < limit."""
+        due: list[Run] = []
+        left: list[Run] = []
+        for run in self.runs:
+            below, above = run.split(limit)
+            if len(below):
+                due.append(below)
+            if len(above):
+                left.append(above)
+        self.runs = left
+        return due
+
+    def drop_below(self, limit: int) -> None:
+        if self.runs:
+            self.take_below(limit)
+
+    def lowest(self) -> int | None:
+        return min((int(r.index[0]) for r in self.runs), default=None)
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.runs))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(r.nbytes for r in self.runs)

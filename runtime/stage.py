@@ -1,0 +1,441 @@
+"""Running one stage: batches through its operators, and what leaves it through its exchanges.
+
+A stage's work on one input message is a generator of emissions: messages to send, pauses, reports of
+event times. Whoever drives it takes the next emission only when the one before has been sent, so
+backpressure reaches into the middle of an operator's output without a queue.
+
+There are two kinds. A `BlockStage` is stateless and tied to source partitions: everything that comes of
+block n leaves under number n, so that receivers can restore the order of the source wherever the block
+was worked on. A `KeyedStage` has state and a watermark, the minimum over its inputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from millstream.batch import Batch
+from millstream.channel import StageInputs
+from millstream.connectors.base import Block
+from millstream.errors import InternalError
+from millstream.operators.base import Operator
+from millstream.operators.decode import Decode
+from millstream.operators.event_time import EventTime
+from millstream.partition import KeyPartitioner
+from millstream.plan import MAIN, Exchange, ExchangeKind, Port, Stage
+from millstream.times import MAX_US, MIN_US, saturating_add
+from millstream.watermarks import InputStatus
+from millstream.wire import NO_MORE_BLOCKS, ClockReading, Data, ReceivedData, TimeReport
+
+
+class Outgoing(NamedTuple):
+    receiver: str
+    data: Data
+
+
+Emission = Outgoing | TimeReport | None
+"""What a stage's generator yields; None is a pause."""
+
+Splitter = Callable[[Batch], list[tuple[str, Batch]]]
+
+
+class ExchangeOutput:
+    """The sending side of one exchange at one stage: numbers, and the last message of each number.
+
+    A batch is held back until the next one or the end of its number, so that the end needs no message
+    of its own.
+    """
+
+    def __init__(self, exchange: Exchange, stage: int, me: str, receivers: Sequence[str], split: Splitter, choose: Callable[[], str] | None) -> None:
+        self.exchange = exchange
+        self.stage = stage
+        self.me = me
+        self.receivers = receivers
+        self._split = split
+        self._choose = choose
+        self._chosen: str | None = None
+        self._held: dict[str, Batch] = {}
+
+    def add(self, batch: Batch, partition: int, sequence: int) -> Iterator[Emission]:
+        if self._choose is not None:
+            self._chosen = self._chosen or self._choose()
+            parts = [(self._chosen, part) for _, part in self._split(batch)]
+        else:
+            parts = self._split(batch)
+        for receiver, part in parts:
+            before = self._held.get(receiver)
+            self._held[receiver] = part
+            if before is not None:
+                yield Outgoing(receiver, self._message(partition, sequence, True, MIN_US, InputStatus.ACTIVE, before))
+
+    def finish(self, partition: int, sequence: int, watermark_us: int, status: InputStatus) -> Iterator[Emission]:
+        """End a number: everyone gets it, with what was held back or empty."""
+        receivers = self.receivers
+        if self._choose is not None:
+            receivers = (self._chosen or self._choose(),)
+            self._chosen = None
+        for receiver in receivers:
+            held = self._held.pop(receiver, None)
+            yield Outgoing(receiver, self._message(partition, sequence, False, watermark_us, status, held))
+
+    def no_more_blocks(self) -> Iterator[Emission]:
+        for receiver in self.receivers:
+            yield Outgoing(receiver, self._message(NO_MORE_BLOCKS, 0, False, MAX_US, InputStatus.ENDED, None))
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
+
+    def _message(self, partition: int, sequence: int, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None) -> Data:
+        return Data(self.exchange.id, self.me, (self.stage, partition), sequence, more, watermark_us, status, payload)
+
+
+def splitter(exchange: Exchange, receivers: Sequence[str], partitioner: KeyPartitioner | None) -> Splitter:
+    if exchange.kind is ExchangeKind.KEY:
+        assert partitioner is not None
+        return lambda batch: [(receivers[i], part) for i, part in partitioner.split(batch)]
+    fields = exchange.fields
+
+    def whole(batch: Batch) -> list[tuple[str, Batch]]:
+        if fields is not None:
+            batch = batch.with_columns(batch.columns.select([f for f in batch.columns.schema.names if f in fields]))
+        return [(receivers[0], batch)] if batch.num_rows else []
+
+    return whole
+
+
+class StageRun(ABC):
+    """One stage in one process.
+
+    Args:
+        operators: by node, in an order in which inputs come first.
+        edges: for each port of a node, the nodes of this stage that read it, with their input number.
+        outputs: for each port of a node, the exchanges that it feeds.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        operators: Mapping[int, Operator],
+        edges: Mapping[Port, Sequence[tuple[int, int]]],
+        outputs: Mapping[Port, Sequence[ExchangeOutput]],
+    ) -> None:
+        self.stage = stage
+        self.operators = operators
+        self.edges = edges
+        self.outputs = outputs
+        self.ended = False
+        seen = {id(o): o for group in outputs.values() for o in group}
+        self.exchange_outputs = list(seen.values())
+
+    @abstractmethod
+    def on_data(self, received: ReceivedData, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
+        """Work on one input message."""
+
+    @abstractmethod
+    def _number(self, output: ExchangeOutput) -> tuple[int, int]:
+        """The (partition, sequence) under which rows leave now."""
+
+    def _push(self, node: int, port: int, batch: Batch) -> Iterator[Emission]:
+        operator = self.operators[node]
+        operator.context.counters.rows_in += batch.num_rows
+        yield from self._pass_on(node, operator, operator.on_batch(batch, port))
+
+    def _pass_on(self, node: int, operator: Operator, produced: Iterable[tuple[str, Batch] | None]) -> Iterator[Emission]:
+        for output in produced:
+            if output is None:
+                yield None
+                continue
+            name, batch = output
+            operator.context.counters.rows_out += batch.num_rows if name == MAIN else 0
+            yield from self._emit(Port(node, name), batch)
+
+    def _emit(self, port: Port, batch: Batch) -> Iterator[Emission]:
+        for node, number in self.edges.get(port, ()):
+            yield from self._push(node, number, batch)
+        for output in self.outputs.get(port, ()):
+            yield from output.add(batch, *self._number(output))
+
+    def on_abort(self) -> None:
+        for operator in self.operators.values():
+            operator.on_abort()
+
+
+@dataclass(slots=True)
+class _Unit:
+    """A block whose event times are known here, waiting for what the coordinator's clock says of it."""
+
+    partition: int
+    sequence: int
+    timed: dict[int, list[Batch]]
+    readings: dict[int, ClockReading] = field(default_factory=dict)
+    size_bytes: int = 0
+    credit: list[ReceivedData] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        return len(self.readings) == len(self.timed)
+
+
+class BlockStage(StageRun):
+    """Stateless operators on the blocks of source partitions.
+
+    Where event time is assigned the work on a block is in two halves: up to ``event_time()``, whose
+    largest time goes to the coordinator; and behind it, once the partition's clock before the block is
+    known. The first half of the next block need not wait for the second half of this one.
+
+    Args:
+        worker: this process's name, to which clock readings come back.
+        partitions_of: for each exchange, the source partitions whose numbers it carries.
+        clocks_of: for each ``event_time()``, the source partitions whose events reach it.
+        timed_exchanges: the exchanges behind an ``event_time()`` of this stage.
+        deals: how many deal exchanges lead here; each says when no more blocks will come.
+    """
+
+    WAITING_LIMIT = 4
+
+    def __init__(
+        self,
+        stage: Stage,
+        operators: Mapping[int, Operator],
+        edges: Mapping[Port, Sequence[tuple[int, int]]],
+        outputs: Mapping[Port, Sequence[ExchangeOutput]],
+        *,
+        worker: str,
+        partitions_of: Mapping[int, frozenset[int]],
+        clocks_of: Mapping[int, frozenset[int]],
+        timed_exchanges: frozenset[int],
+        deals: int,
+    ) -> None:
+        super().__init__(stage, operators, edges, outputs)
+        self.worker = worker
+        self._partitions_of = partitions_of
+        self._clocks_of = clocks_of
+        self._timed_exchanges = timed_exchanges
+        self._deals_open = deals
+        self._units_open = 0
+        self._timed: dict[int, list[Batch]] = {}
+        self._current = (0, 0)
+        self._second = (0, 0)
+        self._in_second_half = False
+        self._credit: list[ReceivedData] = []
+        self.waiting: list[_Unit] = []
+        self.finished: list[ReceivedData] = []
+        """Input messages that are done with: whoever drives the stage returns their credit."""
+
+    # --- first half ---
+
+    def on_data(self, received: ReceivedData, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
+        data = received.data
+        partition = data.origin[1]
+        if partition == NO_MORE_BLOCKS:
+            self._deals_open -= 1
+            if self._deals_open == 0:
+                yield from self._end()
+            return
+        self._current = (partition, data.sequence)
+        self._in_second_half = False
+        payload = data.payload
+        if payload is not None:
+            for node, port in targets:
+                # A block belongs to one source; a batch that was dealt on goes to whoever reads its port.
+                if isinstance(payload, Block):
+                    yield from self._decode(node, payload, partition, data.sequence)
+                else:
+                    yield from self._switched(self._push(node, port, payload), second=False)
+        self._credit.append(received)
+        if data.more:
+            return
+        credit, self._credit = self._credit, []
+        yield from self._finish(partition, data.sequence, data.watermark_us, data.status, timed=False)
+        clocks = [n for n, reach in self._clocks_of.items() if partition in reach]
+        if not clocks:
+            self.finished += credit
+            return
+        timed, self._timed = {n: self._timed.get(n, []) for n in clocks}, {}
+        self._units_open += 1
+        self.waiting.append(_Unit(partition, data.sequence, timed, credit=credit))
+        for node in clocks:
+            yield TimeReport(node, self.worker, partition, data.sequence, _largest(timed[node]), False)
+
+    def _decode(self, node: int, block: Block, partition: int, sequence: int) -> Iterator[Emission]:
+        operator = self.operators[node]
+        if not isinstance(operator, Decode):
+            raise InternalError(f"stage {self.stage.id}: a block for {operator.context.name}, which does not decode")
+        yield from self._switched(self._pass_on(node, operator, operator.on_block(block, partition, sequence)), second=False)
+
+    def _push(self, node: int, port: int, batch: Batch) -> Iterator[Emission]:
+        operator = self.operators[node]
+        if not isinstance(operator, EventTime):
+            yield from super()._push(node, port, batch)
+            return
+        operator.context.counters.rows_in += batch.num_rows
+        for output in operator.on_batch(batch, port):
+            if output is None:
+                yield None
+            elif output[1].num_rows:
+                operator.context.counters.rows_out += output[1].num_rows
+                self._timed.setdefault(node, []).append(output[1])
+
+    # --- second half ---
+
+    def on_reading(self, reading: ClockReading) -> TimeReport | None:
+        """Take what the clock says of a block; returns a report where it asks for one without far-ahead rows."""
+        unit = next((u for u in self.waiting if (u.partition, u.sequence) == (reading.partition, reading.sequence)), None)
+        if unit is None:
+            raise InternalError(f"stage {self.stage.id}: a clock reading for block {reading.sequence} of partition {reading.partition}, which is not here")
+        if not reading.resolve:
+            unit.readings[reading.node] = reading
+            return None
+        operator = self._clock_operator(reading.node)
+        kept: list[Batch] = []
+        largest_us = reading.before_us
+        for batch in unit.timed[reading.node]:
+            batch = operator.without_far_ahead(batch, largest_us)
+            largest_us = max(largest_us, _largest([batch]))
+            kept.append(batch)
+        unit.timed[reading.node] = kept
+        return TimeReport(reading.node, self.worker, reading.partition, reading.sequence, _largest(kept), True)
+
+    def next_ready(self) -> Iterator[Emission] | None:
+        """The second half of the block that is next in line, if its readings are here."""
+        if not self.waiting or not self.waiting[0].ready:
+            return None
+        return self._second_half(self.waiting.pop(0))
+
+    def _second_half(self, unit: _Unit) -> Iterator[Emission]:
+        self._second = (unit.partition, unit.sequence)
+        for node, batches in unit.timed.items():
+            reading = unit.readings[node]
+            operator = self._clock_operator(node)
+            largest_us = reading.before_us
+            for batch in batches:
+                stamped = operator.with_watermarks(batch, largest_us, reading.floor_us)
+                largest_us = max(largest_us, _largest([batch]))
+                yield from self._switched(self._emit(Port(node), stamped), second=True)
+        watermark_us = min(r.watermark_us for r in unit.readings.values())
+        status = min(r.status for r in unit.readings.values())
+        yield from self._finish(unit.partition, unit.sequence, watermark_us, status, timed=True)
+        self.finished += unit.credit
+        self._units_open -= 1
+
+    @property
+    def between_blocks(self) -> bool:
+        """Whether no block is half done."""
+        return self._units_open == 0
+
+    def _switched(self, work: Iterator[Emission], *, second: bool) -> Iterator[Emission]:
+        """Both halves may be under way at once, each with its own number: set it before every step."""
+        while True:
+            self._in_second_half = second
+            try:
+                emission = next(work)
+            except StopIteration:
+                return
+            yield emission
+
+    def _number(self, output: ExchangeOutput) -> tuple[int, int]:
+        return self._second if self._in_second_half else self._current
+
+    def _finish(self, partition: int, sequence: int, watermark_us: int, status: InputStatus, *, timed: bool) -> Iterator[Emission]:
+        for output in self.exchange_outputs:
+            number = output.exchange.id
+            if (number in self._timed_exchanges) == timed and partition in self._partitions_of[number]:
+                yield from output.finish(partition, sequence, watermark_us, status)
+
+    def _end(self) -> Iterator[Emission]:
+        for node, operator in self.operators.items():
+            yield from self._pass_on(node, operator, operator.on_end())
+        for output in self.exchange_outputs:
+            if output.exchange.kind is ExchangeKind.DEAL:
+                yield from output.no_more_blocks()
+        self.ended = True
+
+    def _clock_operator(self, node: int) -> EventTime:
+        operator = self.operators[node]
+        assert isinstance(operator, EventTime)
+        return operator
+
+
+class KeyedStage(StageRun):
+    """Operators with state; also the stage of a gathered sink.
+
+    Args:
+        inputs: all of the stage's inputs, announced.
+        worker_index: the partition under which this process's output goes on.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        operators: Mapping[int, Operator],
+        edges: Mapping[Port, Sequence[tuple[int, int]]],
+        outputs: Mapping[Port, Sequence[ExchangeOutput]],
+        *,
+        inputs: StageInputs,
+        worker_index: int,
+    ) -> None:
+        super().__init__(stage, operators, edges, outputs)
+        self.inputs = inputs
+        self.worker_index = worker_index
+        self._sequence = 0
+        self._told = (MIN_US, InputStatus.ACTIVE)
+
+    @property
+    def watermark_us(self) -> int:
+        return self.inputs.watermarks.watermark_us
+
+    def on_data(self, received: ReceivedData, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
+        data = received.data
+        if data.payload is not None:
+            assert isinstance(data.payload, Batch)
+            for node, port in targets:
+                yield from self._push(node, port, data.payload)
+        if data.more:
+            return
+        if self.inputs.update(data):
+            yield from self._advance()
+        yield from self._conclude()
+
+    def on_clock(self, now_us: int) -> Iterator[Emission]:
+        for node, operator in self.operators.items():
+            due_us = operator.due_us()
+            if due_us is not None and due_us <= now_us:
+                yield from self._pass_on(node, operator, operator.on_clock(now_us))
+        yield from self._conclude()
+
+    def due_us(self) -> int | None:
+        return min((d for o in self.operators.values() if (d := o.due_us()) is not None), default=None)
+
+    def _advance(self) -> Iterator[Emission]:
+        # In the order of the stage: what an operator puts out reaches those behind it before the watermark does.
+        for node, operator in self.operators.items():
+            yield from self._pass_on(node, operator, operator.on_watermark(self.watermark_us))
+
+    def _conclude(self) -> Iterator[Emission]:
+        """End a number on every output that has something to tell."""
+        status = self.inputs.status
+        if status is InputStatus.ENDED and not self.ended:
+            for node, operator in self.operators.items():
+                yield from self._pass_on(node, operator, operator.on_end())
+            self.ended = True
+        told = (self._outgoing_watermark_us(), status)
+        if told != self._told or any(o.holds for o in self.exchange_outputs):
+            for output in self.exchange_outputs:
+                yield from output.finish(self.worker_index, self._sequence, *told)
+            self._sequence += 1
+            self._told = told
+
+    def _outgoing_watermark_us(self) -> int:
+        if self.watermark_us == MAX_US:
+            return MAX_US
+        return saturating_add(self.watermark_us, -max((o.held_back_us() for o in self.operators.values()), default=0))
+
+    def _number(self, output: ExchangeOutput) -> tuple[int, int]:
+        return self.worker_index, self._sequence
+
+
+def _largest(batches: Iterable[Batch]) -> int:
+    return max((int(b.time_us.max()) for b in batches if b.time_us is not None and len(b.time_us)), default=MIN_US)
