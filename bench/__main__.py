@@ -20,12 +20,13 @@ from bench.workloads import WORKLOADS, Workload, workload
 
 CHECKED_EVENTS = 50_000
 TIMEOUT_S = 1_800.0
+CHECK_TIMEOUT_S = 180.0
 
 
 def check(work: Workload, entrant: Contestant, parallelism: int) -> measure.Run:
     """Run on few events and keep the checksum of the results."""
     work.prepare(CHECKED_EVENTS, entrant.name)
-    return measure.run(entrant.command(Job(work.name, CHECKED_EVENTS, parallelism, check=True)), TIMEOUT_S)
+    return measure.run(entrant.command(Job(work.name, CHECKED_EVENTS, parallelism, check=True)), CHECK_TIMEOUT_S)
 
 
 def timed(entrant: Contestant, job: Job, repeats: int) -> list[measure.Run]:
@@ -54,11 +55,14 @@ def answer(work: Workload, entrant: Contestant, job: Job, repeats: int, checked:
 
 def compare(results: Sequence[Result]) -> None:
     """Mark who gives the rows that most contestants give; between equals, those of the limit count."""
-    sums = [result.check.outcome.checksum for result in results if result.check]
-    limit = [r.check.outcome.checksum for r in results if r.check and r.contestant == "duckdb"]
-    right = max(sums, key=lambda found: (sums.count(found), found in limit), default=None)
-    for result in results:
-        result.agrees = result.check.outcome.checksum == right if result.check else None
+    checked = [(result, found) for result in results if result.check and (found := result.check.outcome.checksum)]
+    if len(checked) < 2:
+        return
+    sums = [found for _, found in checked]
+    limit = [found for result, found in checked if result.contestant == "duckdb"]
+    right = max(sums, key=lambda found: (sums.count(found), found in limit))
+    for result, found in checked:
+        result.agrees = found == right
 
 
 def entrants_of(work: Workload, against: str, alone: bool) -> list[Contestant]:
@@ -88,7 +92,7 @@ def print_list(console: Console) -> None:
 def main(
     names: tuple[str, ...], listing: bool, against: str, without_millstream: bool, parallelism: str, repeat: int,
     events: int | None, check: bool, json_path: Path | None,
-) -> None:
+) -> None:  # fmt: skip
     console = Console(width=None if Console().is_terminal else 160)
     if listing or not names:
         print_list(console)

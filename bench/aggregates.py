@@ -12,6 +12,7 @@ more than most of these kernels; so the benchmark, like a worker, runs with a hi
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import statistics
@@ -25,19 +26,20 @@ import pyarrow as pa
 from millstream import aggregates as ms
 from millstream.accumulators import AccumulatorSet, Groups, RowOrder, concat, distinct_inputs, nbytes
 from millstream.aggregates import Aggregate
-from millstream.grouping import factorize, group_codes
+from millstream.grouping import Array, factorize, group_codes
 
 ROWS, GROUPS, SEED = 65_536, 20_000, 7
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 
-X, I, T, D = pl.col("x"), pl.col("i"), pl.col("text"), pl.col("dec")  # noqa: E741
+X, I, T, D, N = map(pl.col, ("x", "i", "text", "dec", "nulls"))  # noqa: E741
+USER_SUM = ms.aggregate(init=float, add=operator.add, merge=operator.add, result=float, on="x")
 CASES: list[tuple[str, Mapping[str, Aggregate], list[pl.Expr]]] = [
     ("count()", {"a": ms.count()}, [pl.len().cast(pl.Int64)]),
     ("sum(double)", {"a": ms.sum("x")}, [X.sum()]),
     ("sum(int64)", {"a": ms.sum("i")}, [I.sum()]),
     ("sum(int64, wide)", {"a": ms.sum("wide")}, [pl.col("wide").sum()]),
     ("sum(decimal)", {"a": ms.sum("dec")}, [D.sum()]),
-    ("sum(double, 10 % null)", {"a": ms.sum("nulls")}, [pl.when(pl.col("nulls").count() > 0).then(pl.col("nulls").sum())]),
+    ("sum(double, 10 % null)", {"a": ms.sum("nulls")}, [pl.when(N.count() > 0).then(N.sum())]),
     ("mean(double)", {"a": ms.mean("x")}, [X.mean()]),
     ("max(double)", {"a": ms.max("x")}, [X.max()]),
     ("min(int64)", {"a": ms.min("i")}, [I.min()]),
@@ -52,7 +54,7 @@ CASES: list[tuple[str, Mapping[str, Aggregate], list[pl.Expr]]] = [
     ("count_distinct(int64)", {"a": ms.count_distinct("i")}, [I.n_unique().cast(pl.Int64)]),
     ("count_distinct(string)", {"a": ms.count_distinct("text")}, [T.n_unique().cast(pl.Int64)]),
     ("collect(int64)", {"a": ms.collect("i")}, [I.sort_by("time", "row").implode()]),
-    ("aggregate(user's sum)", {"a": ms.aggregate(init=float, add=lambda a, v: a + v, merge=lambda a, b: a + b, result=float, on="x")}, [X.sum()]),
+    ("aggregate(user's sum)", {"a": USER_SUM}, [X.sum()]),
 ]  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def main(repeat: int) -> None:
         again = np.tile(np.arange(GROUPS), 2)
         timed = [
             ns_per_row(lambda p=planned, i=inputs: p.partial(i, Groups(codes, GROUPS), order), repeat),  # type: ignore[misc]
-            ns_per_row(lambda p=planned, d=doubled: p.combine(d, Groups(again, GROUPS)), repeat, 2 * GROUPS),  # type: ignore[misc]
+            ns_per_row(lambda p=planned, d=doubled, a=again: p.combine(d, Groups(a, GROUPS)), repeat, 2 * GROUPS),  # type: ignore[misc]
             ns_per_row(lambda g=grouped, e=expected: g.agg(e), max(repeat // 4, 3)),  # type: ignore[misc]
         ]
         size = sum(nbytes(c) for c in columns) / GROUPS
@@ -130,13 +132,13 @@ def grouping(repeat: int) -> None:
         print(f"{name:26}{best:8.2f}{median:8.2f}")
 
 
-def column(series: pl.Series) -> pa.Array:
+def column(series: pl.Series) -> Array:
     chunked = series.to_arrow()
     array = chunked.combine_chunks() if isinstance(chunked, pa.ChunkedArray) else chunked
     return array.cast(pa.string()) if pa.types.is_large_string(array.type) else array
 
 
-def check(found: list[pa.Array], expected: pl.DataFrame, name: str) -> None:
+def check(found: list[Array], expected: pl.DataFrame, name: str) -> None:
     for array, wanted in zip(found, expected.drop("group").iter_columns(), strict=True):
         mine = array.to_pylist()
         for a, b in zip(mine, wanted.to_list(), strict=True):

@@ -37,9 +37,9 @@ REPEAT = 7
 
 SMALL = pa.schema({"key": pa.string(), "ts": pa.int64(), "value": pa.float64()})  # type: ignore[arg-type]
 BID = pa.struct([("auction", pa.int64()), ("price", pa.int64())])
-BIDS = pa.schema({"event_type": pa.int64(), "ts": pa.int64(), "bid": BID})  # type: ignore[arg-type]
+BIDS = pa.schema({"event_type": pa.int64(), "ts": pa.int64(), "bid": BID})
 FLIGHTS = pa.schema(
-    {
+    {  # type: ignore[arg-type]
         "scheduled": pa.timestamp("us", "UTC"),
         "departed": pa.timestamp("us", "UTC"),
         "carrier": pa.string(),

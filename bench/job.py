@@ -56,7 +56,8 @@ class Span:
 class Outcome:
     """What a contestant says about its runs."""
 
-    rows: int
+    rows: int | None
+    """Result rows; None where the contestant's null sink does not say."""
     spans: list[Span] = field(default_factory=list)
     checksum: str | None = None
     fixed_s: float = 0.0

@@ -125,7 +125,8 @@ class Report:
 
 def _cells(result: Result, with_keys: bool) -> list[str]:
     start = [result.contestant, str(result.job.parallelism), f"{result.job.events:,}"]
-    checked = f"{result.check.outcome.checksum} {'=' if result.agrees else '≠'}" if result.check else ""
+    checked = (result.check.outcome.checksum or "") if result.check else ""
+    checked += {True: " =", False: " ≠", None: ""}[result.agrees]
     if not result.runs:
         return [*start, "failed" if result.failure else "", *[""] * (6 if with_keys else 5), "", checked]
     rate, cores = result.rate, result.cores
@@ -138,13 +139,15 @@ def _cells(result: Result, with_keys: bool) -> list[str]:
         f"{result.peak_rss / MEGABYTE:,.0f}",
         *([f"{result.bytes_per_key:,.0f}" if result.bytes_per_key is not None else ""] if with_keys else []),
         f"{Spread.of([run.startup_s for run in result.runs]).median:.1f}",
-        f"{result.runs[-1].outcome.rows:,}",
+        "" if (rows := result.runs[-1].outcome.rows) is None else f"{rows:,}",
         checked,
     ]
 
 
 def _remarks(result: Result) -> list[str]:
     remarks = [result.failure.splitlines()[0]] if result.failure else []
+    if result.agrees is False and result.check:
+        remarks += [f"its answer differs: {result.check.outcome.rows:,} rows on the small input"]
     if result.runs:
         outcome, shortest = result.runs[-1].outcome, min(result.seconds)
         remarks += [outcome.note] if outcome.note else []

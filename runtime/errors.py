@@ -67,3 +67,24 @@ def unknown_field(name: str, known: Iterable[str], where: str) -> SchemaError:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"there are {', '.join(map(repr, names)) or 'none'}"
     return SchemaError(f"{where}: no field {name!r}; {hint}")
+
+
+def described(error: BaseException, traceback: str) -> list[str]:
+    """An error as it travels between processes: [class name, *arguments], or the traceback of one that is none of ours."""
+    if isinstance(error, MillstreamError):
+        return [type(error).__name__, *map(str, error.args)]
+    return ["InternalError", traceback]
+
+
+def restored(described_error: list[str]) -> MillstreamError:
+    """The error that another process described."""
+    name, *arguments = described_error
+    kinds = {k.__name__: k for k in _all_kinds(MillstreamError)}
+    try:
+        return kinds[name](*arguments)
+    except (KeyError, TypeError):
+        return InternalError(": ".join(described_error))
+
+
+def _all_kinds(kind: type[MillstreamError]) -> list[type[MillstreamError]]:
+    return [kind, *(k for sub in kind.__subclasses__() for k in _all_kinds(sub))]

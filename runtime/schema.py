@@ -131,7 +131,7 @@ def narrow(schema: pa.Schema, fields: Sequence[str] | None, where: str) -> pa.Sc
         if top not in schema.names:
             raise unknown_field(name, schema.names, where)
         wanted.setdefault(top, []).append(below)
-    return pa.schema([_narrow_field(f, wanted[f.name], where) for f in schema if f.name in wanted], schema.metadata)
+    return pa.schema([_narrow_field(f, wanted[f.name], where) for f in schema if f.name in wanted])
 
 
 def _narrow_field(field: pa.Field[Any], below: Sequence[str], where: str) -> pa.Field[Any]:
@@ -153,7 +153,7 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return _plain(kind.value_type)  # type: ignore[attr-defined]
+        return _plain(kind.value_type)
     if pa.types.is_struct(kind):
         return pa.struct([f.with_type(_plain(f.type)) for f in kind])
     if pa.types.is_list(kind):
@@ -185,12 +185,13 @@ def conform(columns: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.Record
 
 def without_columns(rows: int) -> pa.RecordBatch:
     """A batch of no fields that still knows how many rows it has."""
-    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    no_fields: Any = pa.array([{}] * rows, pa.struct([]))
+    return pa.RecordBatch.from_struct_array(no_fields)
 
 
 def _fit(column: pa.Array[Any], wanted: pa.DataType, where: str) -> pa.Array[Any]:
     if pa.types.is_run_end_encoded(column.type):
-        column = pc.run_end_decode(column)
+        column = pc.run_end_decode(column)  # type: ignore[attr-defined]
     if column.type == wanted:
         return column
     if not _same_kind(column.type, wanted):

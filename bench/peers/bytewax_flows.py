@@ -22,6 +22,7 @@ from typing import Any
 
 import bytewax.operators as op
 import bytewax.operators.windowing as win
+import pyarrow as pa
 from bytewax.connectors.files import FileSink, FileSource
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -110,8 +111,6 @@ def events(stream: str, job: Job, process: int) -> list[Event]:
 
 
 def _rows(path: Path) -> Iterator[tuple[list[str], list[int], list[float]]]:
-    import pyarrow as pa
-
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
         for i in range(reader.num_record_batches):

@@ -3,11 +3,16 @@
 The payload of a block is a view of the bytes that were read, not a copy. Where more records came than were
 asked for, the places where they end are looked up once, so that taking one record at a time costs no more
 for each than taking many.
+
+A header is passed over. Where it differs from file to file (CSV), blocks bring it along in front of their records,
+since they may be decoded in another process and in any order.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +28,22 @@ MAX_LINE_BYTES = 64 << 20
 Ends = npt.NDArray[np.int64]
 EndsOf = Callable[[bytes, bool], Ends | None]
 """From bytes, and whether they are the last, to where records end; None: at every newline."""
+
+
+ReadHeader = Callable[[str, bytes], tuple[int, bytes | None]]
+"""From a file's path and first records to the length of its header, and the header if its blocks must bring it."""
+
+_MARK: Final = b"\xff\x00header:"
+"""Starts a block that brings its header. No good record can start so: 0xFF is not UTF-8."""
+
+
+def split_mark(payload: bytes) -> tuple[bytes | None, bytes]:
+    """The header that a block brings, if any, and its records."""
+    if not payload.startswith(_MARK):
+        return None, payload
+    start = len(_MARK) + 4
+    end = start + int.from_bytes(payload[len(_MARK) : start], "little")
+    return payload[start:end], payload[end:]
 
 
 def line_ends(data: bytes, at_end: bool) -> Ends | None:
@@ -51,11 +72,19 @@ class BlockCutter:
         line: the number of the next line, from 1.
     """
 
-    def __init__(self, origin: str, ends_of: EndsOf) -> None:
+    def __init__(self, origin: str, ends_of: EndsOf = line_ends, header: ReadHeader | None = None) -> None:
+        """
+        Args:
+            origin: the path.
+            ends_of: where records end.
+            header: reads the header; None: there is none.
+        """
         self.origin = origin
         self.offset = 0
         self.line = 1
-        self._ends_of = ends_of
+        self._ends_of, self._header = ends_of, header
+        self._mark: bytes | None = None
+        self._at_start = True
         self._data = b""
         self._start = 0  # what was handed out, of the data
         self._whole = 0  # where the last whole record ends
@@ -64,11 +93,10 @@ class BlockCutter:
 
     def rest(self) -> bytes:
         """What was not handed out; valid when `take` has nothing more, and then less than a record."""
-        return self._data[self._start :]
-
-    def peek(self) -> bytes:
-        """The whole records that were not handed out."""
-        return self._data[self._start : self._whole]
+        # Keeping only this gives the block's memory back before the next one is read.
+        self._data = self._data[self._start :]
+        self._start = self._whole = 0
+        return self._data
 
     def refill(self, data: bytes, *, at_end: bool) -> None:
         """Go on with the rest and what came after it, in one piece.
@@ -89,11 +117,20 @@ class BlockCutter:
                 f"{self.origin}: line {self.line} is longer than {MAX_LINE_BYTES >> 20} MiB; is this a text file, "
                 "and not compressed under another name?"
             )
-        if self.offset == 0 and self._whole and data.startswith(BOM):
-            self.skip(len(BOM))
+        if self._at_start and self._whole:
+            self._at_start = False
+            self._pass_start()
 
-    def skip(self, nbytes: int) -> None:
-        """Pass over bytes that are no records: a byte order mark, a header."""
+    def _pass_start(self) -> None:
+        if self._data.startswith(BOM):
+            self._skip(len(BOM))
+        if self._header is not None:
+            length, header = self._header(self.origin, self._data[self._start : self._whole])
+            self._skip(length)
+            if header is not None:
+                self._mark = b"".join((_MARK, len(header).to_bytes(4, "little"), header))
+
+    def _skip(self, nbytes: int) -> None:
         end = self._start + nbytes
         self.line += self._data.count(b"\n", self._start, end)
         self.offset += nbytes
@@ -120,7 +157,9 @@ class BlockCutter:
 
     def _hand_out(self, end: int, lines: int) -> Block:
         whole = self._start == 0 and end == len(self._data)
-        payload = self._data if whole else memoryview(self._data)[self._start : end]
+        payload: bytes | memoryview = self._data if whole else memoryview(self._data)[self._start : end]
+        if self._mark is not None:
+            payload = self._mark + payload
         block = Block(payload, self.offset, self.line, self.origin)
         self.offset += end - self._start
         self.line += lines
@@ -128,14 +167,30 @@ class BlockCutter:
         return block
 
 
+def count_records(payload: bytes | memoryview, ends_of: EndsOf) -> int:
+    """How many records a block holds: blank lines are none."""
+    data = split_mark(bytes(payload))[1]
+    ends = ends_of(data, True)
+    if ends is None:
+        lines = data.count(b"\n") + (data[-1:] not in (b"", b"\n"))
+        return lines - len(_BLANK_LINE.findall(data))
+    starts = [0, *ends[:-1].tolist()]
+    return sum(bool(data[start:end].strip()) for start, end in zip(starts, ends.tolist(), strict=True))
+
+
+_BLANK_LINE = re.compile(rb"^[ \t\r]*(?:\n|(?<=[ \t\r])\Z)", re.MULTILINE)
 _NEWLINE = 0x0A
+_PIECE_BYTES = 64 << 10
 _FEW_BYTES = 4096  # below this NumPy's call costs more than it saves
 
 
 def _newlines(data: bytes, start: int, end: int) -> int:
     if end - start < _FEW_BYTES:
         return data.count(b"\n", start, end)
-    return int(np.count_nonzero(np.frombuffer(data, np.uint8, end - start, start) == _NEWLINE))
+    view = np.frombuffer(data, np.uint8, end - start, start)
+    # In pieces that stay in the nearest cache, mask and all.
+    pieces = range(0, len(view), _PIECE_BYTES)
+    return sum(int(np.count_nonzero(view[at : at + _PIECE_BYTES] == _NEWLINE)) for at in pieces)
 
 
 def _ends_of_lines(data: bytes, whole: int) -> Ends:

@@ -31,7 +31,7 @@ Field = Any
 
 UTC_US = pa.timestamp("us", "UTC")
 _US_PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_DAY_US = 86_400_000_000
+_DAY_S = 86_400
 _ZONED = r"[T ][0-9][0-9].*(Z|[+-][0-9][0-9](:?[0-9][0-9])?)$"
 
 MISFIT = (ValueError, ArithmeticError, TypeError)
@@ -156,17 +156,19 @@ def text_of(column: Array, times: Times) -> Array:
 def iso_text(in_us: Array) -> Array:
     """int64 microseconds since 1970 as ISO 8601 in UTC; the fraction only where there is one."""
     us = in_us.fill_null(0).to_numpy(zero_copy_only=False)
-    days, in_day = us // _DAY_US, us % _DAY_US
+    seconds = us // 1_000_000  # remainders by multiplication: integer division is what this function spends its time on
+    micros = us - seconds * 1_000_000
+    days = seconds // _DAY_S
+    in_day = seconds - days * _DAY_S
     day_text = _day_text(days)
     if day_text is None:
         text = pa.array(np.char.add(np.datetime_as_string(us.astype("M8[us]")), "Z"))
         return pc.if_else(in_us.is_valid(), text, None)
-    seconds, micros = in_day // 1_000_000, in_day % 1_000_000
-    whole = _joined(len(us), day_text, b"T", _clock()[seconds], b"Z")
+    whole = _joined(len(us), day_text, b"T", _clock()[in_day], b"Z")
     if micros.any():
         three = _three_digits()
         fine = _joined(
-            len(us), day_text, b"T", _clock()[seconds], b".", three[micros // 1000], three[micros % 1000], b"Z"
+            len(us), day_text, b"T", _clock()[in_day], b".", three[micros // 1000], three[micros % 1000], b"Z"
         )
         whole = pc.if_else(pa.array(micros != 0), fine, whole)
     return whole if not in_us.null_count else pc.if_else(in_us.is_valid(), whole, None)

@@ -15,15 +15,20 @@ Origin = tuple[str, pa.RecordBatch]
 class ColumnReader(Reader):
     """Batches one after the other, each cut into blocks of the size that is asked for."""
 
-    def __init__(self, batches: Iterator[Origin]) -> None:
+    def __init__(self, batches: Iterator[Origin], limit: int | None = None) -> None:
         self._batches = batches
         self._origin = ""
         self._columns: pa.RecordBatch | None = None
         self._row = 0  # of the current batch
         self._offset = 0  # of the current file
         self._row_bytes = 0.0
+        self._left = limit
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        if self._left is not None:
+            max_rows = min(max_rows, self._left)
+        if not max_rows:
+            self.close()
         while self._columns is None or self._row >= self._columns.num_rows:
             following = next(self._batches, None)
             if following is None:
@@ -39,6 +44,9 @@ class ColumnReader(Reader):
         block = Block(self._columns.slice(self._row, rows), self._offset, 0, self._origin)
         self._row += rows
         self._offset += rows
+        if self._left is not None:
+            self._left -= rows
+            self.ended = self._left == 0
         return block
 
     def close(self) -> None:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.connectors.base import BadRecord, Decoded, Decoder
+from millstream.connectors.blocks import split_mark
 from millstream.connectors.csv import CsvDecoder
 from millstream.connectors.infer import csv_header, infer_csv, infer_json
 from millstream.connectors.jsonl import JsonDecoder
 from millstream.connectors.text import RAW_BYTES, as_bytes, is_utf8
-from millstream.errors import SourceError
+from millstream.errors import InternalError, SourceError
 from millstream.schema import narrow
 
 LINE_SCHEMA: Final = pa.schema([("line", pa.string())])
@@ -51,7 +52,7 @@ class LineDecoder:
         # Each string but the last runs on to its newline, which the cut below takes off.
         offsets = np.zeros(len(ends) + 1, np.int64)
         offsets[1:] = np.minimum(ends + 1, len(data))
-        kept = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
+        kept = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets.data), pa.py_buffer(data))
         lines = pc.utf8_rtrim(kept, "\n").cast(pa.string())
         if b"\r\n" in data:
             lines = pc.replace_substring_regex(lines, r"\r\z", "")
@@ -103,16 +104,6 @@ def json_decoder(schema: pa.Schema | None, fields: Sequence[str] | None, label: 
 
 # ---------------------------------------------------------------- CSV
 
-_MARK: Final = b"\xff\x00header:"
-"""Starts a block that brings its own header. No good record can start so: 0xFF is not UTF-8."""
-
-
-def with_header(header: bytes, records: bytes | memoryview | pa.Buffer | pa.RecordBatch) -> bytes:
-    """A block's payload with the header it is to be read by."""
-    assert not isinstance(records, pa.RecordBatch)
-    return b"".join((_MARK, len(header).to_bytes(4, "little"), header, records))
-
-
 class CsvFilesDecoder:
     """CSV of files whose columns may stand in different orders.
 
@@ -147,18 +138,16 @@ class CsvFilesDecoder:
 
     def decode(self, block: Bytes) -> Decoded:
         data = as_bytes(block)
-        if not data.startswith(_MARK):
+        header, records = split_mark(data)
+        if header is None:
             if self._first is None:
-                raise SourceError(f"{self._label}: a block without its header")
-            return self._first.decode(data)
-        start = len(_MARK) + 4
-        end = start + int.from_bytes(data[len(_MARK) : start], "little")
-        header = data[start:end]
+                raise InternalError(f"{self._label}: a block came without its header")
+            return self._first.decode(records)
         decoder = self._by_header.get(header)
         if decoder is None:
             names = csv_header(header, delimiter=self._delimiter, quote=self._quote)
-            decoder = self._by_header[header] = self._decoder(names, self._schema_for(header, data[end:]))
-        return decoder.decode(data[end:])
+            decoder = self._by_header[header] = self._decoder(names, self._schema_for(header, records))
+        return decoder.decode(records)
 
     def _schema_for(self, header: bytes, records: bytes) -> pa.Schema:
         if self._schema is None:

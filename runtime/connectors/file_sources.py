@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from millstream.connectors.base import Block, Decoder, Reader, Source
-from millstream.connectors.blocks import csv_ends, line_ends
+from millstream.connectors.base import Decoder, Reader, Source
+from millstream.connectors.blocks import csv_ends
 from millstream.connectors.column_reader import ColumnReader, Origin
 from millstream.connectors.decoders import LINE_SCHEMA, CsvFilesDecoder, LineDecoder, json_decoder
 from millstream.connectors.files import (
@@ -70,8 +70,7 @@ class FileSource(Source):
         return files if self._per_file else [", ".join(self.paths)]
 
     def open(self, partition: str) -> Reader:
-        reader = self._open([partition] if self._per_file else self.files())
-        return reader if self.limit is None else LimitedReader(reader, self.limit)
+        return self._open([partition] if self._per_file else self.files())
 
     def _open(self, files: Sequence[str]) -> Reader:
         raise NotImplementedError
@@ -94,11 +93,11 @@ class TextFileSource(FileSource):
         self._known = schema
         for path in self.paths:
             if follow and compression_of(path, compression):
-                raise FlowError(f"{self.label()}: a compressed file cannot be followed: its end is in no state to be read")
+                raise FlowError(f"{self.label()}: a compressed file cannot be followed")
 
     def _open(self, files: Sequence[str]) -> Reader:
         follow = files if self._per_file else self.paths
-        return TextReader(files, self.compression, follow=follow if self.follow else None)
+        return TextReader(files, self.compression, follow=follow if self.follow else None, limit=self.limit)
 
     def _sample(self) -> tuple[str, bytes] | None:
         """The path and the start of the first file that holds anything; None where none does."""
@@ -239,6 +238,7 @@ class CsvSource(TextFileSource):
             ends_of=csv_ends(self.quote, self.delimiter),
             header=self._header,
             follow=follow if self.follow else None,
+            limit=self.limit,
         )
 
     def _header(self, path: str, records: bytes) -> tuple[int, bytes | None]:
@@ -255,29 +255,6 @@ class CsvSource(TextFileSource):
                 "files that are read together must name the same fields"
             )
         return len(header), None if names == self._names else header
-
-
-class LimitedReader(Reader):
-    """The first rows of another reader. Blank lines and bad records count as rows."""
-
-    def __init__(self, reader: Reader, limit: int) -> None:
-        self._reader, self._left = reader, limit
-        self.ended = limit <= 0
-
-    def read(self, max_rows: int, max_bytes: int) -> Block | None:
-        if self.ended:
-            return None
-        block = self._reader.read(min(max_rows, self._left), max_bytes)
-        if block is not None:
-            self._left -= block.rows
-        self.ended = self._left <= 0 or self._reader.ended
-        return block
-
-    def due_s(self) -> float | None:
-        return None if self.ended else self._reader.due_s()
-
-    def close(self) -> None:
-        self._reader.close()
 
 
 # ---------------------------------------------------------------- files of columns
@@ -305,7 +282,7 @@ class ColumnFileSource(FileSource):
         return narrow(self._known, self.fields, self.label())
 
     def _open(self, files: Sequence[str]) -> Reader:
-        return ColumnReader(self._batches(files, self.schema()))
+        return ColumnReader(self._batches(files, self.schema()), self.limit)
 
     def _batches(self, files: Sequence[str], schema: pa.Schema) -> Iterator[Origin]:
         for path in files:
@@ -377,10 +354,11 @@ class ArrowSource(ColumnFileSource):
             yield from reader
 
 
-def _ipc_reader(mapped: pa.MemoryMappedFile, fields: list[int] | None) -> pa.RecordBatchFileReader | pa.RecordBatchStreamReader:
-    options = pa.ipc.IpcReadOptions(use_threads=False) if fields is None else pa.ipc.IpcReadOptions(
-        included_fields=fields, use_threads=False
-    )  # fmt: skip
+_IpcReader = pa.RecordBatchFileReader | pa.RecordBatchStreamReader
+
+
+def _ipc_reader(mapped: pa.MemoryMappedFile, fields: list[int] | None) -> _IpcReader:
+    options = pa.ipc.IpcReadOptions(use_threads=False, **({} if fields is None else {"included_fields": fields}))
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)
     return pa.ipc.open_file(mapped, options=options) if is_file else pa.ipc.open_stream(mapped, options=options)

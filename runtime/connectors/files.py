@@ -173,7 +173,7 @@ class _CompressedFile:
     def __init__(self, path: str, codec: Literal["gzip", "zstd"]) -> None:
         self.path, self._codec = path, codec
         try:
-            self._file = pa.OSFile(path)
+            self._file = pa.OSFile(path, "rb")
             self._empty = self._file.size() == 0
             self._stream = pa.CompressedInputStream(self._file, codec)
         except OSError as error:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from millstream.connectors.base import Block, Reader
-from millstream.connectors.blocks import BlockCutter, EndsOf, line_ends
-from millstream.connectors.decoders import with_header
+from millstream.connectors.blocks import DEFAULT_BYTES, BlockCutter, EndsOf, ReadHeader, count_records, line_ends
 from millstream.connectors.files import Compression, PlainFile, TextFile, expand, open_text
 
 LOOK_AGAIN_S = 0.1
 
-ReadHeader = Callable[[str, bytes], tuple[int, bytes | None]]
-"""From a file's path and first records to the length of its header, and the header if its blocks must bring it."""
-
+_LEAST_BYTES = 4096
 
 class TextReader(Reader):
     """The files of one source partition."""
@@ -33,6 +30,7 @@ class TextReader(Reader):
         ends_of: EndsOf = line_ends,
         header: ReadHeader | None = None,
         follow: Sequence[str] | None = None,
+        limit: int | None = None,
     ) -> None:
         """
         Args:
@@ -41,31 +39,39 @@ class TextReader(Reader):
             ends_of: where records end.
             header: reads the header of each file; None: they have none.
             follow: the paths and globs to look at for more; None: end with the last file.
+            limit: end after so many records.
         """
         self._waiting = deque(files)
         self._seen = set(files)
         self._compression, self._ends_of, self._header, self._follow = compression, ends_of, header, follow
         self._path = ""
         self._file: TextFile | None = None
-        self._cutter = BlockCutter("", ends_of)
-        self._at_start = True
-        self._own_header: bytes | None = None
+        self._cutter = BlockCutter("")
+        self._left = limit
         self._due: float | None = None
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         self._due = None
-        while not self.ended:
+        if self._left is not None:
+            max_rows = min(max_rows, self._left)
+        while not self.ended and max_rows:
             block = self._cutter.take(max_rows, max_bytes)
             if block is not None:
-                if self._own_header is None:
-                    return block
-                return Block(with_header(self._own_header, block.payload), block.offset, block.line, block.origin)
+                return self._counted(block)
             if self._file is None:
                 self._open_next()
             elif not self._refill(max_bytes) and not self._finish_file():
                 self._due = time.monotonic() + LOOK_AGAIN_S
                 return None
+        self.ended = True
         return None
+
+    def _counted(self, block: Block) -> Block:
+        if self._left is not None:
+            assert isinstance(block.payload, bytes | memoryview)
+            self._left -= count_records(block.payload, self._ends_of)
+            self.ended = self._left == 0
+        return block
 
     def due_s(self) -> float | None:
         return self._due
@@ -82,39 +88,31 @@ class TextReader(Reader):
             return
         self._path = self._waiting.popleft()
         self._file = open_text(self._path, self._compression)
-        self._cutter = BlockCutter(self._path, self._ends_of)
-        self._at_start, self._own_header = True, None
+        self._cutter = BlockCutter(self._path, self._ends_of, self._header)
 
     def _refill(self, nbytes: int) -> bool:
         """Read on; whether there was anything new."""
         assert self._file is not None
         rest = self._cutter.rest()
-        # At least as much as there is: a very long line is then looked through a few times, not many.
-        data = self._file.more(rest, max(nbytes, len(rest)))
+        # A block of the size that was asked for; or twice as much each time, so that a very long line is not
+        # looked through again and again.
+        data = self._file.more(rest, max(nbytes - len(rest), len(rest), _LEAST_BYTES))
         if len(data) <= len(rest):
             return False
-        self._cut(data, at_end=False)
+        self._cutter.refill(data, at_end=False)
         return True
-
-    def _cut(self, data: bytes, *, at_end: bool) -> None:
-        self._cutter.refill(data, at_end=at_end)
-        if self._at_start and (records := self._cutter.peek()):
-            self._at_start = False
-            if self._header is not None:
-                length, self._own_header = self._header(self._path, records)
-                self._cutter.skip(length)
 
     def _finish_file(self) -> bool:
         """At the end of what the file holds now: whether to go on, with its last line or with another file."""
         if self._follow is not None and not self._waiting and not self._more_to_follow():
             return False
-        if self._refill(1 << 20):  # what was written between the last look and the rotation
+        if self._refill(DEFAULT_BYTES):  # what was written between the last look and the rotation
             return True
         rest = self._cutter.rest()
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._cut(rest, at_end=True)
+        self._cutter.refill(rest, at_end=True)
         return True
 
     def _more_to_follow(self) -> bool:

@@ -1,0 +1,143 @@
+"""Millstream's own answer to each workload: the flows a user would write.
+
+The time of a run is that of its summary, from the first read of a source to the end; starting the processes
+is reported as start-up, apart from it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import millstream as ms
+import pyarrow as pa
+import pyarrow.compute as pc
+from millstream import col
+
+from bench import checksum, data
+from bench.checksum import Alert, Checksum, Pane
+from bench.job import Job, Outcome, Span, serve
+
+def panes(events: ms.Stream, unit: str | None = None) -> ms.Stream:
+    return (
+        events.event_time("ts", unit=unit, out_of_orderness="2s")
+        .key_by("key")
+        .window(ms.tumbling("10s"))
+        .agg(count=ms.count(), total=ms.sum("value"), mean=ms.mean("value"), top=ms.max("value"))
+    )
+
+
+def w1(flow: ms.Flow, job: Job) -> ms.Stream:
+    return panes(flow.read_arrow(data.arrow_files("zipf", job.events)))
+
+
+def w1u(flow: ms.Flow, job: Job) -> ms.Stream:
+    return panes(flow.read_arrow(data.arrow_files("uuid", job.events)))
+
+
+def w3(flow: ms.Flow, job: Job) -> ms.Stream:
+    words = flow.read_text(data.text_file(job.events)).select(word=col("line").str.split(" ")).explode("word")
+    return words.key_by("word").agg(count=ms.count())
+
+
+def w3f(flow: ms.Flow, job: Job) -> ms.Stream:
+    words = flow.read_text(data.text_file(job.events)).flat_map(lambda e: [{"word": word} for word in e.line.split()])
+    return words.key_by("word").agg(count=ms.count())
+
+
+def w4(flow: ms.Flow, job: Job) -> ms.Stream:
+    def watch(state: tuple[int, float, float], event: Any) -> tuple[tuple[int, float, float], dict[str, Any] | None]:
+        n, mean, squares = state
+        value = event.net
+        alert = None
+        if n >= 2:
+            deviation = sqrt(squares / n)
+            if value > mean + 3 * deviation:
+                alert = {"ts": event.ts, "key": event.key, "net": value, "mean": mean, "deviation": deviation}
+        off = value - mean
+        after = mean + off / (n + 1)
+        return (n + 1, after, squares + off * (value - after)), alert
+
+    events = flow.read_arrow(data.arrow_files("zipf", job.events))
+    return events.map(lambda e: e.with_(net=e.value * 0.875)).key_by("key").scan((0, 0.0, 0.0), watch)
+
+
+def panes_of(table: pa.Table) -> Iterable[Pane]:
+    columns = [table[name].to_pylist() for name in ("key", "count", "total", "mean", "top")]
+    return zip(_millis(table["window_start"]), *columns, strict=True)
+
+
+def words_of(table: pa.Table) -> Iterable[tuple[str, int]]:
+    """The changelog's last row of each word: counts only grow."""
+    last = table.group_by("word").aggregate([("count", "max")])
+    return zip(last["word"].to_pylist(), last["count_max"].to_pylist(), strict=True)
+
+
+def alerts_of(table: pa.Table) -> Iterable[Alert]:
+    columns = [table[name].to_pylist() for name in ("key", "net", "mean", "deviation")]
+    return zip(_millis(table["ts"]), *columns, strict=True)
+
+
+def _millis(times: pa.ChunkedArray) -> list[int]:
+    micros = pc.cast(pc.cast(times, pa.timestamp("us", "UTC")), pa.int64())
+    return [us // 1_000 for us in micros.to_pylist()]
+
+
+def run(build: Callable[[ms.Flow, Job], ms.Stream], checked: Callable[[pa.Table], Checksum], job: Job) -> Outcome:
+    with tempfile.TemporaryDirectory() as directory:
+        flow = ms.Flow(f"bench-{job.workload}")
+        stream = build(flow, job)
+        if job.check:
+            stream.collect("rows")
+        else:
+            stream.write_null()
+        result = flow.run(workers=job.parallelism, state=directory)
+        ended = time.monotonic()
+        if job.check:
+            return Outcome.of_checksum(checked(result.tables["rows"]))
+        return Outcome(result.rows_out, [Span(ended - result.seconds, ended)])
+
+
+def w2(job: Job) -> Outcome:
+    """From a file to a file, so answers are compared as they were written."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory, "panes.jsonl")
+        flow = ms.Flow("bench-W2")
+        panes(flow.read_jsonl(data.json_file("zipf", job.events)), unit="ms").write_jsonl(output)
+        result = flow.run(workers=job.parallelism, state=Path(directory, "state"))
+        ended = time.monotonic()
+        if job.check:
+            return Outcome.of_checksum(checksum.of_panes(written_panes(output)))
+        with output.open("rb") as lines:
+            return Outcome(sum(1 for _ in lines), [Span(ended - result.seconds, ended)])
+
+
+def written_panes(path: Path) -> Iterable[Pane]:
+    with path.open() as lines:
+        for line in lines:
+            row = json.loads(line)
+            start = datetime.fromisoformat(row["window_start"])
+            start = start if start.tzinfo else start.replace(tzinfo=UTC)
+            yield round(start.timestamp() * 1_000), row["key"], row["count"], row["total"], row["mean"], row["top"]
+
+
+if __name__ == "__main__":
+    of_panes = lambda table: checksum.of_panes(panes_of(table))  # noqa: E731
+    of_words = lambda table: checksum.of_words(words_of(table))  # noqa: E731
+    of_alerts = lambda table: checksum.of_alerts(alerts_of(table))  # noqa: E731
+    serve(
+        {
+            "W1": lambda job: run(w1, of_panes, job),
+            "W1u": lambda job: run(w1u, of_panes, job),
+            "W2": w2,
+            "W3": lambda job: run(w3, of_words, job),
+            "W3f": lambda job: run(w3f, of_words, job),
+            "W4": lambda job: run(w4, of_alerts, job),
+        }
+    )

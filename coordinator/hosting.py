@@ -1,0 +1,164 @@
+"""The source host: where the user's own sources run, away from the coordinator.
+
+Each hosted partition is read by a thread of its own, because the user's code may block for as long as it
+likes; one loop sends the blocks to the coordinator within their credit. A host is either a process
+(``flow.source``) or a thread of the calling process (``read_iterable``, which cannot leave it).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import zmq
+
+from millstream.bootstrap import read_bootstrap
+from millstream.channel import SendCredit
+from millstream.connectors.base import Block
+from millstream.coordinator.core import BLOCK_BYTES
+from millstream.coordinator.reading import HOSTED_BUDGET_BYTES, hosted_exchange
+from millstream.errors import MillstreamError, described
+from millstream.functions import user_error
+from millstream.plan import PhysicalPlan
+from millstream.process import exit_with_parent
+from millstream.times import MIN_US
+from millstream.topology import COORDINATOR, SOURCE_STAGE
+from millstream.transport import Link
+from millstream.watermarks import InputStatus
+from millstream.wire import Credit, Data, Failed, Stop
+
+HOST: Final = "source-host"
+CALLER_HOST: Final = "caller-host"
+
+_Item = tuple[int, Block | None, bool] | BaseException
+_QUEUED_BLOCKS: Final = 2
+
+
+class SourceHost:
+    """Reads these partitions and sends them to the coordinator."""
+
+    def __init__(self, plan: PhysicalPlan, partitions: Sequence[int], link: Link) -> None:
+        self._plan = plan
+        self._link = link
+        self._credits = {p: SendCredit(HOSTED_BUDGET_BYTES) for p in partitions}
+        self._sequences = dict.fromkeys(partitions, 0)
+        self._queues: dict[int, queue.Queue[_Item]] = {p: queue.Queue(_QUEUED_BLOCKS) for p in partitions}
+        self._held: dict[int, Data] = {}
+        self._open = set(partitions)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        link.poller.register(self._wake_read, zmq.POLLIN)
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Serve until every partition has ended and was sent, or the coordinator says stop."""
+        for partition in self._queues:
+            threading.Thread(target=self._read, args=(partition,), name=f"source {partition}", daemon=True).start()
+        while (self._open or self._held) and not self.stopping.is_set():
+            for message in self._link.received():
+                if isinstance(message, Credit):
+                    self._credits[-2 - message.exchange].returned(message.grant_bytes)
+                elif isinstance(message, Stop):
+                    self.stopping.set()
+            if not self._send():
+                self._link.wait(100)
+                self._drain_wakes()
+
+    def _send(self) -> bool:
+        sent = False
+        for partition in list(self._queues):
+            data = self._held.pop(partition, None) or self._next(partition)
+            if data is None:
+                continue
+            if not self._credits[partition].allows(data.size_bytes):
+                self._held[partition] = data
+                continue
+            self._credits[partition].sent(data.size_bytes)
+            self._link.send(COORDINATOR, data)
+            sent = True
+        return sent
+
+    def _next(self, partition: int) -> Data | None:
+        try:
+            item = self._queues[partition].get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        _, block, ended = item
+        if ended:
+            self._open.discard(partition)
+        number = self._sequences[partition]
+        self._sequences[partition] += 1
+        status = InputStatus.ENDED if ended else InputStatus.ACTIVE
+        return Data(hosted_exchange(partition), self._link.me, (SOURCE_STAGE, partition), number, False, MIN_US, status, block)
+
+    def _read(self, partition: int) -> None:
+        items = self._queues[partition]
+        source = self._plan.source_of(partition)
+        try:
+            reader = source.open(self._plan.partitions[partition][1])
+            while not reader.ended and not self.stopping.is_set():
+                block = reader.read(self._plan.batch_rows, BLOCK_BYTES)
+                if block is not None or reader.ended:
+                    items.put((partition, block, reader.ended))
+                    self._wake()
+                else:
+                    self.stopping.wait(0.005)
+            reader.close()
+        except MillstreamError as error:
+            items.put(error)
+        except Exception as error:
+            items.put(user_error(source.label(), f"reading partition {self._plan.partitions[partition][1]!r}", error))
+        self._wake()
+
+    def _wake(self) -> None:
+        os.write(self._wake_write, b"x")
+
+    def _drain_wakes(self) -> None:
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            return
+
+
+def host_in_thread(plan: PhysicalPlan, partitions: Sequence[int], link: Link) -> threading.Thread:
+    """Host partitions in a thread of this process; its failures reach the coordinator as any other's."""
+
+    def serve() -> None:
+        try:
+            SourceHost(plan, partitions, link).run()
+        except Exception as error:
+            link.send(COORDINATOR, Failed(link.me, described(error, traceback.format_exc())))
+        finally:
+            link.close(linger_ms=2_000)
+
+    thread = threading.Thread(target=serve, name=CALLER_HOST, daemon=True)
+    thread.start()
+    return thread
+
+
+def main(descriptor: int) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    bootstrap = read_bootstrap(descriptor)
+    exit_with_parent(descriptor)
+    sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
+    link = Link(bootstrap.directory, HOST, bootstrap.attempt)
+    try:
+        SourceHost(bootstrap.load_plan(), bootstrap.hosted, link).run()
+        return 0
+    except Exception as error:
+        link.send(COORDINATOR, Failed(HOST, described(error, traceback.format_exc())))
+        return 1
+    finally:
+        link.close(linger_ms=2_000)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

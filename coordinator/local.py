@@ -1,0 +1,120 @@
+"""A whole run in one process: the same coordinator, workers and caller, with lists for sockets.
+
+Messages are handed over as objects; nothing waits. When nobody has anything to do, processing time
+jumps to the next moment at which something will happen, so windows of processing time close at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
+from millstream.coordinator.reading import Readers
+from millstream.errors import InternalError, restored
+from millstream.operators.base import DeadLetter
+from millstream.plan import PhysicalPlan
+from millstream.runner import Runner
+from millstream.topology import CALLER, COORDINATOR
+from millstream.wire import ClockReading, Credit, Data, Hello, Message, Received, ReceivedData
+from millstream.workers.task import Worker
+
+_STEPS = 64
+_IDLE_S = 0.001
+
+
+class VirtualClock:
+    """Processing time that starts with the wall clock and may jump ahead of it."""
+
+    def __init__(self) -> None:
+        self._ahead_us = 0
+
+    def __call__(self) -> int:
+        return time.time_ns() // 1_000 + self._ahead_us
+
+    def jump_to(self, moment_us: int) -> None:
+        self._ahead_us += max(0, moment_us - self())
+
+
+class LocalRun:
+    """One run of a plan in this process.
+
+    Args:
+        dead_letter: takes the records that cannot be processed.
+    """
+
+    def __init__(self, plan: PhysicalPlan, dead_letter: Callable[[DeadLetter], None]) -> None:
+        self.plan = plan
+        self.clock = VirtualClock()
+        self.coordinator = Coordinator(plan, now_us=self.clock, dead_letter=dead_letter)
+        self.workers = {
+            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter) for index, name in enumerate(self.coordinator.members)
+        }
+        self.caller = Runner(plan, CALLER, now_us=self.clock, dead_letter=dead_letter)
+        self.readers = Readers(plan, (), None)
+        self.started_s = time.monotonic()
+
+    def run(self) -> None:
+        """Run to the end of the input.
+
+        Raises:
+            MillstreamError: what made the run fail.
+        """
+        try:
+            for name in self.workers:
+                self.coordinator.receive(Hello(name, 0), self.clock())
+            while self.coordinator.state is not State.DONE or not self.caller.finished:
+                if not self._round():
+                    self._pass_time()
+        except BaseException:
+            for worker in self.workers.values():
+                worker.runner.abort()
+            self.caller.abort()
+            raise
+        finally:
+            self.readers.close()
+
+    def _round(self) -> bool:
+        """Everyone works for a while, then all messages are delivered. Returns whether anything happened."""
+        busy = self._read()
+        for work in (self.coordinator.work, *(w.work for w in self.workers.values()), self.caller.work):
+            busy |= work(_STEPS)
+        for outbox in (self.coordinator.outbox, *(w.outbox for w in self.workers.values()), self.caller.outbox):
+            busy |= bool(outbox)
+            while outbox:
+                self._deliver(*outbox.popleft())
+        if self.coordinator.state is State.FAILED and self.coordinator.failure is not None:
+            raise restored(self.coordinator.failure.error)
+        return busy
+
+    def _read(self) -> bool:
+        for partition in self.readers.awake():
+            self.coordinator.wake(partition)
+        index = self.coordinator.next_partition()
+        if index is None:
+            return False
+        block, ended = self.readers.read(index, self.plan.batch_rows, BLOCK_BYTES)
+        self.coordinator.on_block(index, block, ended, self.clock())
+        return block is not None or ended
+
+    def _deliver(self, receiver: str, message: Message) -> None:
+        arrived: Received = ReceivedData(message, message.size_bytes) if isinstance(message, Data) else message
+        if receiver == COORDINATOR:
+            self.coordinator.receive(arrived, self.clock())
+        elif receiver == CALLER:
+            if isinstance(arrived, ReceivedData | Credit | ClockReading):
+                self.caller.receive(arrived)
+        else:
+            self.workers[receiver].receive(arrived)
+
+    def _pass_time(self) -> None:
+        dues = [d for w in self.workers.values() if (d := w.runner.due_us()) is not None]
+        if (due_us := self.caller.due_us()) is not None:
+            dues.append(due_us)
+        if self.readers.wait_s() is not None:
+            # A source waits for the outside world: real time has to pass.
+            time.sleep(_IDLE_S)
+        elif dues:
+            self.clock.jump_to(min(dues))
+        else:
+            raise InternalError("the run stands still: nobody has anything to do, and it has not ended")

@@ -1,0 +1,138 @@
+"""The coordinator's process: reads blocks, moves frames and tells the time; core.py decides."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Final
+
+from millstream.bootstrap import Bootstrap, read_bootstrap
+from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
+from millstream.coordinator.reading import HOSTED, Readers
+from millstream.deadletters import DeadLetterFile
+from millstream.errors import described
+from millstream.process import ProcessMeter, exit_with_parent, now_us
+from millstream.topology import CALLER, COORDINATOR
+from millstream.transport import Link
+from millstream.wire import Beat, Failed, Finished, Hello, ReceivedData, Stop
+
+_STEPS: Final = 16
+_BEAT_S: Final = 0.25
+
+
+class _Shell:
+    def __init__(self, bootstrap: Bootstrap, link: Link) -> None:
+        self.link = link
+        plan = bootstrap.load_plan()
+        self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
+        self.core = Coordinator(plan, now_us=now_us, dead_letter=self.letters)
+        self.max_rows = plan.batch_rows
+        for stdin in (n.spec.source for n in plan.nodes.values() if hasattr(n.spec, "source")):
+            stdin.use_descriptor(bootstrap.stdin)
+        self.readers = Readers(plan, bootstrap.hosted, link.poller)
+        self.meter = ProcessMeter()
+        self.started_s: float | None = None
+        self.ended_s: float | None = None
+        self.usage: dict[str, float] = {}
+
+    def serve(self) -> int:
+        next_beat_s = 0.0
+        while True:
+            core = self.core
+            for message in self.link.received():
+                if isinstance(message, ReceivedData) and message.data.exchange <= HOSTED:
+                    self.readers.put(message)
+                else:
+                    core.receive(message, now_us())
+            if core.state is State.RUNNING and self.started_s is None:
+                self.started_s = time.monotonic()
+            progressed = self._read()
+            more = core.work(_STEPS)
+            self._flush()
+            if core.state in (State.DONE, State.FAILED):
+                return self._end()
+            now_s = time.monotonic()
+            if now_s >= next_beat_s:
+                next_beat_s = now_s + _BEAT_S
+                self.usage = self.meter.read()
+                self.link.send(CALLER, Beat(COORDINATOR, self.figures()))
+                core.check_members(now_us())
+            if not more and not progressed and core.next_partition() is None:
+                self._wait(next_beat_s - now_s)
+
+    def _read(self) -> bool:
+        for partition in self.readers.awake():
+            self.core.wake(partition)
+        index = self.core.next_partition()
+        if index is None:
+            return False
+        block, ended = self.readers.read(index, self.max_rows, BLOCK_BYTES)
+        for receiver, credit in self.readers.credits():
+            self.link.send(receiver, credit)
+        self.core.on_block(index, block, ended, now_us())
+        return block is not None or ended
+
+    def _flush(self) -> None:
+        outbox = self.core.outbox
+        while outbox:
+            self.link.send(*outbox.popleft())
+
+    def _wait(self, beat_s: float) -> None:
+        wait_s = self.readers.wait_s()
+        timeout_s = beat_s if wait_s is None else min(beat_s, wait_s)
+        self.link.wait(int(timeout_s * 1_000) + 1)
+
+    def _end(self) -> int:
+        self.ended_s = time.monotonic()
+        self.usage = self.meter.read()
+        done = self.core.state is State.DONE
+        for name in self.core.members:
+            self.link.send(name, Stop(False))
+        if done:
+            self.link.send(CALLER, Finished(COORDINATOR, self.figures()))
+        else:
+            self.core.runner.abort()
+            self.link.send(CALLER, self.core.failure or Failed(COORDINATOR, ["stopped"]))
+        return 0 if done else 1
+
+    def figures(self) -> dict[str, object]:
+        figures = self.core.figures()
+        figures["processes"][COORDINATOR].update(self.usage)
+        end_s = time.monotonic() if self.ended_s is None else self.ended_s
+        figures["seconds"] = 0.0 if self.started_s is None else end_s - self.started_s
+        return figures
+
+    def close(self) -> None:
+        self.readers.close()
+        self.letters.close()
+
+
+def main(descriptor: int) -> int:
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    bootstrap = read_bootstrap(descriptor)
+    exit_with_parent(descriptor)
+    sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
+    link = Link(bootstrap.directory, COORDINATOR, bootstrap.attempt)
+    link.send(CALLER, Hello(COORDINATOR, os.getpid()))
+    shell: _Shell | None = None
+    try:
+        shell = _Shell(bootstrap, link)
+        gc.collect()
+        gc.freeze()
+        return shell.serve()
+    except Exception as error:
+        link.send(CALLER, Failed(COORDINATOR, described(error, traceback.format_exc())))
+        for name in () if shell is None else shell.core.members:
+            link.send(name, Stop(False))
+        return 1
+    finally:
+        if shell is not None:
+            shell.close()
+        link.close(linger_ms=2_000)

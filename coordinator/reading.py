@@ -1,0 +1,139 @@
+"""The open readers of a process: who has something, who is to be asked again, and when.
+
+A reader that had nothing says what to wait for: a descriptor, a socket, or a moment. Hosted partitions are
+read in another process; their blocks arrive as messages and wait here, within their credit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import zmq
+
+from millstream.channel import RECEIVER_BUDGET_BYTES
+from millstream.connectors.base import Block, Reader
+from millstream.plan import PhysicalPlan
+from millstream.watermarks import InputStatus
+from millstream.wire import Credit, ReceivedData
+
+HOSTED: Final = -2
+"""Exchanges from this number downwards carry the blocks of hosted partitions: HOSTED - partition."""
+
+HOSTED_BUDGET_BYTES: Final = RECEIVER_BUDGET_BYTES // 4
+_ASK_AGAIN_S: Final = 0.05
+
+
+def hosted_exchange(partition: int) -> int:
+    return HOSTED - partition
+
+
+class HostedReader(Reader):
+    """The receiving end of a partition that another process reads."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._blocks: deque[ReceivedData] = deque()
+        self.credits: list[tuple[str, Credit]] = []
+
+    def put(self, received: ReceivedData) -> None:
+        self._blocks.append(received)
+
+    def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        if not self._blocks:
+            return None
+        received = self._blocks.popleft()
+        data = received.data
+        if received.size_bytes:
+            self.credits.append((data.sender, Credit(data.exchange, "coordinator", received.size_bytes)))
+        self.ended = data.status is InputStatus.ENDED
+        assert data.payload is None or isinstance(data.payload, Block)
+        return data.payload
+
+    @property
+    def has_blocks(self) -> bool:
+        return bool(self._blocks)
+
+    def close(self) -> None:
+        return None
+
+
+class Readers:
+    """The readers of the coordinator, by partition."""
+
+    def __init__(self, plan: PhysicalPlan, hosted: Sequence[int], poller: zmq.Poller | None) -> None:
+        self._readers: dict[int, Reader] = {}
+        self._again_s: dict[int, float] = {}
+        self._poller = poller
+        for partition, (_, name) in enumerate(plan.partitions):
+            if partition in hosted:
+                self._readers[partition] = HostedReader()
+            else:
+                self._readers[partition] = plan.source_of(partition).open(name)
+
+    def read(self, partition: int, max_rows: int, max_bytes: int) -> tuple[Block | None, bool]:
+        """The next block of a partition, and whether it has ended."""
+        reader = self._readers[partition]
+        block = reader.read(max_rows, max_bytes)
+        if block is None and not reader.ended:
+            self._sleep(partition, reader)
+        return block, reader.ended
+
+    def put(self, received: ReceivedData) -> None:
+        """Take a hosted block."""
+        partition = HOSTED - received.data.exchange
+        reader = self._readers[partition]
+        assert isinstance(reader, HostedReader)
+        reader.put(received)
+        if partition in self._again_s:
+            self._again_s[partition] = 0.0
+
+    def credits(self) -> list[tuple[str, Credit]]:
+        """Credit to return to the processes that host partitions."""
+        due: list[tuple[str, Credit]] = []
+        for reader in self._readers.values():
+            if isinstance(reader, HostedReader) and reader.credits:
+                due += reader.credits
+                reader.credits = []
+        return due
+
+    def _sleep(self, partition: int, reader: Reader) -> None:
+        due_s = reader.due_s()
+        ask_s = time.monotonic() + _ASK_AGAIN_S
+        self._again_s[partition] = ask_s if due_s is None else min(ask_s, due_s)
+        waits_on = reader.wait_on()
+        if waits_on is not None and self._poller is not None:
+            self._poller.register(waits_on, zmq.POLLIN)
+
+    def awake(self) -> list[int]:
+        """The partitions to ask again now."""
+        if not self._again_s:
+            return []
+        now_s = time.monotonic()
+        ready = [p for p, again_s in self._again_s.items() if again_s <= now_s or self._readable(p)]
+        for partition in ready:
+            del self._again_s[partition]
+            waits_on = self._readers[partition].wait_on()
+            if waits_on is not None and self._poller is not None and waits_on in self._poller:
+                self._poller.unregister(waits_on)
+        return ready
+
+    def _readable(self, partition: int) -> bool:
+        waits_on = self._readers[partition].wait_on()
+        if isinstance(waits_on, zmq.Socket):
+            return bool(waits_on.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        if waits_on is None:
+            return False
+        poller = zmq.Poller()
+        poller.register(waits_on, zmq.POLLIN)
+        return bool(poller.poll(0))
+
+    def wait_s(self) -> float | None:
+        """How long nobody needs to be asked; None: as long as nothing arrives."""
+        return None if not self._again_s else max(0.0, min(self._again_s.values()) - time.monotonic())
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()

@@ -1,0 +1,66 @@
+"""What a child process is told when it starts: through an inherited pipe, and nowhere else.
+
+The pipe stays open: when it closes, the parent is gone, and the child ends. The plan in it is the one
+thing that is unpickled in a run; the user's functions inside stay opaque until a worker loads them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from millstream.plan import PhysicalPlan
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Attributes:
+    directory: the private directory of the run's sockets.
+    attempt: the number of this life of the run.
+    plan: the pickled plan.
+    state: the state directory; None: nothing is kept.
+    import_paths: where the user's modules are.
+    hosted: the source partitions that another process reads.
+    stdin: an inherited descriptor of the user's standard input; -1: none.
+    """
+
+    directory: Path
+    attempt: int
+    plan: bytes
+    state: Path | None
+    import_paths: tuple[str, ...] = ()
+    hosted: tuple[int, ...] = ()
+    stdin: int = -1
+
+    def load_plan(self) -> PhysicalPlan:
+        return cast(PhysicalPlan, pickle.loads(self.plan))
+
+    def dead_letter_path(self, process: str) -> Path | None:
+        return None if self.state is None else self.state / "dead-letters" / f"{process}.jsonl"
+
+
+def write_bootstrap(descriptor: int, bootstrap: Bootstrap) -> None:
+    payload = pickle.dumps(bootstrap)
+    view = memoryview(struct.pack("<Q", len(payload)) + payload)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def read_bootstrap(descriptor: int) -> Bootstrap:
+    (size,) = struct.unpack("<Q", _read(descriptor, 8))
+    return cast(Bootstrap, pickle.loads(_read(descriptor, size)))
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            raise SystemExit("the parent process ended before it said what to do")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

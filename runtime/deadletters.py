@@ -1,0 +1,49 @@
+"""Where dead letters go: a JSON lines file for each process, in the state directory."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from millstream.operators.base import DeadLetter
+
+
+class DeadLetterFile:
+    """Appends dead letters to a file, which is made with the first."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def __call__(self, letter: DeadLetter) -> None:
+        if self.path is None:
+            return
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        self._file.write(json.dumps(as_json(letter), ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def as_json(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter as it is stored: what is unknown is left out, bytes that are no text are base64."""
+    fields: dict[str, Any] = {"operator": letter.operator, "reason": letter.reason}
+    if letter.origin:
+        fields["origin"] = letter.origin
+    if letter.line:
+        fields["line"] = letter.line
+    if letter.offset >= 0:
+        fields["offset"] = letter.offset
+    if isinstance(letter.record, str):
+        fields["record"] = letter.record
+    else:
+        try:
+            fields["record"] = letter.record.decode()
+        except UnicodeDecodeError:
+            fields["record_base64"] = base64.b64encode(letter.record).decode()
+    return fields

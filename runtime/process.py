@@ -1,0 +1,40 @@
+"""What every child process of a run does: tells the time, watches its parent, measures itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import psutil
+
+
+def now_us() -> int:
+    """The wall clock, microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+def exit_with_parent(descriptor: int) -> None:
+    """End this process when the pipe from its parent closes: no orphan outlives the supervisor."""
+
+    def watch() -> None:
+        while os.read(descriptor, 4096):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+class ProcessMeter:
+    """This process's share of a core and its memory, since the last reading."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._last = (time.monotonic(), time.process_time())
+
+    def read(self) -> dict[str, float]:
+        wall_s, cpu_s = time.monotonic(), time.process_time()
+        before_wall_s, before_cpu_s = self._last
+        self._last = (wall_s, cpu_s)
+        share = (cpu_s - before_cpu_s) / max(wall_s - before_wall_s, 1e-6)
+        return {"cpu_share": share, "cpu_s": cpu_s, "rss_bytes": float(self._process.memory_info().rss)}

@@ -1,0 +1,81 @@
+"""The sockets of one process: one it listens on, one to each process it talks to.
+
+Transport is ZeroMQ over ipc:// in a private directory. Everything arrives on a ROUTER and leaves by
+DEALERs, one a peer, which keep order and never drop: a ROUTER that sends would drop silently at its
+high-water mark. All marks are off; credits are the only bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import zmq
+
+from millstream.wire import Frame, Message, Received, decode
+
+# Below this ZeroMQ hands out slices of a shared read buffer, which Arrow would find unaligned.
+_COPY_BELOW_BYTES = 16_384
+
+
+class Link:
+    """The sockets of process ``me``.
+
+    Args:
+        directory: the run's private directory; every process has its socket there.
+        attempt: messages of another attempt are dropped.
+    """
+
+    def __init__(self, directory: Path, me: str, attempt: int) -> None:
+        self.directory = directory
+        self.me = me
+        self.attempt = attempt
+        self._context = zmq.Context()
+        self._inbound = self._socket(zmq.ROUTER)
+        self._inbound.bind(self._endpoint(me))
+        self._outbound: dict[str, zmq.Socket[bytes]] = {}
+        self.poller = zmq.Poller()
+        self.poller.register(self._inbound, zmq.POLLIN)
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(kind)
+        socket.set_hwm(0)
+        socket.linger = 0
+        return socket
+
+    def _endpoint(self, name: str) -> str:
+        return f"ipc://{self.directory / name}.sock"
+
+    def send(self, peer: str, message: Message) -> None:
+        socket = self._outbound.get(peer)
+        if socket is None:
+            socket = self._outbound[peer] = self._socket(zmq.DEALER)
+            socket.setsockopt(zmq.IDENTITY, self.me.encode())
+            socket.connect(self._endpoint(peer))
+        # Not copied: the frames are buffers of columns that nobody changes any more.
+        socket.send_multipart(message.encode(self.attempt), copy=False)
+
+    def received(self) -> Iterator[Received]:
+        """What has arrived, without waiting."""
+        while True:
+            try:
+                frames = self._inbound.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            message = decode([_aligned(f) for f in frames[1:]], self.attempt)
+            if message is not None:
+                yield message
+
+    def wait(self, timeout_ms: int) -> None:
+        """Sleep until something arrives on this link or another registered socket."""
+        self.poller.poll(max(0, timeout_ms))
+
+    def close(self, linger_ms: int = 0) -> None:
+        for socket in self._outbound.values():
+            socket.close(linger=linger_ms)
+        self._inbound.close(linger=0)
+        self._context.term()
+
+
+def _aligned(frame: zmq.Frame) -> Frame:
+    return bytes(frame.bytes) if len(frame) < _COPY_BELOW_BYTES else frame.buffer
