@@ -1,6 +1,6 @@
 """Runs benchmarks: first everyone's answers on a small input are compared, then each contestant is timed.
 
-    scripts/bench W1 --against duckdb,flink --json out/w1.json
+scripts/bench W1 --against duckdb,flink --json out/w1.json
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def timed(entrant: Contestant, job: Job, repeats: int) -> list[measure.Run]:
 
 def answer(work: Workload, entrant: Contestant, job: Job, repeats: int, checked: bool, console: Console) -> Result:
     """One contestant's result; one that fails says so in its row and stops nobody else."""
-    console.print(f"{work.name}: {entrant.name} at {job.parallelism}, {job.events:,} events", style="dim", highlight=False)
+    console.print(
+        f"{work.name}: {entrant.name} at {job.parallelism}, {job.events:,} events", style="dim", highlight=False
+    )
     try:
         small = check(work, entrant, job.parallelism) if checked else None
         work.prepare(job.events, entrant.name)
@@ -87,7 +89,9 @@ def print_list(console: Console) -> None:
 @click.option("--parallelism", default="1", show_default=True, metavar="N[,N]", help="Workers, threads or subtasks.")
 @click.option("--repeat", default=3, show_default=True, help="Timed runs; 0 compares answers only.")
 @click.option("--events", type=int, help="Events of a timed run, instead of each contestant's own number.")
-@click.option("--check/--no-check", default=True, show_default=True, help=f"Compare the answers on {CHECKED_EVENTS:,} events.")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help=f"Compare the answers on {CHECKED_EVENTS:,} events."
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the results to this file.")
 def main(
     names: tuple[str, ...], listing: bool, against: str, without_millstream: bool, parallelism: str, repeat: int,

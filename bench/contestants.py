@@ -56,7 +56,9 @@ CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
         Contestant("millstream", "this checkout", "bench.millstream_flows", own_python),
-        Contestant("duckdb", "the limit: a query over all events at once", "bench.peers.duckdb_sql", peers_python, True),
+        Contestant(
+            "duckdb", "the limit: a query over all events at once", "bench.peers.duckdb_sql", peers_python, True
+        ),
         Contestant("flink", "Apache Flink SQL, in a warm JVM", "bench.peers.flink_sql", peers_python, True),
         Contestant("bytewax", "Bytewax", "bench.peers.bytewax_flows", peers_python),
         Contestant("pathway", "Pathway, static mode", "bench.peers.pathway_tables", peers_python),

@@ -45,15 +45,13 @@ WORDS_A_LINE = 10
 BASE_LINES = 500_000
 
 BASE_ROWS = {"zipf": 4_000_000, "uuid": 10_000_000}
-SCHEMA = pa.schema({"key": pa.string(), "ts": pa.timestamp("us", "UTC"), "value": pa.float64()})
+TIME = pa.timestamp("us", "UTC")
+SCHEMA = pa.schema([pa.field("key", pa.string()), pa.field("ts", TIME), pa.field("value", pa.float64())])
 
 
 def arrow_files(stream: str, events: int) -> list[Path]:
     """The first ``events`` of a stream as Arrow IPC files of at most ``FILE_ROWS``, in order."""
-    return [
-        _cached(f"{stream}-{start // FILE_ROWS:03d}-{rows}.arrow", lambda path: _write_arrow(path, stream, start, rows))
-        for start, rows in _cuts(events, FILE_ROWS)
-    ]
+    return [_arrow_file(stream, start, rows) for start, rows in _cuts(events, FILE_ROWS)]
 
 
 def json_file(stream: str, events: int) -> Path:
@@ -91,7 +89,7 @@ def batches(stream: str, start: int, rows: int) -> Iterator[pa.RecordBatch]:
         base = index % len(which)
         ts = (START_MS + index - set_back[base]) * 1_000
         yield pa.record_batch(
-            [_key_names(stream, which[base]), pa.array(ts).cast(SCHEMA.field("ts").type), pa.array(eighths[base] / 8)],
+            [_key_names(stream, which[base]), pa.array(ts).cast(TIME), pa.array(eighths[base] / 8)],
             schema=SCHEMA,
         )
 
@@ -99,6 +97,11 @@ def batches(stream: str, start: int, rows: int) -> Iterator[pa.RecordBatch]:
 def distinct_keys(stream: str, events: int) -> int:
     """How many different keys the first ``events`` of a stream have."""
     return len(np.unique(_base(stream)[0][:events]))
+
+
+def _arrow_file(stream: str, start: int, rows: int) -> Path:
+    name = f"{stream}-{start // FILE_ROWS:03d}-{rows}.arrow"
+    return _cached(name, lambda path: _write_arrow(path, stream, start, rows))
 
 
 def _cuts(rows: int, most: int) -> list[tuple[int, int]]:
@@ -124,16 +127,16 @@ def _base(stream: str) -> tuple[Integers, Integers, Integers]:
     return which, rng.integers(0, OUT_OF_ORDERNESS_MS, rows), rng.integers(0, 800, rows)
 
 
-def _key_names(stream: str, which: Integers) -> pa.Array:
-    return _zipf_names().take(pa.array(which)) if stream == "zipf" else _uuids(which)
+def _key_names(stream: str, which: Integers) -> pa.Array[Any]:
+    return _zipf_names().take(which) if stream == "zipf" else _uuids(which)
 
 
 @cache
-def _zipf_names() -> pa.Array:
+def _zipf_names() -> pa.Array[Any]:
     return pa.array([f"user-{i}" for i in range(ZIPF_KEYS)])
 
 
-def _uuids(which: Integers) -> pa.Array:
+def _uuids(which: Integers) -> pa.Array[Any]:
     """UUID number i in its usual text form: 128 mixed bits, so no table of ten million strings is needed."""
     halves = np.stack([_mixed(2 * which), _mixed(2 * which + 1)], axis=1)
     digits = np.frombuffer(halves.astype(">u8").tobytes().hex().encode(), np.uint8).reshape(-1, 32)
@@ -141,7 +144,7 @@ def _uuids(which: Integers) -> pa.Array:
     for source, target, length in ((0, 0, 8), (8, 9, 4), (12, 14, 4), (16, 19, 4), (20, 24, 12)):
         text[:, target : target + length] = digits[:, source : source + length]
     ends = np.arange(0, 36 * (len(which) + 1), 36, dtype=np.int32)
-    return pa.StringArray.from_buffers(len(which), pa.py_buffer(ends), pa.py_buffer(text.tobytes()))
+    return pa.StringArray.from_buffers(len(which), pa.py_buffer(ends.tobytes()), pa.py_buffer(text.tobytes()))
 
 
 def _mixed(number: Integers) -> npt.NDArray[np.uint64]:
@@ -160,23 +163,27 @@ def _write_arrow(path: Path, stream: str, start: int, rows: int) -> None:
 
 def _write_dump(path: Path, stream: str, rows: int) -> None:
     table = pa.Table.from_batches(batches(stream, 0, rows)).combine_chunks()
-    keys, ts, value = (column.chunk(0) for column in table.columns)
-    _, ends, text = keys.buffers()
-    used = np.frombuffer(ends, np.int32)[: rows + 1]
+    ends, text = _text(table["key"].chunk(0))  # type: ignore[arg-type]  # a chunk is an Array
     with path.open("wb") as file:
-        file.write(np.array([rows, used[-1]], "<i8").tobytes())
-        file.write(used[1:].tobytes())
-        file.write((ts.cast(pa.int64()).to_numpy() // 1_000).tobytes())
-        file.write(value.to_numpy().tobytes())
-        file.write(memoryview(text)[: used[-1]])
+        file.write(np.array([rows, len(text)], "<i8").tobytes())
+        file.write(ends.tobytes())
+        file.write((table["ts"].cast(pa.int64()).to_numpy() // 1_000).tobytes())
+        file.write(table["value"].to_numpy().tobytes())
+        file.write(text)
 
 
-def _write_lines(path: Path, lines: Iterator[pa.Array]) -> None:
+def _write_lines(path: Path, lines: Iterator[pa.Array[Any]]) -> None:
     """Write arrays of strings that each end with a newline: their data buffers are the file's very bytes."""
     with path.open("wb") as file:
         for array in lines:
-            _, ends, text = array.buffers()
-            file.write(memoryview(text)[: np.frombuffer(ends, np.int32)[len(array)]])
+            file.write(_text(array)[1])
+
+
+def _text(strings: pa.Array[Any]) -> tuple[npt.NDArray[np.int32], memoryview]:
+    """Where each string ends, and the bytes of all of them."""
+    _, offsets, text = strings.buffers()
+    ends = np.frombuffer(offsets, np.int32)[1 : len(strings) + 1]  # type: ignore[call-overload]  # a Buffer is one
+    return ends, memoryview(text)[: ends[-1]]  # type: ignore[arg-type]  # a Buffer is one
 
 
 def _deal(path: Path, directory: Path, parts: int) -> None:
@@ -190,20 +197,20 @@ def _deal(path: Path, directory: Path, parts: int) -> None:
             file.writelines(block)
 
 
-def _json_lines(stream: str, events: int) -> Iterator[pa.Array]:
+def _json_lines(stream: str, events: int) -> Iterator[pa.Array[Any]]:
     fractions = pa.array([".0", ".125", ".25", ".375", ".5", ".625", ".75", ".875"])
     for batch in batches(stream, 0, events):
         millis = pc.divide(batch["ts"].cast(pa.int64()), 1_000).cast(pa.string())
         eighths = (batch["value"].to_numpy() * 8).astype(np.int64)
-        whole, fraction = pa.array(eighths // 8).cast(pa.string()), fractions.take(pa.array(eighths % 8))
+        whole, fraction = pa.array(eighths // 8).cast(pa.string()), fractions.take(eighths % 8)
         yield _joined('{"key":"', batch["key"], '","ts":', millis, ',"value":', whole, fraction, "}\n")
 
 
-def _word_lines(lines: int) -> Iterator[pa.Array]:
+def _word_lines(lines: int) -> Iterator[pa.Array[Any]]:
     names, which = pa.array([_word(i) for i in range(WORDS)]), _base_words()
     for start, count in _cuts(lines, BATCH_ROWS):
         rows = which[np.arange(start, start + count) % BASE_LINES]
-        words = [names.take(pa.array(column)) for column in rows.T]
+        words = [names.take(column) for column in rows.T]
         yield _joined(*(part for word in words[:-1] for part in (word, " ")), words[-1], "\n")
 
 
@@ -217,12 +224,13 @@ def _base_words() -> Integers:
 
 def _word(number: int) -> str:
     """A word of two or more syllables; frequent words are short, as in a language."""
-    syllables = []
+    syllables: list[str] = []
     while number or len(syllables) < 2:
         number, syllable = divmod(number, 70)
         syllables.append("bdfgklmnprstvz"[syllable // 5] + "aeiou"[syllable % 5])
     return "".join(syllables)
 
 
-def _joined(*parts: Any) -> pa.Array:
-    return pc.binary_join_element_wise(*parts, "")
+def _joined(*parts: Any) -> pa.Array[Any]:
+    joined: pa.Array[Any] = pc.binary_join_element_wise(*parts, "")
+    return joined

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgpack
@@ -30,6 +30,9 @@ from rich.table import Table
 
 from bench import measure
 from bench.job import BenchError
+from bench.loadgen import Payload
+
+Per = Literal["row", "batch"]
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 SILENCE_S = 20.0
@@ -82,7 +85,12 @@ def due_times(payload: str) -> Callable[[bytes], list[int] | npt.NDArray[np.int6
 
         return due
 
-    return {"json": listed(json.loads), "msgpack": listed(msgpack.unpackb), "arrow": arrow}[payload]
+    decoders: dict[str, Callable[[bytes], list[int] | npt.NDArray[np.int64]]] = {
+        "json": listed(json.loads),
+        "msgpack": listed(msgpack.unpackb),
+        "arrow": arrow,
+    }
+    return decoders[payload]
 
 
 class Receiver:
@@ -141,15 +149,15 @@ def free_endpoint() -> str:
     return f"tcp://127.0.0.1:{port}"
 
 
-def run_flow(source: str, sink: str, payload: str, per: str, workers: int) -> None:
+def run_flow(source: str, sink: str, payload: Payload, per: Per, workers: int) -> None:
     """The flow that is measured: a key, and an operator with state on every event's way."""
     import millstream as ms
 
     flow = ms.Flow("bench-latency")
-    events = flow.read_zeromq(source, payload=payload)  # type: ignore[arg-type]
+    events = flow.read_zeromq(source, payload=payload)
     # A scan keeps each event (the count of its key so far with it), so every one can be timed.
     counted = events.key_by("key").scan(0, lambda n, e: (n + 1, {"id": e.id, "due_us": e.due_us, "count": n + 1}))
-    counted.write_zeromq(sink, payload=payload, per=per)  # type: ignore[arg-type]
+    counted.write_zeromq(sink, payload=payload, per=per)
     flow.run(workers=workers)
 
 
@@ -159,14 +167,16 @@ def run_flow(source: str, sink: str, payload: str, per: str, workers: int) -> No
 @click.option("--warm-up", default=5.0, show_default=True, help="Seconds that are left out.")
 @click.option("--per-message", default=1, show_default=True, help="Events in a message to the source.")
 @click.option("--payload", type=click.Choice(["json", "msgpack", "arrow"]), default="msgpack", show_default=True)
-@click.option("--per", type=click.Choice(["row", "batch"]), default="batch", show_default=True, help="Events in a message back.")
+@click.option(
+    "--per", type=click.Choice(["row", "batch"]), default="batch", show_default=True, help="Events in a message back."
+)
 @click.option("--workers", default=2, show_default=True)
 @click.option("--poisson", is_flag=True, help="Random gaps instead of equal ones.")
 @click.option("--direct", is_flag=True, help="Without Millstream: the generator sends to the receiver.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @click.option("--flow", nargs=2, hidden=True, help="Internal: run the flow between these endpoints.")
 def main(
-    rate: float, seconds: float, warm_up: float, per_message: int, payload: str, per: str, workers: int, poisson: bool,
+    rate: float, seconds: float, warm_up: float, per_message: int, payload: Payload, per: Per, workers: int, poisson: bool,
     direct: bool, json_path: Path | None, flow: tuple[str, str] | None,
 ) -> None:  # fmt: skip
     if flow:

@@ -34,7 +34,7 @@ SEED = 7
 BEHIND_S = 0.01
 """A message sent this much after it was due counts as sent late by the generator."""
 SEND_TIMEOUT_MS = 60_000
-SCHEMA = pa.schema({"id": pa.int64(), "key": pa.string(), "due_us": pa.int64()})
+SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("key", pa.string()), pa.field("due_us", pa.int64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Load:
         messages = -(-self.events // self.per_message)
         gap_s = self.per_message / self.rate
         if not self.poisson:
-            return np.arange(1, messages + 1) * gap_s
+            return np.arange(1, messages + 1, dtype=np.float64) * gap_s
         return np.cumsum(np.random.default_rng(SEED).exponential(gap_s, messages))
 
 
@@ -101,7 +101,9 @@ def encoder(load: Load) -> Callable[[int, int, Integers], bytes]:
         return sink.getvalue().to_pybytes()
 
     encoders: dict[str, Callable[[int, int, Integers], bytes]] = {
-        "json": lambda first, due_us, keys: json.dumps(one_or_list(first, due_us, keys), separators=(",", ":")).encode(),
+        "json": lambda first, due_us, keys: json.dumps(
+            one_or_list(first, due_us, keys), separators=(",", ":")
+        ).encode(),
         "msgpack": lambda first, due_us, keys: msgpack.packb(one_or_list(first, due_us, keys)),
         "arrow": arrow,
     }

@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 from millstream import col
 
 from bench import checksum, data
-from bench.checksum import Alert, Checksum, Pane
+from bench.checksum import Checksum, Pane
 from bench.job import Job, Outcome, Span, serve
+
 
 def panes(events: ms.Stream, unit: str | None = None) -> ms.Stream:
     return (
@@ -68,25 +69,29 @@ def w4(flow: ms.Flow, job: Job) -> ms.Stream:
     return events.map(lambda e: e.with_(net=e.value * 0.875)).key_by("key").scan((0, 0.0, 0.0), watch)
 
 
-def panes_of(table: pa.Table) -> Iterable[Pane]:
-    columns = [table[name].to_pylist() for name in ("key", "count", "total", "mean", "top")]
-    return zip(_millis(table["window_start"]), *columns, strict=True)
+def panes_checksum(table: pa.Table) -> Checksum:
+    panes = zip(_millis(table["window_start"]), *_lists(table, "key", "count", "total", "mean", "top"), strict=True)
+    return checksum.of_panes(panes)
 
 
-def words_of(table: pa.Table) -> Iterable[tuple[str, int]]:
+def words_checksum(table: pa.Table) -> Checksum:
     """The changelog's last row of each word: counts only grow."""
     last = table.group_by("word").aggregate([("count", "max")])
-    return zip(last["word"].to_pylist(), last["count_max"].to_pylist(), strict=True)
+    return checksum.of_words(zip(*_lists(last, "word", "count_max"), strict=True))
 
 
-def alerts_of(table: pa.Table) -> Iterable[Alert]:
-    columns = [table[name].to_pylist() for name in ("key", "net", "mean", "deviation")]
-    return zip(_millis(table["ts"]), *columns, strict=True)
+def alerts_checksum(table: pa.Table) -> Checksum:
+    alerts = zip(_millis(table["ts"]), *_lists(table, "key", "net", "mean", "deviation"), strict=True)
+    return checksum.of_alerts(alerts)
 
 
-def _millis(times: pa.ChunkedArray) -> list[int]:
-    micros = pc.cast(pc.cast(times, pa.timestamp("us", "UTC")), pa.int64())
-    return [us // 1_000 for us in micros.to_pylist()]
+def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
+    return [table[name].to_pylist() for name in names]
+
+
+def _millis(times: pa.ChunkedArray[Any]) -> list[int]:
+    found = pc.cast(times, pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
+    return found.to_numpy().tolist()
 
 
 def run(build: Callable[[ms.Flow, Job], ms.Stream], checked: Callable[[pa.Table], Checksum], job: Job) -> Outcome:
@@ -128,16 +133,13 @@ def written_panes(path: Path) -> Iterable[Pane]:
 
 
 if __name__ == "__main__":
-    of_panes = lambda table: checksum.of_panes(panes_of(table))  # noqa: E731
-    of_words = lambda table: checksum.of_words(words_of(table))  # noqa: E731
-    of_alerts = lambda table: checksum.of_alerts(alerts_of(table))  # noqa: E731
     serve(
         {
-            "W1": lambda job: run(w1, of_panes, job),
-            "W1u": lambda job: run(w1u, of_panes, job),
+            "W1": lambda job: run(w1, panes_checksum, job),
+            "W1u": lambda job: run(w1u, panes_checksum, job),
             "W2": w2,
-            "W3": lambda job: run(w3, of_words, job),
-            "W3f": lambda job: run(w3f, of_words, job),
-            "W4": lambda job: run(w4, of_alerts, job),
+            "W3": lambda job: run(w3, words_checksum, job),
+            "W3f": lambda job: run(w3f, words_checksum, job),
+            "W4": lambda job: run(w4, alerts_checksum, job),
         }
     )

@@ -114,7 +114,9 @@ class Report:
         console.print(table)
         for result in self.results:
             for remark in _remarks(result):
-                console.print(f"  {result.contestant} at {result.job.parallelism}: {remark}", highlight=False, markup=False)
+                console.print(
+                    f"  {result.contestant} at {result.job.parallelism}: {remark}", highlight=False, markup=False
+                )
         about = self.machine
         console.print(
             f"  {about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB, load before {about['load_before']}; "

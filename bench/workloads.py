@@ -53,29 +53,45 @@ WORKLOADS = {
             "How fast are count, sum, mean and max per key in tumbling windows of 10 s? 10,000 keys (Zipf 1.2), an event "
             "a millisecond, up to 2 s out of order; columns in, results dropped.",
             _columns("zipf"),
-            {"millstream": 120 * MILLION, "duckdb": 40 * MILLION, "flink": 20 * MILLION, "bytewax": 200_000,
-             "pathway": MILLION},
+            {
+                "millstream": 120 * MILLION,
+                "duckdb": 40 * MILLION,
+                "flink": 20 * MILLION,
+                "bytewax": 200_000,
+                "pathway": MILLION,
+            },
         ),
         Workload(
             "W1u",
             "What if almost every event brings a new key? W1 over 10 million UUID keys, drawn uniformly; memory per key.",
             _columns("uuid"),
-            {name: 10 * MILLION for name in ("millstream", "duckdb", "flink")} | {"bytewax": 200_000, "pathway": MILLION},
+            {name: 10 * MILLION for name in ("millstream", "duckdb", "flink")}
+            | {"bytewax": 200_000, "pathway": MILLION},
             keys=lambda events: data.distinct_keys("uuid", events),
         ),
         Workload(
             "W2",
             "W1 from a file of JSON lines to a file of JSON lines.",
             lambda events, _: data.json_file("zipf", events),
-            {"millstream": 20 * MILLION, "duckdb": 20 * MILLION, "flink": 10 * MILLION, "bytewax": 200_000,
-             "pathway": MILLION},
+            {
+                "millstream": 20 * MILLION,
+                "duckdb": 20 * MILLION,
+                "flink": 10 * MILLION,
+                "bytewax": 200_000,
+                "pathway": MILLION,
+            },
         ),
         Workload(
             "W3",
             "Word count with expressions (split, explode). An event is a line of 10 words out of 50,000 (Zipf 1.2).",
             lambda events, _: data.text_file(events),
-            {"millstream": 10 * MILLION, "duckdb": 20 * MILLION, "flink": 4 * MILLION, "bytewax": 1_500_000,
-             "pathway": MILLION},
+            {
+                "millstream": 10 * MILLION,
+                "duckdb": 20 * MILLION,
+                "flink": 4 * MILLION,
+                "bytewax": 1_500_000,
+                "pathway": MILLION,
+            },
         ),
         Workload(
             "W3f",

@@ -26,6 +26,7 @@ from typing import IO, Any, Final, Literal
 import pyarrow as pa
 
 from millstream.bootstrap import Bootstrap, write_bootstrap
+from millstream.connectors import StdinSource
 from millstream.connectors.caller import CollectSink, CollectWriter
 from millstream.coordinator.hosting import CALLER_HOST, HOST, host_in_thread
 from millstream.coordinator.local import LocalRun
@@ -47,6 +48,15 @@ _ATTEMPT: Final = 1
 _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
 _MAX_BATCH_ROWS: Final = 1_000_000
+_ENVIRONMENT: Final = {
+    "PYTHONUNBUFFERED": "1",
+    # glibc gives freed arrays back to the system after every batch, and the page faults of getting them
+    # again cost more than the work on them (grouping: 15 ns a row instead of 6). Keep up to 256 MiB.
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 2**20),
+    # One process, one core: the workers are the parallelism.
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ class _Child:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments, str(read_end)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=pass_fds, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            pass_fds=pass_fds, start_new_session=True, env={**os.environ, **_ENVIRONMENT},
         )  # fmt: skip
         os.close(read_end)
         # The plan may be larger than the pipe: write while the child starts.
@@ -253,7 +263,7 @@ class _Supervisor:
         in_caller = tuple(p for p, s in enumerate(sources) if s.in_caller)
         in_host = tuple(p for p, s in enumerate(sources) if s.hosted)
         import_paths = (*self.options.import_paths, *(p for p in sys.path if p))
-        stdin = os.dup(0) if any(s.reads_stdin for s in sources) else -1
+        stdin = os.dup(0) if any(isinstance(s, StdinSource) for s in sources) else -1
         plan = pickle.dumps(self.plan)
 
         def bootstrap(hosted: tuple[int, ...] = (), descriptor: int = -1) -> Bootstrap:

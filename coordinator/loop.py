@@ -12,6 +12,7 @@ import traceback
 from typing import Final
 
 from millstream.bootstrap import Bootstrap, read_bootstrap
+from millstream.connectors import StdinSource
 from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
 from millstream.deadletters import DeadLetterFile
@@ -32,8 +33,10 @@ class _Shell:
         self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
         self.core = Coordinator(plan, now_us=now_us, dead_letter=self.letters)
         self.max_rows = plan.batch_rows
-        for stdin in (n.spec.source for n in plan.nodes.values() if hasattr(n.spec, "source")):
-            stdin.use_descriptor(bootstrap.stdin)
+        for partition in range(len(plan.partitions)):
+            source = plan.source_of(partition)
+            if isinstance(source, StdinSource):
+                source.descriptor = bootstrap.stdin
         self.readers = Readers(plan, bootstrap.hosted, link.poller)
         self.meter = ProcessMeter()
         self.started_s: float | None = None

@@ -50,7 +50,7 @@ Build = Callable[[Dataflow, Job, int, Path], Stream[Any]]
 """Adds a workload's source and operators for the process of this number; files go into the folder."""
 
 
-class Blocks(StatefulSourcePartition[Any, None]):
+class Blocks(StatefulSourcePartition[Any, None]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
     """What is in memory, in blocks."""
 
     def __init__(self, items: list[Any]) -> None:
@@ -63,7 +63,7 @@ class Blocks(StatefulSourcePartition[Any, None]):
         return None
 
 
-class InMemory(FixedPartitionedSource[Any, None]):
+class InMemory(FixedPartitionedSource[Any, None]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
     """One partition in each process: its share of the events."""
 
     def __init__(self, process: int, items: list[Any]) -> None:
@@ -76,7 +76,7 @@ class InMemory(FixedPartitionedSource[Any, None]):
         return Blocks(self._items)
 
 
-class Kept(StatelessSinkPartition[Any]):
+class Kept(StatelessSinkPartition[Any]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
@@ -86,7 +86,7 @@ class Kept(StatelessSinkPartition[Any]):
             self._sink.items += items
 
 
-class Sink(DynamicSink[Any]):
+class Sink(DynamicSink[Any]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
     """Drops what comes but counts it; keeps it where answers are compared."""
 
     def __init__(self, keep: bool) -> None:
@@ -110,7 +110,7 @@ def events(stream: str, job: Job, process: int) -> list[Event]:
     return share
 
 
-def _rows(path: Path) -> Iterator[tuple[list[str], list[int], list[float]]]:
+def _rows(path: Path) -> Iterator[tuple[list[Any], list[Any], list[Any]]]:
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
         for i in range(reader.num_record_batches):
@@ -126,7 +126,7 @@ def panes(keyed: Stream[tuple[str, Event]]) -> Stream[Pane]:
     def add(totals: Totals, event: Event) -> Totals:
         count, total, top = totals
         value = event[2]
-        return count + 1, total + value, value if value > top else top
+        return count + 1, total + value, max(top, value)
 
     def merge(one: Totals, other: Totals) -> Totals:
         return one[0] + other[0], one[1] + other[1], max(one[2], other[2])
@@ -173,7 +173,9 @@ def w4(flow: Dataflow, job: Job, process: int, _directory: Path) -> Stream[Alert
     def net(event: Event) -> tuple[str, tuple[int, float]]:
         return event[0], (event[1], event[2] * 0.875)
 
-    def watch(state: Running | None, event: tuple[int, float]) -> tuple[Running, tuple[int, float, float, float] | None]:
+    def watch(
+        state: Running | None, event: tuple[int, float]
+    ) -> tuple[Running, tuple[int, float, float, float] | None]:
         n, mean, squares = state or (0, 0.0, 0.0)
         at, value = event
         deviation = sqrt(squares / n) if n else 0.0
@@ -211,7 +213,9 @@ def run(build: Build, checked: Callable[[Iterable[Any]], Checksum], job: Job) ->
     return Outcome(sum(rows for _, rows, _ in shares), [span])
 
 
-def run_process(build: Build, job: Job, process: int, addresses: list[str], directory: Path) -> tuple[Span, int, list[Any]]:
+def run_process(
+    build: Build, job: Job, process: int, addresses: list[str], directory: Path
+) -> tuple[Span, int, list[Any]]:
     """One process of a cluster: its span, how many rows it put out, and the rows where they are to be compared."""
     flow, sink = Dataflow("bench"), Sink(job.check)
     op.output("out", build(flow, job, process, directory), sink)

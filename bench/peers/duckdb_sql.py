@@ -77,7 +77,6 @@ def timed(connection: duckdb.DuckDBPyConnection, query: str, job: Job) -> Outcom
     return Outcome(rows, stopwatch.spans)
 
 
-
 def w1(job: Job, stream: str = "zipf") -> Outcome:
     connection = connect(job)
     load(connection, stream, job.events)

@@ -29,8 +29,18 @@ MEMORY = ["-Xmx4g", "-XX:+UseParallelGC"]  # of the collectors, the one with the
 # Flink reflects on the JDK's own classes; Java 17 asks for leave.
 OPEN = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
-    for package in ("java.lang", "java.net", "java.io", "java.nio", "java.text", "java.time", "java.util",
-                    "java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch")
+    for package in (
+        "java.lang",
+        "java.net",
+        "java.io",
+        "java.nio",
+        "java.text",
+        "java.time",
+        "java.util",
+        "java.util.concurrent",
+        "java.util.concurrent.atomic",
+        "sun.nio.ch",
+    )
 ]
 
 DUMP_TABLE = """

@@ -25,13 +25,15 @@ WINDOW_MS = 10_000
 def panes(pw: Any, stream: str, job: Job) -> Any:
     """W1's windows over a file of JSON lines."""
 
-    class Event(pw.Schema):  # type: ignore[misc, name-defined]
+    class Event(pw.Schema):  # type: ignore[misc]
         key: str
         ts: int
         value: float
 
     events = pw.io.jsonlines.read(data.json_file(stream, job.events), schema=Event, mode="static")
-    windows = events.windowby(pw.this.ts, window=pw.temporal.tumbling(duration=WINDOW_MS, origin=0), instance=pw.this.key)
+    windows = events.windowby(
+        pw.this.ts, window=pw.temporal.tumbling(duration=WINDOW_MS, origin=0), instance=pw.this.key
+    )
     return windows.reduce(
         window_start=pw.this._pw_window_start,
         key=pw.this._pw_instance,
@@ -52,7 +54,7 @@ def words(pw: Any, job: Job) -> Any:
 def watched(pw: Any, job: Job) -> Any:
     """A map, then the state of each key with its alerts so far: a table of states, not a stream of alerts."""
 
-    class Event(pw.Schema):  # type: ignore[misc, name-defined]
+    class Event(pw.Schema):  # type: ignore[misc]
         key: str
         ts: int
         value: float
@@ -67,7 +69,9 @@ def watched(pw: Any, job: Job) -> Any:
         return n + 1, after, squares + off * (value - after), alerts
 
     events = pw.io.jsonlines.read(data.json_file("zipf", job.events), schema=Event, mode="static")
-    net = events.select(pw.this.key, pw.this.ts, net=pw.apply_with_type(lambda value: value * 0.875, float, pw.this.value))
+    net = events.select(
+        pw.this.key, pw.this.ts, net=pw.apply_with_type(lambda value: value * 0.875, float, pw.this.value)
+    )
     return net.groupby(pw.this.key).reduce(pw.this.key, state=watch(pw.this.ts, pw.this.net))
 
 
@@ -91,7 +95,7 @@ def w2(job: Job) -> Outcome:
             if not job.check:
                 return Outcome(sum(1 for _ in lines), [span])
             fields = ("window_start", "key", "count", "total", "mean", "top")
-            return Outcome.of_checksum(checksum.of_panes(tuple(map(json.loads(line).get, fields)) for line in lines))  # type: ignore[misc]
+            return Outcome.of_checksum(checksum.of_panes(tuple(map(json.loads(line).get, fields)) for line in lines))
 
 
 def w4(job: Job) -> Outcome:
