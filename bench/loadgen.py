@@ -34,7 +34,7 @@ SEED = 7
 BEHIND_S = 0.01
 """A message sent this much after it was due counts as sent late by the generator."""
 SEND_TIMEOUT_MS = 60_000
-SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("key", pa.string()), pa.field("due_us", pa.int64())])
+SCHEMA = pa.schema({"id": pa.int64(), "key": pa.string(), "due_us": pa.int64()})  # type: ignore[arg-type]  # stubs: no mixed types
 
 
 @dataclass(frozen=True, slots=True)

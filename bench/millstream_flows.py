@@ -91,7 +91,8 @@ def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
 
 def _millis(times: pa.ChunkedArray[Any]) -> list[int]:
     found = pc.cast(times, pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
-    return found.to_numpy().tolist()
+    millis: list[int] = found.to_numpy().tolist()
+    return millis
 
 
 def run(build: Callable[[ms.Flow, Job], ms.Stream], checked: Callable[[pa.Table], Checksum], job: Job) -> Outcome:

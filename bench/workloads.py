@@ -55,8 +55,8 @@ WORKLOADS = {
             _columns("zipf"),
             {
                 "millstream": 120 * MILLION,
-                "duckdb": 40 * MILLION,
-                "flink": 20 * MILLION,
+                "duckdb": 100 * MILLION,
+                "flink": 24 * MILLION,
                 "bytewax": 200_000,
                 "pathway": MILLION,
             },

@@ -19,14 +19,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 import pyarrow as pa
 
 from millstream.bootstrap import Bootstrap, write_bootstrap
-from millstream.connectors import StdinSource
+from millstream.connectors import StdinSource, TableSource
 from millstream.connectors.caller import CollectSink, CollectWriter
 from millstream.coordinator.hosting import CALLER_HOST, HOST, host_in_thread
 from millstream.coordinator.local import LocalRun
@@ -35,7 +35,7 @@ from millstream.deadletters import DeadLetterFile
 from millstream.errors import FlowError, MillstreamError, ProcessError, restored
 from millstream.flow import Flow
 from millstream.operators.sinks import WriteSink
-from millstream.plan import PhysicalPlan, SinkSpec
+from millstream.plan import PhysicalPlan, ReadSpec, SinkSpec
 from millstream.planner import Ingest, make_plan
 from millstream.process import now_us
 from millstream.result import RunResult, make_result
@@ -264,7 +264,7 @@ class _Supervisor:
         in_host = tuple(p for p, s in enumerate(sources) if s.hosted)
         import_paths = (*self.options.import_paths, *(p for p in sys.path if p))
         stdin = os.dup(0) if any(isinstance(s, StdinSource) for s in sources) else -1
-        plan = pickle.dumps(self.plan)
+        plan = pickle.dumps(self._shipped_plan())
 
         def bootstrap(hosted: tuple[int, ...] = (), descriptor: int = -1) -> Bootstrap:
             return Bootstrap(self.directory, _ATTEMPT, plan, self.state.absolute(), import_paths, hosted, descriptor)
@@ -278,6 +278,15 @@ class _Supervisor:
             host_in_thread(self.plan, in_caller, Link(self.directory, CALLER_HOST, _ATTEMPT))
         if stdin >= 0:
             os.close(stdin)
+
+    def _shipped_plan(self) -> PhysicalPlan:
+        """The plan as it travels: tables that are in memory go by file, which the coordinator maps."""
+        nodes = dict(self.plan.nodes)
+        for number, node in nodes.items():
+            if isinstance(node.spec, ReadSpec) and isinstance(node.spec.source, TableSource):
+                stored = node.spec.source.stored(str(self.directory / f"table-{number}.arrow"))
+                nodes[number] = replace(node, spec=ReadSpec(stored))
+        return replace(self.plan, nodes=nodes)
 
     def _spawn(self, name: str, module: str, arguments: list[str], bootstrap: Bootstrap) -> None:
         self.children.append(_Child(name, module, arguments, bootstrap, self.view))

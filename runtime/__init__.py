@@ -1,0 +1,96 @@
+"""Millstream: a stream processor for Python, on all cores of one machine.
+
+    import millstream as ms
+    from millstream import col
+
+    flow = ms.Flow("errors")
+    lines = flow.read_jsonl("log.jsonl").event_time("at", out_of_orderness="10s")
+    counts = lines.filter(col("level") == "error").key_by("service").window(ms.tumbling("1m")).agg(errors=ms.count())
+    counts.write_jsonl("out/errors.jsonl")
+
+``millstream run errors.py --workers 4`` runs it; so do ``flow.run(workers=4)`` and, in this process and
+without sockets, ``flow.run_here()``.
+"""
+
+from millstream.aggregates import (
+    Aggregate,
+    aggregate,
+    arg_max,
+    arg_min,
+    collect,
+    count,
+    count_distinct,
+    first,
+    last,
+    max,  # noqa: A004  (read as ms.max: the names are those of SQL and Polars)
+    mean,
+    min,  # noqa: A004
+    stddev,
+    sum,  # noqa: A004
+    variance,
+)
+from millstream.connectors.base import Sink, Source
+from millstream.errors import (
+    FlowError,
+    InternalError,
+    MillstreamError,
+    ProcessError,
+    SchemaError,
+    SinkError,
+    SourceError,
+    UserCodeError,
+)
+from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, max_horizontal, min_horizontal, when
+from millstream.flow import Flow, HandledStream, KeyedStream, Stream, WindowedStream, WindowResult, hopping, tumbling
+from millstream.result import RunResult
+from millstream.rows import Row
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregate",
+    "Expr",
+    "Flow",
+    "FlowError",
+    "HandledStream",
+    "InternalError",
+    "KeyedStream",
+    "MillstreamError",
+    "ProcessError",
+    "Row",
+    "RunResult",
+    "SchemaError",
+    "Sink",
+    "SinkError",
+    "Source",
+    "SourceError",
+    "Stream",
+    "UserCodeError",
+    "WindowResult",
+    "WindowedStream",
+    "__version__",
+    "aggregate",
+    "arg_max",
+    "arg_min",
+    "coalesce",
+    "col",
+    "collect",
+    "concat_str",
+    "count",
+    "count_distinct",
+    "first",
+    "from_epoch",
+    "hopping",
+    "last",
+    "lit",
+    "max",
+    "max_horizontal",
+    "mean",
+    "min",
+    "min_horizontal",
+    "stddev",
+    "sum",
+    "tumbling",
+    "variance",
+    "when",
+]

@@ -17,6 +17,8 @@ import pyarrow as pa
 from millstream import connectors
 from millstream.aggregates import Aggregate
 from millstream.connectors.base import Sink, Source
+from millstream.connectors.file_sources import Partitions
+from millstream.connectors.files import Compression, Paths
 from millstream.errors import FlowError
 from millstream.expr import Expr, field_expr, to_expr
 from millstream.functions import UserFunction
@@ -55,10 +57,7 @@ if TYPE_CHECKING:
     from millstream.result import RunResult
 
 Errors = Literal["fail", "dead_letter"]
-Partitions = Literal["one", "files"]
-Compression = Literal["infer", "none", "gzip", "zstd"]
 PathLike = str | Path
-Paths = PathLike | Sequence[PathLike]
 
 _PACKAGE = str(Path(__file__).parent)
 
@@ -92,7 +91,7 @@ class Flow:
         """CSV files with a header line: a path, several, or a glob ("data/*.csv.gz")."""
         return self.source(
             connectors.CsvSource(
-                connectors.path_list(path), schema=declared_schema(schema), delimiter=delimiter,
+                path, schema=declared_schema(schema), delimiter=delimiter,
                 compression=compression, partitions=partitions, follow=follow,
             ),
             name="read_csv",
@@ -110,7 +109,7 @@ class Flow:
         """JSON lines: one object a line."""
         return self.source(
             connectors.JsonLinesSource(
-                connectors.path_list(path), schema=declared_schema(schema), compression=compression,
+                path, schema=declared_schema(schema), compression=compression,
                 partitions=partitions, follow=follow,
             ),
             name="read_jsonl",
@@ -126,20 +125,20 @@ class Flow:
     ) -> Stream:
         """Text files: every line, without its end, is an event with the one field ``line``."""
         return self.source(
-            connectors.TextSource(connectors.path_list(path), compression=compression, partitions=partitions, follow=follow),
+            connectors.TextSource(path, compression=compression, partitions=partitions, follow=follow),
             name="read_text",
         )
 
     def read_parquet(self, path: Paths, *, partitions: Partitions = "one") -> Stream:
         """Parquet files."""
-        return self.source(connectors.ParquetSource(connectors.path_list(path), partitions=partitions), name="read_parquet")
+        return self.source(connectors.ParquetSource(path, partitions=partitions), name="read_parquet")
 
     def read_arrow(self, data: Paths | pa.Table | pa.RecordBatch, *, partitions: Partitions = "one") -> Stream:
         """Arrow IPC files (memory-mapped), or a table that is in memory."""
         if isinstance(data, pa.Table | pa.RecordBatch):
             table = data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
             return self.source(connectors.TableSource(table), name="read_arrow")
-        return self.source(connectors.ArrowSource(connectors.path_list(data), partitions=partitions), name="read_arrow")
+        return self.source(connectors.ArrowSource(data, partitions=partitions), name="read_arrow")
 
     def read_iterable(self, rows: Iterable[Any], *, schema: Any = None) -> Stream:
         """Any Python iterable of dicts, dataclasses, named tuples or plain values; read in this process."""

@@ -189,6 +189,21 @@ def without_columns(rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_struct_array(no_fields)
 
 
+def array_of(values: Sequence[Any], wanted: pa.DataType, where: str) -> pa.Array[Any]:
+    """Python values as a column of a type.
+
+    Arrow would make 1 of 1.5 where it is told to make integers; here every value keeps what it means.
+
+    Raises:
+        SchemaError: one does not fit.
+    """
+    try:
+        found: pa.Array[Any] = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise SchemaError(f"{where}: expected {wanted}: {error}") from error
+    return _fit(found, wanted, where)
+
+
 def _fit(column: pa.Array[Any], wanted: pa.DataType, where: str) -> pa.Array[Any]:
     if pa.types.is_run_end_encoded(column.type):
         column = pc.run_end_decode(column)  # type: ignore[attr-defined]

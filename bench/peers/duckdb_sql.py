@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from bench import checksum, data
@@ -48,15 +49,15 @@ def connect(job: Job) -> duckdb.DuckDBPyConnection:
 
 
 def load(connection: duckdb.DuckDBPyConnection, stream: str, events: int) -> None:
-    """Make the table ``events``: the columns of the stream and each event's place in it."""
+    """Make the table ``events``: the columns of the stream and, to order by, each event's place in it."""
     connection.execute("create table events (key varchar, ts bigint, value double, position bigint)")
     position = 0
     for path in data.arrow_files(stream, events):
         with pa.memory_map(str(path)) as file:
             part = pa.ipc.open_file(file).read_all()
-            place = pa.array(range(position, position + len(part)), pa.int64())
+            place = pa.array(np.arange(position, position + len(part)))
             position += len(part)
-            columns = part.append_column("position", place)  # noqa: F841 -- DuckDB finds it by its name
+            columns = part.append_column("position", place)  # noqa: F841  # DuckDB finds it by its name
             connection.execute("insert into events select key, epoch_ms(ts), value, position from columns")
 
 

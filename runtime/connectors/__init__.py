@@ -1,0 +1,31 @@
+"""Sources and sinks: everything that reads or writes; base.py says what they have in common."""
+
+from millstream.connectors.caller import CollectSink, PrintSink
+from millstream.connectors.discard import NullSink
+from millstream.connectors.file_sinks import CsvSink, JsonLinesSink, ParquetSink
+from millstream.connectors.file_sources import ArrowSource, CsvSource, JsonLinesSource, ParquetSource, TextSource
+from millstream.connectors.generate import GeneratorSource
+from millstream.connectors.memory import IterableSource, TableSource
+from millstream.connectors.python import ForEachSink, PythonSink, PythonSource
+from millstream.connectors.stdin import StdinSource
+
+__all__ = [
+    "ArrowSource",
+    "CollectSink",
+    "CsvSink",
+    "CsvSource",
+    "ForEachSink",
+    "GeneratorSource",
+    "IterableSource",
+    "JsonLinesSink",
+    "JsonLinesSource",
+    "NullSink",
+    "ParquetSink",
+    "ParquetSource",
+    "PrintSink",
+    "PythonSink",
+    "PythonSource",
+    "StdinSource",
+    "TableSource",
+    "TextSource",
+]

@@ -358,7 +358,9 @@ _IpcReader = pa.RecordBatchFileReader | pa.RecordBatchStreamReader
 
 
 def _ipc_reader(mapped: pa.MemoryMappedFile, fields: list[int] | None) -> _IpcReader:
-    options = pa.ipc.IpcReadOptions(use_threads=False, **({} if fields is None else {"included_fields": fields}))
+    options = pa.ipc.IpcReadOptions(use_threads=False)
+    if fields is not None:
+        options.included_fields = fields
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)
     return pa.ipc.open_file(mapped, options=options) if is_file else pa.ipc.open_stream(mapped, options=options)

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.connectors.base import Block, Reader, Source
@@ -29,12 +30,21 @@ CHUNK_ROWS: Final = 65_536
 LINGER_S: Final = 0.005
 FIRST_EVENT: Final = datetime(2025, 1, 1, tzinfo=UTC)
 
+Index = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float64]
+Column: TypeAlias = "pa.Array[Any]"
+
+
+def _array(values: Any) -> Column:
+    made: Column = pa.array(values)
+    return made
+
 
 class Rule(ABC):
     """How one column is made."""
 
     @abstractmethod
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
+    def column(self, index: Index, random: np.random.Generator) -> Column:
         """The values of the rows with these numbers, int64[n]."""
 
 
@@ -45,8 +55,8 @@ class Counter(Rule):
     start: int = 0
     step: int = 1
 
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
-        return pa.array(self.start + index * self.step)
+    def column(self, index: Index, random: np.random.Generator) -> Column:
+        return _array(self.start + index * self.step)
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,10 @@ class Uniform(Rule):
         if not self.low < self.high:
             raise FlowError(f"generate: Uniform({self.low}, {self.high}): the low bound must be less than the high one")
 
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
+    def column(self, index: Index, random: np.random.Generator) -> Column:
         if isinstance(self.low, int) and isinstance(self.high, int):
-            return pa.array(random.integers(self.low, self.high, len(index)))
-        return pa.array(random.uniform(self.low, self.high, len(index)))
+            return _array(random.integers(self.low, self.high, len(index)))
+        return _array(random.uniform(self.low, self.high, len(index)))
 
 
 @dataclass(frozen=True)
@@ -82,20 +92,21 @@ class Choice(Rule):
             )
 
     @cached_property
-    def _array(self) -> pa.Array[Any]:
-        return pa.array(list(self.values))
+    def _distinct(self) -> Column:
+        return _array(list(self.values))
 
     @cached_property
-    def _upto(self) -> np.ndarray:
-        upto = np.cumsum(np.asarray(self.weights, np.float64))
-        return upto / upto[-1]
+    def _upto(self) -> Weights:
+        upto: Weights = np.cumsum(np.asarray(self.weights, np.float64))
+        upto /= upto[-1]
+        return upto
 
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
+    def column(self, index: Index, random: np.random.Generator) -> Column:
         if self.weights is None:
             chosen = random.integers(0, len(self.values), len(index))
         else:
             chosen = np.searchsorted(self._upto, random.random(len(index)), side="right")
-        return self._array.take(pa.array(chosen))
+        return self._distinct.take(_array(chosen))
 
 
 @dataclass(frozen=True)
@@ -114,20 +125,21 @@ class Zipf(Rule):
             raise FlowError(f"generate: Zipf(keys={self.keys}): expected at least one key")
 
     @cached_property
-    def _upto(self) -> np.ndarray:
-        upto = np.cumsum(np.arange(1, self.keys + 1, dtype=np.float64) ** -self.exponent)
-        return upto / upto[-1]
+    def _upto(self) -> Weights:
+        upto: Weights = np.cumsum(np.arange(1, self.keys + 1, dtype=np.float64) ** -self.exponent)
+        upto /= upto[-1]
+        return upto
 
     @cached_property
-    def _names(self) -> pa.Array[Any]:
-        return pa.array([f"{self.prefix}{k}" for k in range(self.keys)])
+    def _names(self) -> Column:
+        return _array([f"{self.prefix}{k}" for k in range(self.keys)])
 
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
+    def column(self, index: Index, random: np.random.Generator) -> Column:
         if self.exponent:
             chosen = np.searchsorted(self._upto, random.random(len(index)), side="right")
         else:
             chosen = random.integers(0, self.keys, len(index))
-        keys = pa.array(chosen)
+        keys = _array(chosen)
         return keys if self.prefix is None else self._names.take(keys)
 
 
@@ -145,12 +157,12 @@ class EventTime(Rule):
     start: datetime = FIRST_EVENT
     jitter: Duration = "0s"
 
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
+    def column(self, index: Index, random: np.random.Generator) -> Column:
         times = datetime_us(self.start) + (index * (SECOND_US / (self.rate or 1_000))).astype(np.int64)
         jitter_us = duration_us(self.jitter, "generate: EventTime")
         if jitter_us:
             times -= random.integers(0, jitter_us, len(index))
-        return pa.array(times).cast(pa.timestamp("us", "UTC"))
+        return _array(times).cast(pa.timestamp("us", "UTC"))
 
 
 @dataclass(frozen=True)
@@ -159,17 +171,16 @@ class Constant(Rule):
 
     value: Any
 
-    def column(self, index: np.ndarray, random: np.random.Generator) -> pa.Array[Any]:
-        return pa.repeat(pa.scalar(self.value), len(index))
+    def column(self, index: Index, random: np.random.Generator) -> Column:
+        same: Column = pa.repeat(pa.scalar(self.value), len(index))
+        return same
 
 
 def rule_of(value: Any) -> Rule:
     """The rule that a value in ``generate(columns=...)`` stands for."""
     if isinstance(value, Rule):
         return value
-    if isinstance(value, range):
-        return Choice(value)
-    if isinstance(value, list):
+    if isinstance(value, list | range):
         return Choice(value)
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
         return Uniform(*value)

@@ -161,7 +161,8 @@ class RowReader(Reader):
         rows += self._take_while_quick(max_rows - 1) if self._live else islice(self._rows, max_rows - 1)
         for position, row in enumerate(rows):
             if isinstance(row, pa.RecordBatch | pa.Table):
-                raise SourceError(f"{self._label}: row {self._offset + position} is a {type(row).__name__}, those before it are rows")
+                number = self._offset + position
+                raise SourceError(f"{self._label}: row {number} is a {type(row).__name__}, those before it are rows")
         where = f"{self._label}, rows from {self._offset}"
         try:
             columns = columns_of(rows, None, where)
@@ -185,7 +186,7 @@ class RowReader(Reader):
         try:
             return conform(_with_all(columns, self._schema), self._schema, where)
         except SchemaError as error:
-            raise SourceError(f"{error}; declare the fields with schema= if the first rows do not show their types") from error
+            raise SourceError(f"{error}; the first rows settled the schema, schema= declares it") from error
 
 
 def _batches_of(columns: pa.RecordBatch | pa.Table) -> list[pa.RecordBatch]:

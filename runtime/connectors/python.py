@@ -26,6 +26,7 @@ class PythonSource(Source):
     """The user's source; runs in the source host."""
 
     live = True
+    hosted = True
 
     def __init__(self, source: UserFunction, *, schema: pa.Schema | None = None) -> None:
         self.source, self.declared = source, schema
@@ -61,8 +62,7 @@ class PythonSource(Source):
             raise user_error(self.label(), f"partition {partition!r}", error) from error
 
     def _instance(self) -> Any:
-        source = self.source.load()
-        source = _made(source, self.label())
+        source = _made(self.source.load(), self.label())
         if not hasattr(source, "read") and not callable(source):
             raise FlowError(f"{self.label()}: expected an object with read(partition), or a function that gives rows")
         return source
@@ -111,7 +111,8 @@ class _PythonWriter(Writer):
         try:
             self._sink.write(rows)
         except Exception as error:
-            raise user_error(self._label, f"{len(rows)} rows, the first {rows[0]!r}" if rows else "no rows", error) from error
+            event = f"{len(rows)} rows, the first {rows[0]!r}" if rows else "no rows"
+            raise user_error(self._label, event, error) from error
 
     def flush(self) -> None:
         self._call("flush")

@@ -32,7 +32,7 @@ class StdinSource(Source):
 
     live = True
 
-    def __init__(self, *, format: Format = "jsonl", schema: pa.Schema | None = None, descriptor: int = 0) -> None:  # noqa: A002
+    def __init__(self, *, format: Format = "jsonl", schema: pa.Schema | None = None, descriptor: int = 0) -> None:
         if format not in ("jsonl", "csv", "text"):
             raise FlowError(f"read_stdin: format={format!r}: there are 'jsonl', 'csv' and 'text'")
         self.format = format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,17 +14,17 @@ from bench import data
 
 
 @pytest.fixture(autouse=True)
-def small_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(data, "DIRECTORY", tmp_path)
     monkeypatch.setattr(data, "BASE_ROWS", {"zipf": 3_000, "uuid": 3_000})
     monkeypatch.setattr(data, "FILE_ROWS", 4_000)
     data._base.cache_clear()
-    yield  # type: ignore[misc]
+    yield
     data._base.cache_clear()
 
 
 def read(paths: list[Path]) -> pa.Table:
-    return pa.concat_tables([pa.ipc.open_file(path).read_all() for path in paths])
+    return pa.concat_tables([pa.ipc.open_file(str(path)).read_all() for path in paths])
 
 
 @pytest.mark.parametrize("stream", ["zipf", "uuid"])

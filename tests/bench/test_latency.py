@@ -14,7 +14,9 @@ from bench.latency import Latencies, Receiver
 from bench.loadgen import Load, Payload, Sent, send
 
 
-@pytest.mark.parametrize(("payload", "per_message"), [("msgpack", 1), ("msgpack", 7), ("json", 1), ("json", 7), ("arrow", 50)])
+@pytest.mark.parametrize(
+    ("payload", "per_message"), [("msgpack", 1), ("msgpack", 7), ("json", 1), ("json", 7), ("arrow", 50)]
+)
 def test_every_event_arrives_with_the_time_it_was_due(payload: Payload, per_message: int) -> None:
     receiver, sent = Receiver("tcp://127.0.0.1:*", payload), list[Sent]()
     load = Load(rate=5_000, events=2_000, per_message=per_message, payload=payload)

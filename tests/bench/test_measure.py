@@ -29,7 +29,10 @@ def test_equal_rows_in_another_order_have_one_checksum_and_other_rows_another() 
 
 
 def test_sums_that_differ_by_less_than_a_thousandth_are_equal() -> None:
-    assert checksum.of_panes([(0, "a", 1, 0.30000000000000004, 0.1, 0.2)]).value == checksum.of_panes([(0, "a", 1, 0.3, 0.1, 0.2)]).value
+    assert (
+        checksum.of_panes([(0, "a", 1, 0.30000000000000004, 0.1, 0.2)]).value
+        == checksum.of_panes([(0, "a", 1, 0.3, 0.1, 0.2)]).value
+    )
 
 
 def test_an_outcome_survives_its_line_of_json() -> None:

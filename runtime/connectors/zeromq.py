@@ -1,0 +1,253 @@
+"""Events from and to other programs over ZeroMQ.
+
+The source pulls (or subscribes), the sink pushes (or publishes). Their high-water marks are finite, so what
+is in flight is bounded on both sides: a source that is not read makes its pushers wait, and a receiver
+that is away or slow makes the sink wait, up to a deadline. A publisher without subscribers drops, as ZeroMQ
+defines; one with slow subscribers waits for them.
+
+What lies in a socket is in no checkpoint: a process that dies takes up to a high-water mark of messages with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import pyarrow as pa
+import zmq
+
+from millstream.connectors.base import Block, Decoder, Placement, Reader, Sink, Source, Writer
+from millstream.connectors.messages import FRAME_BYTES, Payload, Per, join_messages, message_decoder, message_encoder
+from millstream.errors import FlowError, SinkError, SourceError
+from millstream.times import Duration, duration_us
+
+LINGER_S = 0.005
+HIGH_WATER_MARK = 1_000
+
+
+class ZeroMQSource(Source):
+    """Messages that other programs push or publish. Of a message with several parts, the last one counts."""
+
+    live = True
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        payload: Payload = "json",
+        schema: pa.Schema | None = None,
+        bind: bool = True,
+        kind: Literal["pull", "sub"] = "pull",
+        topics: Sequence[str] = ("",),
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        """
+        Args:
+            endpoint: "tcp://*:5555", "ipc:///tmp/events".
+            payload: how events are encoded.
+            schema: the fields; None: those of the first block.
+            bind: wait for pushers to connect, instead of connecting to one.
+            kind: "pull" (every message reaches one receiver) or "sub" (every subscriber).
+            topics: what a "sub" wants: messages that start with one of these.
+            high_water_mark: how many messages a pusher may be ahead, besides its own mark.
+        """
+        _check(f"read_zeromq({endpoint!r})", endpoint, kind, ("pull", "sub"), payload, high_water_mark)
+        self.endpoint, self.payload, self.declared = endpoint, payload, schema
+        self.bind, self.kind, self.topics, self.high_water_mark = bind, kind, tuple(topics), high_water_mark
+
+    def label(self) -> str:
+        return f"read_zeromq({self.endpoint!r})"
+
+    def schema(self) -> pa.Schema | None:
+        return self.declared
+
+    def partitions(self) -> Sequence[str]:
+        return [self.endpoint]
+
+    def open(self, partition: str) -> ZeroMQReader:
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL if self.kind == "pull" else zmq.SUB)
+        socket.rcvhwm = self.high_water_mark
+        socket.linger = 0
+        if self.kind == "sub":
+            for topic in self.topics:
+                socket.subscribe(topic)
+        try:
+            _attach(socket, self.endpoint, self.bind)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise SourceError(_unreachable(self.endpoint, self.bind, error)) from error
+        return ZeroMQReader(socket, self.endpoint)
+
+    def decoder(self, fields: Sequence[str] | None) -> Decoder:
+        return message_decoder(self.payload, self.declared, fields, self.label())
+
+
+class ZeroMQReader(Reader):
+    """Gathers messages into a block until there are enough, or the first has waited for 5 ms.
+
+    A message is never cut: a list of events may make a block longer than was asked for.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
+        self._socket, self._endpoint = socket, endpoint
+        self._messages: list[bytes] = []
+        self._nbytes = 0
+        self._leave_s = 0.0  # when the first of them has waited long enough
+        self._offset = 0
+
+    @property
+    def address(self) -> str:
+        """Where it is bound, with the port that "tcp://*:*" was given."""
+        return self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        full = self._gather(max_rows, max_bytes)
+        if not self._messages or not (full or time.monotonic() >= self._leave_s):
+            return None
+        block = Block(join_messages(self._messages), self._offset, 0, self._endpoint)
+        self._offset += block.nbytes
+        self._messages, self._nbytes = [], 0
+        return block
+
+    def due_s(self) -> float | None:
+        return self._leave_s if self._messages else None
+
+    def wait_on(self) -> zmq.Socket[bytes]:
+        return self._socket
+
+    def close(self) -> None:
+        self.ended = True
+        self._socket.close(linger=0)
+
+    def _gather(self, max_rows: int, max_bytes: int) -> bool:
+        """Take what is there; whether that fills a block."""
+        while len(self._messages) < max_rows and self._nbytes < max_bytes:
+            try:
+                message = self._socket.recv_multipart(zmq.NOBLOCK)[-1]
+            except zmq.Again:
+                return False
+            except zmq.ZMQError as error:
+                raise SourceError(f"{self._endpoint}: cannot be read any further: {error}") from error
+            if not self._messages:
+                self._leave_s = time.monotonic() + LINGER_S
+            self._messages.append(message)
+            self._nbytes += len(message) + FRAME_BYTES
+        return True
+
+
+class ZeroMQSink(Sink):
+    """Messages to other programs. Connecting, every worker has a socket; binding, one worker has it."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        payload: Payload = "json",
+        per: Per = "row",
+        bind: bool = False,
+        kind: Literal["push", "pub"] = "push",
+        timeout: Duration = "30s",
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        """
+        Args:
+            endpoint: "tcp://host:5555", "ipc:///tmp/results".
+            payload: how rows are encoded.
+            per: a message for each row, or one for each batch.
+            bind: wait for receivers to connect, instead of connecting to one.
+            kind: "push" (every message reaches one receiver) or "pub" (every subscriber).
+            timeout: how long to wait for a receiver that takes nothing before the run fails.
+            high_water_mark: how many messages may wait for a receiver before the flow does.
+        """
+        _check(f"write_zeromq({endpoint!r})", endpoint, kind, ("push", "pub"), payload, high_water_mark)
+        if per not in ("row", "batch"):
+            raise FlowError(f"write_zeromq({endpoint!r}): per={per!r}: there are 'row' and 'batch'")
+        self.endpoint, self.payload, self.per = endpoint, payload, per
+        self.bind, self.kind, self.high_water_mark = bind, kind, high_water_mark
+        self.timeout_s = duration_us(timeout, self.label()) / 1e6
+        self.placement = Placement.GATHER if bind else Placement.PARALLEL
+
+    def label(self) -> str:
+        return f"write_zeromq({self.endpoint!r})"
+
+    def open(self, worker: int, workers: int) -> ZeroMQWriter:
+        # A context of its own: ending it is what waits until everything has left.
+        context = zmq.Context()
+        socket = context.socket(zmq.PUSH if self.kind == "push" else zmq.PUB)
+        socket.sndhwm = self.high_water_mark
+        # Only for receivers that are there: queues for one that never comes would hide that it is away.
+        socket.immediate = 1
+        if self.kind == "pub":
+            socket.xpub_nodrop = 1
+        try:
+            _attach(socket, self.endpoint, self.bind)
+        except zmq.ZMQError as error:
+            context.destroy(linger=0)
+            raise SinkError(_unreachable(self.endpoint, self.bind, error)) from error
+        return ZeroMQWriter(context, socket, self.endpoint, message_encoder(self.payload, self.per), self.timeout_s)
+
+
+class ZeroMQWriter(Writer):
+    """One socket to send by."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        socket: zmq.Socket[bytes],
+        endpoint: str,
+        encode: Callable[[pa.RecordBatch], list[bytes]],
+        timeout_s: float,
+    ) -> None:
+        self._context, self._socket, self._endpoint = context, socket, endpoint
+        self._encode, self._timeout_s = encode, timeout_s
+        self._socket.sndtimeo = int(timeout_s * 1e3)
+
+    @property
+    def address(self) -> str:
+        """Where it is bound, with the port that "tcp://*:*" was given."""
+        return self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def write(self, columns: pa.RecordBatch) -> None:
+        if not columns.num_rows:
+            return
+        for message in self._encode(columns):
+            try:
+                self._socket.send(message)
+            except zmq.Again as error:
+                waited = f"no receiver took a message for {self._timeout_s:g} s"
+                raise SinkError(f"{self._endpoint}: {waited}; is it running, and fast enough?") from error
+            except zmq.ZMQError as error:
+                raise SinkError(f"{self._endpoint}: cannot send: {error}") from error
+
+    def close(self) -> None:
+        """Wait, up to the deadline, until the receivers' sockets have everything."""
+        self._socket.close(linger=int(self._timeout_s * 1e3))
+        self._context.term()
+
+    def abort(self) -> None:
+        self._context.destroy(linger=0)
+
+
+def _attach(socket: zmq.Socket[bytes], endpoint: str, bind: bool) -> None:
+    if bind:
+        socket.bind(endpoint)
+    else:
+        socket.connect(endpoint)
+
+
+def _check(label: str, endpoint: str, kind: str, kinds: Sequence[str], payload: str, high_water_mark: int) -> None:
+    if "://" not in endpoint:
+        raise FlowError(f"{label}: an endpoint looks like 'tcp://127.0.0.1:5555' or 'ipc:///tmp/events'")
+    if kind not in kinds:
+        raise FlowError(f"{label}: kind={kind!r}: there are {' and '.join(map(repr, kinds))}")
+    if payload not in ("json", "msgpack", "arrow"):
+        raise FlowError(f"{label}: payload={payload!r}: there are 'json', 'msgpack' and 'arrow'")
+    if high_water_mark < 1:
+        raise FlowError(f"{label}: high_water_mark={high_water_mark}: expected at least 1, or nothing bounds memory")
+
+
+def _unreachable(endpoint: str, bind: bool, error: zmq.ZMQError) -> str:
+    doing = "bind" if bind else "connect to"
+    hint = "; another program has it" if error.errno == zmq.EADDRINUSE else ""
+    return f"{endpoint}: cannot {doing} it: {error.strerror}{hint}"
