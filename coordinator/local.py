@@ -63,8 +63,8 @@ class LocalRun:
         try:
             for name in self.workers:
                 self.coordinator.receive(Hello(name, 0), self.clock())
-            while self.coordinator.state is not State.DONE or not self.caller.finished:
-                if not self._round():
+            while not self._done:
+                if not self._round() and not self._done:
                     self._pass_time()
         except BaseException:
             for worker in self.workers.values():
@@ -73,6 +73,10 @@ class LocalRun:
             raise
         finally:
             self.readers.close()
+
+    @property
+    def _done(self) -> bool:
+        return self.coordinator.state is State.DONE and self.caller.finished
 
     def _round(self) -> bool:
         """Everyone works for a while, then all messages are delivered. Returns whether anything happened."""

@@ -109,12 +109,12 @@ def make_plan(flow: Flow, *, workers: int, batch_rows: int = 65_536, ingest: Ing
         if names is not None:
             nodes[number] = replace(nodes[number], spec=ReadSpec(spec.source.with_fields(names)))
     where = _ingest(nodes, workers) if ingest == "auto" else ingest
-    cut = _Cutter(nodes, needed, where)
+    cut = _Cutter(nodes, needed, where, workers)
     cut.run()
     if cut.deals_twice:
         # The numbers of a block can be put together again from one dealt stream of it, not from two.
         where = "workers"
-        cut = _Cutter(nodes, needed, where)
+        cut = _Cutter(nodes, needed, where, workers)
         cut.run()
     partitions = [
         (n.id, name) for n in nodes.values() if isinstance(n.spec, ReadSpec) for name in n.spec.source.partitions()
@@ -405,10 +405,11 @@ class _Draft:
 class _Cutter:
     """Puts every node into its stage or stages."""
 
-    def __init__(self, nodes: Mapping[int, Node], needed: Mapping[int, Fields], ingest: str) -> None:
+    def __init__(self, nodes: Mapping[int, Node], needed: Mapping[int, Fields], ingest: str, workers: int) -> None:
         self.nodes = nodes
         self.needed = needed
         self.ingest = ingest
+        self.workers = workers
         self.stages: list[Stage] = []
         self.members: dict[int, list[int]] = {}
         self.exchanges: list[_Draft] = []
@@ -521,7 +522,7 @@ class _Cutter:
         place = Place.CALLER if sink.placement is Placement.CALLER else Place.ONE_WORKER
         stage = self._stage(StageKind.KEYED, place, self._next_writer)
         if place is Place.ONE_WORKER:
-            self._next_writer += 1
+            self._next_writer = (self._next_writer + 1) % self.workers  # spread the writers over the workers
         self.exchanges.append(_Draft(ExchangeKind.GATHER, stage, outputs, [(node.id, 0)], fields=None if sink.encoder() else self._shipped(port)))
         self._join(node, [stage])
 

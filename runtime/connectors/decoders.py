@@ -91,7 +91,8 @@ class FirstBlockDecoder:
                 schema = self._infer(as_bytes(block))
             except SourceError:
                 return self._make(pa.schema([])).decode(block)
-            self._decoder = self._make(narrow(schema, self._fields, f"{self._label} (schema inferred; declare it with schema=)"))
+            where = f"{self._label} (schema of the first block; schema= declares it)"
+            self._decoder = self._make(narrow(schema, self._fields, where))
         return self._decoder.decode(block)
 
 

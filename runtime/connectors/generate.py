@@ -86,10 +86,12 @@ class Choice(Rule):
     def __post_init__(self) -> None:
         if not len(self.values):
             raise FlowError("generate: Choice([]): there is nothing to choose from")
-        if self.weights is not None and (len(self.weights) != len(self.values) or min(self.weights) < 0 or not sum(self.weights)):
-            raise FlowError(
-                f"generate: Choice: expected a weight of at least 0 for each of {len(self.values)} values, found {self.weights}"
-            )
+        weights = self.weights
+        if weights is None:
+            return
+        if len(weights) != len(self.values) or min(weights) < 0 or not sum(weights):
+            expected = f"a weight of at least 0 for each of {len(self.values)} values"
+            raise FlowError(f"generate: Choice: expected {expected}, found {weights}")
 
     @cached_property
     def _distinct(self) -> Column:

@@ -241,7 +241,8 @@ def check_same(path: str, first: pa.Schema, later: pa.Schema) -> None:
     hint = "a file has one schema: cast it with .with_columns(), or declare it where it is made"
     for field in later:
         if field.name not in first.names:
-            raise SinkError(f"{path}: field {field.name!r} is new; the first rows have {', '.join(first.names)}; {hint}")
+            known = ", ".join(first.names)
+            raise SinkError(f"{path}: field {field.name!r} is new; the first rows have {known}; {hint}")
         before = first.field(field.name).type
         if field.type != before:
             change = f"was {before} in the first rows and is {field.type} now"

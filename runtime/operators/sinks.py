@@ -44,6 +44,7 @@ class WriteSink(Operator):
         self.encodes = spec.sink.encoder() is not None
         self.writer: Writer | None = None
         self._flush_us: int | None = None
+        self._closed = False
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         writer = self._open()
@@ -75,12 +76,13 @@ class WriteSink(Operator):
         # A single file exists after a run without rows, too; a worker without rows leaves no part.
         if self.writer is not None or self.sink.placement is not Placement.PARALLEL:
             self._open().close()
+        self._closed = True
         self._flush_us = None
         return
         yield
 
     def on_abort(self) -> None:
-        if self.writer is not None:
+        if self.writer is not None and not self._closed:
             self.writer.abort()
 
     def _open(self) -> Writer:
