@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.connectors.base import Block
 from millstream.coordinator.clocks import EventClocks, Mark
 from millstream.operators.base import DeadLetter
@@ -83,15 +84,23 @@ class _Member:
 class Coordinator:
     """Args:
     now_us: the clock, for liveness and for the quiet of sources.
+    budget_bytes: what a receiver takes in flight for each exchange; the same in every process.
     """
 
-    def __init__(self, plan: PhysicalPlan, *, now_us: Callable[[], int], dead_letter: Callable[[DeadLetter], None]) -> None:
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        *,
+        now_us: Callable[[], int],
+        dead_letter: Callable[[DeadLetter], None],
+        budget_bytes: int = RECEIVER_BUDGET_BYTES,
+    ) -> None:
         self.plan = plan
         self.topology = Topology(plan)
         self.state = State.STARTING
         self.failure: Failed | None = None
         self.clocks = EventClocks(plan, self.topology)
-        self.runner = Runner(plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter)
+        self.runner = Runner(plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes)
         self.outbox = self.runner.outbox
         self.members = {worker_name(i): _Member() for i in range(plan.workers)}
         self.partitions: list[_Partition] = []

@@ -41,7 +41,9 @@ class KeyPartitioner:
             return []
         codes, first = factorize(arrays)
         codes = codes.astype(np.int32, copy=False)
-        if len(first) < batch.num_rows or any(pa.types.is_dictionary(a.type) for a in arrays):
+        # Codes may be numbered by value: also where all keys are distinct they need not be in row order.
+        in_row_order = len(first) == batch.num_rows and bool((first[1:] > first[:-1]).all())
+        if not in_row_order or any(pa.types.is_dictionary(a.type) for a in arrays):
             rows = pa.array(first)
             arrays = [_plain(a.take(rows)) for a in arrays]
         distinct = make_columns(self.names, arrays)

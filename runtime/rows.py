@@ -7,11 +7,14 @@ time, without a dictionary per event. One class is made for each set of field na
 from __future__ import annotations
 
 import dataclasses
+from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import repeat
 from operator import itemgetter
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
@@ -19,20 +22,33 @@ from millstream.batch import EMPTY_COLUMNS, make_columns
 from millstream.errors import FlowError, SchemaError, unknown_field
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class Row(tuple[Any, ...]):
-    """One event, as a user's function sees it: read only, fields by attribute or by item."""
+    """One event, as a user's function sees it: read only, fields by attribute or by item.
+
+    Times are kept as Arrow has them, numbers, and become ``datetime``s when they are looked at: most
+    functions pass most times on untouched. The tuple underneath holds those numbers, everything that a
+    user can reach gives the value.
+    """
 
     __slots__ = ()
     _fields: tuple[str, ...] = ()
     _index: dict[str, int] = {}
+    _raw: dict[int, pa.DataType] = {}
+    _changes: dict[tuple[str, ...], tuple[type[Row], tuple[int, ...] | None]] = {}
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             try:
-                return tuple.__getitem__(self, self._index[key])
+                key = self._index[key]
             except KeyError:
                 raise KeyError(str(unknown_field(key, self._fields, "event"))) from None
-        return tuple.__getitem__(self, key)
+        elif self._raw:
+            return tuple(self)[key]
+        value = tuple.__getitem__(self, key)
+        return _seen(value, self._raw[key]) if key in self._raw else value
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that are no field: fields are properties of the row's own class.
@@ -42,21 +58,29 @@ class Row(tuple[Any, ...]):
 
     def with_(self, **changes: Any) -> Row:
         """The same row with fields changed or added: ``e.with_(price=2, currency="EUR")``."""
-        index = self._index
-        values = list(self)
-        added: list[str] = []
-        for name, value in changes.items():
-            if name in index:
-                values[index[name]] = value
-            else:
-                added.append(name)
-                values.append(value)
-        kind = row_class((*self._fields, *added)) if added else type(self)
-        return tuple.__new__(kind, values)
+        names = tuple(changes)
+        change = self._changes.get(names)
+        if change is None:
+            change = self._changes[names] = self._change(names)
+        kind, places = change
+        if places is None:
+            return _new(kind, _join(self, tuple(changes.values())))
+        values = list(_stored(self))
+        for place, value in zip(places, changes.values(), strict=True):
+            values[place:place + 1] = (value,)
+        return _new(kind, values)
+
+    @classmethod
+    def _change(cls, names: tuple[str, ...]) -> tuple[type[Row], tuple[int, ...] | None]:
+        """The class of a row with these fields changed, and their places; None when all are new."""
+        added = tuple(n for n in names if n not in cls._index)
+        fields = (*cls._fields, *added)
+        raw = tuple((i, t) for i, t in cls._raw.items() if cls._fields[i] not in names)
+        kind = row_class(fields, raw)
+        return kind, None if len(added) == len(names) else tuple(kind._index[n] for n in names)
 
     def get(self, name: str, default: Any = None) -> Any:
-        index = self._index.get(name)
-        return default if index is None else tuple.__getitem__(self, index)
+        return self[name] if name in self._index else default
 
     def to_dict(self) -> dict[str, Any]:
         return dict(zip(self._fields, self, strict=True))
@@ -64,29 +88,91 @@ class Row(tuple[Any, ...]):
     def __repr__(self) -> str:
         return f"({', '.join(f'{n}={v!r}' for n, v in zip(self._fields, self, strict=True))})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self._fields, tuple(self._raw.items()), tuple(_stored(self)))
+
+
+_new = tuple.__new__
+_join = tuple.__add__
+_stored = tuple.__iter__
+
+
+def _rebuilt(fields: tuple[str, ...], raw: tuple[tuple[int, pa.DataType], ...], values: tuple[Any, ...]) -> Row:
+    return _new(row_class(fields, raw), values)
+
+
+def _seen(number: int | None, kind: pa.DataType) -> Any:
+    """The Python value of a stored number of microseconds."""
+    if number is None:
+        return None
+    if pa.types.is_duration(kind):
+        return timedelta(microseconds=number)
+    moment = _EPOCH + timedelta(microseconds=number)
+    return moment if kind.tz in ("UTC", None) else moment.astimezone(ZoneInfo(kind.tz))
+
+
+def _iterate(row: Row) -> Iterator[Any]:
+    """The values of a row that has raw fields."""
+    raw = row._raw
+    return iter([_seen(v, raw[i]) if i in raw else v for i, v in enumerate(_stored(row))])
+
+
+def _seen_field(number: int, kind: pa.DataType) -> property:
+    def look(row: Row) -> Any:
+        return _seen(tuple.__getitem__(row, number), kind)
+
+    return property(look)
+
 
 @lru_cache(maxsize=1024)
-def row_class(fields: tuple[str, ...]) -> type[Row]:
-    """The class of rows with these fields."""
-    members: dict[str, Any] = {"__slots__": (), "_fields": fields, "_index": {n: i for i, n in enumerate(fields)}}
+def row_class(fields: tuple[str, ...], raw: tuple[tuple[int, pa.DataType], ...] = ()) -> type[Row]:
+    """The class of rows with these fields, of which ``raw`` hold microseconds."""
+    kinds = dict(raw)
+    members: dict[str, Any] = {
+        "__slots__": (), "_fields": fields, "_index": {n: i for i, n in enumerate(fields)}, "_raw": kinds, "_changes": {},
+    }  # fmt: skip
+    # A named tuple's own field descriptors read any tuple's place in C, five times faster than a property could.
+    places = vars(namedtuple("_Places", [f"f{i}" for i in range(len(fields))]))  # noqa: PYI024
     for number, name in enumerate(fields):
-        if name.isidentifier() and name not in ("with_", "get", "to_dict") and not name.startswith("__"):
-            members[name] = property(itemgetter(number))
+        if name.isidentifier() and name not in _METHODS and not name.startswith("__"):
+            members[name] = _seen_field(number, kinds[number]) if number in kinds else places[f"f{number}"]
+    if kinds:
+        members["__iter__"] = _iterate
     return type("Row", (Row,), members)
+
+
+_METHODS = frozenset(("with_", "get", "to_dict"))
 
 
 def rows_of(columns: pa.RecordBatch) -> list[Row]:
     """The rows of a batch as Python values: timestamps as ``datetime`` in UTC, structs as dicts, lists as lists."""
-    kind = row_class(tuple(columns.schema.names))
-    return list(map(tuple.__new__, repeat(kind, columns.num_rows), zip(*map(python_values, columns.columns), strict=True)))
+    raw = tuple((i, _in_us(f.type)) for i, f in enumerate(columns.schema) if _is_raw(f.type))
+    kind = row_class(tuple(columns.schema.names), raw)
+    return list(map(_new, repeat(kind, columns.num_rows), zip(*map(_row_values, columns.columns), strict=True)))
+
+
+def _is_raw(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
+
+
+def _in_us(kind: pa.DataType) -> pa.DataType:
+    return pa.duration("us") if pa.types.is_duration(kind) else pa.timestamp("us", kind.tz or "UTC")
+
+
+def _row_values(column: pa.Array) -> list[Any]:
+    if _is_raw(column.type):
+        return python_values(column.cast(_in_us(column.type) if column.type.unit != "us" else column.type, safe=False).view(pa.int64()))
+    return python_values(column)
 
 
 def python_values(column: pa.Array) -> list[Any]:
-    """A column as Python values. The NumPy way is many times faster than Arrow's own where it is exact."""
+    """A column as Python values. The way by NumPy is many times faster than Arrow's own where it is exact."""
     kind = column.type
-    if column.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_float32(kind)):
+    if column.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
         return values
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return list(column.to_numpy(zero_copy_only=False))
     return list(column.to_pylist())
 
 
@@ -104,21 +190,22 @@ def columns_of(results: Sequence[Any], schema: pa.Schema | None, where: str) -> 
     if not results:
         return EMPTY_COLUMNS if schema is None else pa.RecordBatch.from_pylist([], schema=schema)
     names, values = _fields_of(results, where)
+    raw = type(results[0])._raw if isinstance(results[0], Row) and set(map(type, results)) == {type(results[0])} else {}
     if schema is not None:
         missing = [n for n in schema.names if n not in names]
         if missing:
             raise SchemaError(f"{where}: the function returned no field {missing[0]!r}, which schema= declares; it returned {', '.join(names)}")
         order = [names.index(n) for n in schema.names]
-        return make_columns(schema.names, [_array(values[i], schema.field(n).type, n, where) for i, n in zip(order, schema.names, strict=True)])
-    return make_columns(names, [_array(v, None, n, where) for n, v in zip(names, values, strict=True)])
+        return make_columns(schema.names, [_array(values[i], raw.get(i, schema.field(n).type), n, where).cast(schema.field(n).type) for i, n in zip(order, schema.names, strict=True)])
+    return make_columns(names, [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))])
 
 
 def _fields_of(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequence[Any]]]:
     first = results[0]
     if isinstance(first, Row):
         kind = type(first)
-        if all(map(_is_exactly, results, repeat(kind))):
-            return list(kind._fields), list(zip(*results, strict=True))
+        if set(map(type, results)) == {kind}:
+            return list(kind._fields), list(zip(*map(_stored, results), strict=True))
         return _fields_of([r.to_dict() if isinstance(r, Row) else r for r in results], where)
     if isinstance(first, Mapping):
         return _mapping_fields(results, where)
@@ -130,16 +217,12 @@ def _fields_of(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequ
     return ["value"], [results]
 
 
-def _is_exactly(value: object, kind: type) -> bool:
-    return type(value) is kind
-
-
 def _mapping_fields(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequence[Any]]]:
     names = list(results[0])
     width = len(names)
     try:
-        if all(len(r) == width for r in results):
-            return names, [[r[n] for r in results] for n in names]
+        if set(map(len, results)) == {width}:
+            return names, [list(map(itemgetter(n), results)) for n in names]
     except (KeyError, TypeError):
         pass  # the rows differ in their fields: take the union, with nulls
     union: dict[str, None] = {}

@@ -61,6 +61,7 @@ def _members(declared: Any) -> Mapping[str, Any] | None:
 
 
 def _fields(members: Mapping[str, Any], prefix: str) -> list[pa.Field[Any]]:
+    """Every field is nullable, annotated so or not: data has gaps, and a missing field must not fail a batch."""
     fields = []
     for name, annotation in members.items():
         if not isinstance(name, str):
@@ -68,44 +69,42 @@ def _fields(members: Mapping[str, Any], prefix: str) -> list[pa.Field[Any]]:
         if isinstance(annotation, pa.Field):
             fields.append(annotation.with_name(name))
         else:
-            kind, nullable = _arrow_type(annotation, prefix + name)
-            fields.append(pa.field(name, kind, nullable=nullable))
+            fields.append(pa.field(name, _arrow_type(annotation, prefix + name)))
     return fields
 
 
-def _arrow_type(annotation: Any, where: str) -> tuple[pa.DataType, bool]:
-    """The Arrow type of one annotation.
-
-    Every field is nullable, annotated so or not: data has gaps, and a missing field must not fail a batch.
-    """
+def _arrow_type(annotation: Any, where: str) -> pa.DataType:
     if isinstance(annotation, pa.DataType):
-        return annotation, True
+        return annotation
     if isinstance(annotation, typing.NewType):
         return _arrow_type(annotation.__supertype__, where)
+    members = _members(annotation)
+    if members is not None:
+        return pa.struct(_fields(members, f"{where}."))
     if annotation in _SCALARS:
-        return _SCALARS[annotation], True
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Annotated, typing.Required, typing.NotRequired, typing.Final):
+        return _SCALARS[annotation]
+    return _generic_type(annotation, typing.get_origin(annotation), typing.get_args(annotation), where)
+
+
+def _generic_type(annotation: Any, origin: Any, arguments: Sequence[Any], where: str) -> pa.DataType:
+    if origin in (typing.Annotated, typing.Required, typing.NotRequired):
         return _arrow_type(arguments[0], where)
     if origin in (typing.Union, types.UnionType):
         return _only([a for a in arguments if a is not type(None)], annotation, where)
     if origin is typing.Literal:
         return _only(list(dict.fromkeys(type(a) for a in arguments if a is not None)), annotation, where)
-    if origin in (list, Sequence, typing.Sequence) or (origin is tuple and arguments[1:] == (...,)):
-        return pa.list_(_arrow_type(arguments[0], f"{where}[]")[0]), True
+    if origin in (list, Sequence) or (origin is tuple and arguments[1:] == (...,)):
+        return pa.list_(_arrow_type(arguments[0], f"{where}[]"))
     if origin in (dict, Mapping):
-        key, value = (_arrow_type(a, f"{where}{{}}")[0] for a in arguments)
-        return pa.map_(key, value), True
-    members = _members(annotation)
-    if members is not None:
-        return pa.struct(_fields(members, f"{where}.")), True
+        key, value = (_arrow_type(a, f"{where}{{}}") for a in arguments)
+        return pa.map_(key, value)
     raise TypeError(f"field {where!r}: no column type for {getattr(annotation, '__name__', annotation)!s}")
 
 
-def _only(kinds: Sequence[Any], annotation: Any, where: str) -> tuple[pa.DataType, bool]:
+def _only(kinds: Sequence[Any], annotation: Any, where: str) -> pa.DataType:
+    if set(kinds) == {int, float}:
+        return pa.float64()
     if len(kinds) != 1:
-        if set(kinds) == {int, float}:
-            return pa.float64(), True
         raise TypeError(f"field {where!r}: {annotation} is of several types; a column has one")
     return _arrow_type(kinds[0], where)
 

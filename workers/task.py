@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.errors import described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
@@ -16,9 +17,17 @@ from millstream.wire import Beat, ClockReading, Credit, Failed, Finished, Receiv
 class Worker:
     """Worker number ``index`` of a run."""
 
-    def __init__(self, plan: PhysicalPlan, index: int, *, now_us: Callable[[], int], dead_letter: Callable[[DeadLetter], None]) -> None:
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        index: int,
+        *,
+        now_us: Callable[[], int],
+        dead_letter: Callable[[DeadLetter], None],
+        budget_bytes: int = RECEIVER_BUDGET_BYTES,
+    ) -> None:
         self.name = worker_name(index)
-        self.runner = Runner(plan, self.name, now_us=now_us, dead_letter=dead_letter)
+        self.runner = Runner(plan, self.name, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes)
         self.outbox = self.runner.outbox
         self.stopped = False
         self._started = False

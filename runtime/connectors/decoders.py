@@ -73,7 +73,11 @@ class FirstBlockDecoder:
     """
 
     def __init__(
-        self, infer: Callable[[bytes], pa.Schema], make: Callable[[pa.Schema], Decoder], fields: Sequence[str] | None, label: str
+        self,
+        infer: Callable[[bytes], pa.Schema],
+        make: Callable[[pa.Schema], Decoder],
+        fields: Sequence[str] | None,
+        label: str,
     ) -> None:
         """
         Args:

@@ -115,7 +115,7 @@ class CsvSink(FileSink):
         return TextOutput(path, self.encoder(), compression_of(path, "infer"), hidden=hidden, header=self._header)
 
     def _header(self, schema: pa.Schema) -> bytes:
-        return bytes(encode_csv(schema.empty_table().to_batches()[0], header=True, delimiter=self.delimiter))
+        return bytes(encode_csv(pa.RecordBatch.from_pylist([], schema=schema), header=True, delimiter=self.delimiter))
 
 
 class CsvEncoder:

@@ -334,7 +334,7 @@ class ArrowSource(ColumnFileSource):
     def _schema_of(self, path: str) -> pa.Schema:
         try:
             with pa.memory_map(path) as mapped:
-                return _ipc_reader(mapped, None).schema
+                return _ipc_reader(mapped).schema
         except OSError as error:
             raise cannot_read(path, error) from error
         except pa.ArrowInvalid as error:
@@ -343,27 +343,44 @@ class ArrowSource(ColumnFileSource):
     def _batches_of(self, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         # Not closed: batches downstream are views of the mapping, which goes when the last of them does.
         mapped = pa.memory_map(path)
-        whole = _ipc_reader(mapped, None).schema
-        wanted = _present(whole, schema, path)
-        mapped.seek(0)
-        reader = _ipc_reader(mapped, [whole.get_field_index(name) for name in wanted])
-        if isinstance(reader, pa.RecordBatchFileReader):
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number)
+        reader = _ipc_reader(mapped)
+        wanted = _present(reader.schema, schema, path)
+        # Told to leave columns out, Arrow copies the others instead of giving views; that pays where they are
+        # compressed, and so are no views anyway.
+        if len(wanted) < len(reader.schema) and not _gives_views(mapped, reader):
+            reader = _ipc_reader(mapped, [reader.schema.get_field_index(name) for name in wanted])
         else:
-            yield from reader
+            reader = _ipc_reader(mapped)
+        yield from _batches_in(reader)
 
 
 _IpcReader = pa.RecordBatchFileReader | pa.RecordBatchStreamReader
 
 
-def _ipc_reader(mapped: pa.MemoryMappedFile, fields: list[int] | None) -> _IpcReader:
-    options = pa.ipc.IpcReadOptions(use_threads=False)
-    if fields is not None:
-        options.included_fields = fields
+def _ipc_reader(mapped: pa.MemoryMappedFile, fields: Sequence[int] = ()) -> _IpcReader:
+    """A reader from the start of the mapped file, for the fields with these numbers; none: all."""
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(fields))
+    mapped.seek(0)
     is_file = mapped.read(6) == b"ARROW1"
     mapped.seek(0)
     return pa.ipc.open_file(mapped, options=options) if is_file else pa.ipc.open_stream(mapped, options=options)
+
+
+def _batches_in(reader: _IpcReader) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.RecordBatchFileReader):
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+    else:
+        yield from reader
+
+
+def _gives_views(mapped: pa.MemoryMappedFile, reader: _IpcReader) -> bool:
+    """Whether the first batch lies in the mapped file."""
+    first = next(_batches_in(reader), None)
+    mapped.seek(0)
+    whole = mapped.read_buffer()
+    buffers = [b for column in first.columns for b in column.buffers() if b is not None and b.size] if first else []
+    return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
 
 
 def _present(found: pa.Schema, wanted: pa.Schema, path: str) -> list[str]:

@@ -1,0 +1,142 @@
+"""The command line: ``millstream run``, ``millstream explain``.
+
+A mistake of the user's is told in a sentence or two on standard error: status 2 for a command or flow that
+cannot be run as it stands, 1 for a run that failed, 130 for one that was stopped early. A traceback
+appears only where it is the user's own, or where the fault is ours.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import click
+from rich.console import Console
+
+import millstream
+from millstream.coordinator import flowfile, launch
+from millstream.coordinator.explain import explain as explained
+from millstream.coordinator.summary import summary
+from millstream.errors import FlowError, InternalError, MillstreamError
+from millstream.planner import Ingest, make_plan
+
+Workers = int | Literal["auto"]
+
+_MISUSE = 2
+_FAILED = 1
+_INTERRUPTED = 130
+_PIPE_WIDTH = 240
+
+
+class _WorkersType(click.ParamType):
+    name = "N|auto"
+
+    def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> Workers:
+        if value == "auto":
+            return "auto"
+        try:
+            return launch.worker_count(int(str(value)))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'auto'", parameter, context)
+        except FlowError:
+            self.fail(f"{value} is not possible; a run has 1 to 256 workers", parameter, context)
+
+
+_flow = click.argument("flow", metavar="FLOW.py[:NAME]")
+_arguments = click.argument("arguments", metavar="[-- ARGS...]", nargs=-1, type=click.UNPROCESSED)
+_workers = click.option(
+    "--workers", type=_WorkersType(), default="auto", show_default=True, help="Worker processes; auto: all cores but one."
+)
+_batch_size = click.option(
+    "--batch-size", type=click.IntRange(1, 1_000_000), default=65_536, show_default=True, help="Rows in a batch, at most."
+)
+_ingest = click.option(
+    "--ingest", type=click.Choice(["auto", "coordinator", "workers"]), default="auto", show_default=True,
+    help="Where input is decoded.",
+)  # fmt: skip
+_state = click.option(
+    "--state", type=click.Path(file_okay=False, path_type=Path), default=Path(".millstream"), show_default=True,
+    help="Where a run keeps dead letters and late events.",
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(millstream.__version__, prog_name="millstream", message="%(prog)s %(version)s")
+def main() -> None:
+    """Millstream: a stream processor for Python, on all cores of one machine."""
+
+
+@main.command()
+@_flow
+@_arguments
+@_workers
+@_batch_size
+@_ingest
+@_state
+@click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
+def run(flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path, plain: bool) -> None:
+    """Run a flow until its input ends.
+
+    Ctrl-C ends the sources, lets open windows fire and finishes what is written; a second one stops at once.
+    What follows a -- is for the flow file, in sys.argv.
+    """
+    with _told():
+        loaded, import_paths = flowfile.load(flow, arguments)
+        options = launch.RunOptions(
+            workers=workers, batch_size=batch_size, ingest=ingest, state=state, live_view=not plain, import_paths=import_paths
+        )
+        result = launch.run(loaded, options)
+    sys.stdout.flush()
+    # Paths stay whole: a terminal may break lines where it likes, but they can be copied.
+    Console(stderr=True).print(summary(loaded, result), highlight=False, soft_wrap=True)
+    if result.interrupted:
+        sys.exit(_INTERRUPTED)
+
+
+@main.command()
+@_flow
+@_arguments
+@_workers
+@_batch_size
+@_ingest
+@_state
+def explain(flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path) -> None:
+    """Show how a flow would run: stages, operators, exchanges, fields."""
+    with _told():
+        loaded, _ = flowfile.load(flow, arguments)
+        count = launch.worker_count(workers)
+        plan = make_plan(loaded, workers=count, batch_rows=batch_size, ingest=ingest, late_directory=state / loaded.name / "late")
+        tree = explained(plan, asked=ingest)
+    console = Console()
+    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(tree, highlight=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn errors into sentences and an exit status."""
+    try:
+        yield
+    except InternalError:
+        _bug()
+    except FlowError as error:
+        _fail(str(error), _MISUSE)
+    except MillstreamError as error:
+        _fail(str(error), _FAILED)
+    except KeyboardInterrupt:
+        _fail("stopped", _INTERRUPTED)
+    except Exception:
+        _bug()
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    sys.exit(status)
+
+
+def _bug() -> None:
+    traceback.print_exc()
+    _fail("this is a bug in Millstream, not in your flow; please report it with the lines above", _FAILED)

@@ -1,0 +1,171 @@
+"""How a flow will run, as a tree: its sources, its stages in the order in which rows pass, and what moves between them.
+
+`explain` only reads a physical plan. Nothing is started for it, though sources may be opened to learn their fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+from rich.tree import Tree
+
+from millstream.functions import UserFunction
+from millstream.plan import (
+    LATE,
+    EventTimeSpec,
+    Exchange,
+    ExchangeKind,
+    MapBatchesSpec,
+    Node,
+    PhysicalPlan,
+    Place,
+    ReadSpec,
+    RunningAggregateSpec,
+    ScanSpec,
+    SinkSpec,
+    Spec,
+    Stage,
+    StageKind,
+    WindowAggregateSpec,
+)
+from millstream.planner import Ingest
+from millstream.times import MAX_US, format_duration
+
+
+def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
+    """The tree that ``millstream explain`` shows.
+
+    Args:
+        asked: which way of ingest the user asked for, to say why it runs the way it does.
+    """
+    tree = Tree(Text.assemble((plan.name, "bold"), f": {_workers(plan.workers)}, batches of up to {plan.batch_rows:,} rows"))
+    tree.add(Text.assemble(("ingest ", "bold"), _ingest(plan, asked)))
+    for node in plan.nodes.values():
+        if isinstance(node.spec, ReadSpec):
+            _add_source(tree, plan, node, node.spec)
+    for stage in plan.stages:
+        if stage.nodes:
+            _add_stage(tree, plan, stage)
+    return tree
+
+
+# --- sources ---
+
+
+def _ingest(plan: PhysicalPlan, asked: Ingest) -> str:
+    where = "in the coordinator" if plan.ingest == "coordinator" else "in the workers"
+    if asked == plan.ingest:
+        return f"{where}, as asked"
+    if asked == "coordinator":
+        return f"{where}, although the coordinator was asked for: two of its streams would have to be dealt to the workers"
+    specs = [n.spec for n in plan.nodes.values() if isinstance(n.spec, ReadSpec)]
+    if plan.ingest == "workers":
+        return f"{where}: decoding costs more than all the rest, so the coordinator only cuts the input into blocks"
+    if plan.workers == 1 and any(s.source.decoder(None) is not None for s in specs):
+        return f"{where}: one worker would decode no faster"
+    if any(s.source.live for s in specs):
+        return f"{where}: events of a live source come a few at a time"
+    return f"{where}: the sources give columns, and there is nothing to decode"
+
+
+def _add_source(tree: Tree, plan: PhysicalPlan, node: Node, spec: ReadSpec) -> None:
+    branch = tree.add(Text.assemble(("source ", "bold"), spec.source.label(), (f"  {node.where}", "dim")))
+    partitions = [name for source, name in plan.partitions if source == node.id]
+    several = f"{len(partitions)} source partitions, the lowest watermark first" if len(partitions) > 1 else "one source partition"
+    branch.add(f"{several}{', live' if spec.source.live else ''}")
+    branch.add(f"reads {_fields(plan, node)}")
+
+
+def _fields(plan: PhysicalPlan, node: Node) -> str:
+    names, schema = plan.reads.get(node.id), plan.schemas.get(node.id)
+    if names is None:
+        return "all fields" if schema is None else f"all {len(schema)} fields: {', '.join(schema.names)}"
+    known = f"{len(names)} of {len(schema)} fields" if schema is not None else f"{len(names)} fields"
+    return f"{known}: {', '.join(names)}"
+
+
+# --- stages ---
+
+
+def _add_stage(tree: Tree, plan: PhysicalPlan, stage: Stage) -> None:
+    branch = tree.add(Text.assemble((f"stage {stage.id} ", "bold"), _place(plan, stage)))
+    width = max(len(plan.nodes[n].spec.describe()) for n in stage.nodes)
+    for number in stage.nodes:
+        node = plan.nodes[number]
+        how = way_of(node.spec)
+        line = Text.assemble(f"{node.spec.describe():<{min(width, 60)}}  ", (how, "cyan" if how == "columns" else "yellow"), (f"  {node.where}", "dim"))
+        leaf = branch.add(line)
+        for note in _notes(plan, node):
+            leaf.add(Text(note, "dim"))
+    for exchange in plan.exchanges:
+        for port in dict.fromkeys(p.name for s, p in exchange.outputs if s == stage.id):
+            late = "late events " if port == LATE else ""
+            branch.add(Text.assemble(("-> ", "bold"), late, _exchange(plan, exchange)))
+
+
+def _place(plan: PhysicalPlan, stage: Stage) -> str:
+    match stage.place:
+        case Place.COORDINATOR:
+            where = "in the coordinator"
+        case Place.WORKERS:
+            where = "in the worker" if plan.workers == 1 else f"in each of {plan.workers} workers"
+        case Place.ONE_WORKER:
+            where = f"in worker {stage.worker % plan.workers}"
+        case Place.CALLER:
+            where = "in the calling process"
+    if stage.kind is StageKind.BLOCKS:
+        return f"{where}, block by block"
+    keyed = any(plan.nodes[n].spec.keyed for n in stage.nodes)
+    return f"{where}, {'each for its share of the keys' if keyed and plan.workers > 1 else 'as rows arrive'}"
+
+
+def way_of(spec: Spec) -> str:
+    """``columns`` where no Python runs for a row, else how it does."""
+    if isinstance(spec, MapBatchesSpec):
+        return "Python, on columns"
+    if isinstance(spec, WindowAggregateSpec | RunningAggregateSpec):
+        return "columns and Python" if any(a.user_defined for _, a in spec.aggregates) else "columns"
+    connector = spec.sink if isinstance(spec, SinkSpec) else spec.source if isinstance(spec, ReadSpec) else spec
+    held = list(vars(connector).values())
+    # Handlers are (type, function) pairs.
+    held += [item for value in held if isinstance(value, tuple) for pair in value if isinstance(pair, tuple) for item in pair]
+    return "Python" if any(isinstance(v, UserFunction) for v in held) else "columns"
+
+
+def _notes(plan: PhysicalPlan, node: Node) -> Iterator[str]:
+    spec = node.spec
+    if isinstance(spec, EventTimeSpec):
+        if spec.idle_us is not None:
+            yield f"a source partition that is silent for {format_duration(spec.idle_us)} no longer holds the others back"
+        if spec.quiet_us is not None:
+            yield f"after {format_duration(spec.quiet_us)} of silence the watermark follows the wall clock"
+        if spec.max_ahead_us != MAX_US:
+            yield f"events further ahead than {format_duration(spec.max_ahead_us)} are dead letters"
+    elif isinstance(spec, WindowAggregateSpec):
+        clock = "event time" if spec.event_time else "processing time: results depend on when events arrive"
+        fires = "once, when it has expired" if spec.final_only else "at its end"
+        again = ", and again for late changes" if spec.allowed_lateness_us and not spec.final_only else ""
+        yield f"by {clock}; a window fires {fires}{again}"
+    elif isinstance(spec, RunningAggregateSpec):
+        yield "a changelog: each batch puts out the new values of the keys it changed"
+    elif isinstance(spec, ScanSpec):
+        yield "events of one key in the order of their arrival"
+
+
+def _exchange(plan: PhysicalPlan, exchange: Exchange) -> str:
+    target = plan.stages[exchange.to_stage]
+    to = f"to stage {target.id}"
+    carried = "" if exchange.fields is None or not exchange.fields else f", with {', '.join(exchange.fields)}"
+    match exchange.kind:
+        case ExchangeKind.KEY:
+            keys = ", ".join(n if n in e.fields() and len(e.fields()) == 1 and str(e).count("(") == 1 else f"{n}={e}" for n, e in exchange.keys)
+            return f"by key {keys} {to}{carried}"
+        case ExchangeKind.DEAL:
+            return f"dealt batch by batch {to}{carried}"
+        case ExchangeKind.GATHER:
+            return f"gathered {to}"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
