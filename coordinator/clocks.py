@@ -117,8 +117,12 @@ class EventClocks:
             self._marks.pop((partition, sequence), None)
 
     @staticmethod
-    def _reading(report: TimeReport, before_us: int, floor_us: int, watermark_us: int, status: InputStatus, *, resolve: bool) -> ClockReading:
-        return ClockReading(report.node, report.partition, report.sequence, before_us, floor_us, watermark_us, status, resolve)
+    def _reading(
+        report: TimeReport, before_us: int, floor_us: int, watermark_us: int, status: InputStatus, *, resolve: bool
+    ) -> ClockReading:
+        return ClockReading(
+            report.node, report.partition, report.sequence, before_us, floor_us, watermark_us, status, resolve
+        )
 
     # --- what others ask ---
 
@@ -135,4 +139,3 @@ class EventClocks:
     def watermark_us(self) -> int | None:
         """The firing watermark of the flow's slowest ``event_time()``; None when there is none."""
         return min((f.watermark_us for f in self._firing.values()), default=None)
-

@@ -39,7 +39,7 @@ from millstream.wire import (
 
 BLOCK_BYTES: Final = 2**20
 QUIET_STEP_US: Final = 200_000
-HANG_TIMEOUT_US: Final = 60_000_000
+HANG_TIMEOUT_S: Final = 60.0
 
 
 class State(Enum):
@@ -85,6 +85,7 @@ class Coordinator:
     """Args:
     now_us: the clock, for liveness and for the quiet of sources.
     budget_bytes: what a receiver takes in flight for each exchange; the same in every process.
+    hang_timeout_s: how long a worker may give no sign of life.
     """
 
     def __init__(
@@ -94,8 +95,10 @@ class Coordinator:
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
         budget_bytes: int = RECEIVER_BUDGET_BYTES,
+        hang_timeout_s: float = HANG_TIMEOUT_S,
     ) -> None:
         self.plan = plan
+        self._hang_timeout_us = int(hang_timeout_s * 1e6)
         self.topology = Topology(plan)
         self.state = State.STARTING
         self.failure: Failed | None = None
@@ -172,7 +175,9 @@ class Coordinator:
         if not open_:
             return None
         self._turn += 1
-        return min(open_, key=lambda i: (self.clocks.partition_watermark_us(i), (i - self._turn) % len(self.partitions)))
+        return min(
+            open_, key=lambda i: (self.clocks.partition_watermark_us(i), (i - self._turn) % len(self.partitions))
+        )
 
     def _has_room(self, partition: _Partition) -> bool:
         receiver = self.runner.roomiest(partition.exchange)
@@ -212,7 +217,9 @@ class Coordinator:
             spec = self.clocks.specs[node]
             if spec.idle_us is not None and partition.quiet_us >= spec.idle_us and not self.clocks.is_idle(node, index):
                 idle.add(node)
-            if spec.quiet_us is not None and partition.quiet_us >= max(spec.quiet_us, partition.raised_us + QUIET_STEP_US):
+            if spec.quiet_us is not None and partition.quiet_us >= max(
+                spec.quiet_us, partition.raised_us + QUIET_STEP_US
+            ):
                 largest_us = self.clocks.largest_us(node, index)
                 if largest_us != MIN_US:
                     raised[node] = saturating_add(largest_us, partition.quiet_us - spec.out_of_orderness_us)
@@ -226,7 +233,9 @@ class Coordinator:
         if mark.ended or mark.idle or mark.raised_us:
             self.clocks.mark(index, partition.sequence, mark)
         status = InputStatus.ENDED if mark.ended else InputStatus.ACTIVE
-        data = Data(partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block)
+        data = Data(
+            partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block
+        )
         self.runner.send(Outgoing(self.runner.roomiest(partition.exchange), data))
         partition.sequence += 1
 
@@ -244,7 +253,9 @@ class Coordinator:
         self._announced_end = True
         for exchange in self._deals:
             for receiver in self.topology.receivers_of(self.plan.exchange(exchange)):
-                data = Data(exchange, COORDINATOR, (SOURCE_STAGE, NO_MORE_BLOCKS), 0, False, MIN_US, InputStatus.ENDED, None)
+                data = Data(
+                    exchange, COORDINATOR, (SOURCE_STAGE, NO_MORE_BLOCKS), 0, False, MIN_US, InputStatus.ENDED, None
+                )
                 self.runner.send(Outgoing(receiver, data))
         if self.state is State.RUNNING:
             self.state = State.ENDING
@@ -253,26 +264,39 @@ class Coordinator:
 
     def work(self, steps: int) -> bool:
         more = self.runner.work(steps)
-        # The coordinator's own stages report to the clocks in the same process.
-        self._route_own_reports()
+        # The coordinator's own stages report to the clocks in the same process; what they read there may
+        # be answered by a further report, and is work in any case.
+        while self._route_own_reports():
+            more = True
         if self.state is State.ENDING and self.runner.finished and all(m.finished for m in self.members.values()):
             self.state = State.DONE
         return more
 
-    def _route_own_reports(self) -> None:
+    def _route_own_reports(self) -> bool:
+        routed = False
         for _ in range(len(self.outbox)):
             receiver, message = self.outbox.popleft()
             if receiver == COORDINATOR and isinstance(message, TimeReport):
                 self._report(message)
+                routed = True
             else:
                 self.outbox.append((receiver, message))
+        return routed
 
     def check_members(self, now_us: int) -> None:
         """Find out who hangs: everyone says something every quarter of a second."""
         for name, member in self.members.items():
-            if member.hello and not member.finished and member.seen_us and now_us - member.seen_us > HANG_TIMEOUT_US:
+            if member.hello and not member.finished and member.seen_us and now_us - member.seen_us > self._hang_timeout_us:
                 seconds = (now_us - member.seen_us) // 1_000_000
-                self.fail(Failed(name, ["ProcessError", f"{name} gave no sign of life for {seconds} s: it hangs, or the machine was asleep"]))
+                self.fail(
+                    Failed(
+                        name,
+                        [
+                            "ProcessError",
+                            f"{name} gave no sign of life for {seconds} s: it hangs, or the machine was asleep",
+                        ],
+                    )
+                )
 
     def figures(self) -> dict[str, Any]:
         """What the run has done so far, of all processes."""
@@ -283,4 +307,3 @@ class Coordinator:
             "bytes_in": sum(p.bytes for p in self.partitions),
             "processes": {COORDINATOR: self.runner.figures(), **{n: m.figures for n, m in self.members.items()}},
         }
-

@@ -79,7 +79,7 @@ def _add_source(tree: Tree, plan: PhysicalPlan, node: Node, spec: ReadSpec) -> N
 
 def _fields(plan: PhysicalPlan, node: Node) -> str:
     names, schema = plan.reads.get(node.id), plan.schemas.get(node.id)
-    if names is None:
+    if names is None or (schema is not None and len(names) == len(schema)):
         return "all fields" if schema is None else f"all {len(schema)} fields: {', '.join(schema.names)}"
     known = f"{len(names)} of {len(schema)} fields" if schema is not None else f"{len(names)} fields"
     return f"{known}: {', '.join(names)}"

@@ -49,13 +49,13 @@ def _split(spec: str) -> tuple[Path, str | None]:
     before, colon, after = spec.rpartition(":")
     path, name = (Path(before), after) if colon and not Path(spec).is_file() else (Path(spec), None)
     if not path.exists():
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.7)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise FlowError(f"{path}: there is no such file{hint}")
     if not path.is_file() or path.suffix != ".py":
         raise FlowError(f"{path} is not a Python file; give the .py file that builds the flow")
     if name == "":
-        raise FlowError(f"{spec}: a name is missing behind the colon, as in {path}:flow")
+        raise FlowError(f"{path}: a name is missing behind the colon, as in {path}:flow")
     return path, name
 
 
@@ -130,7 +130,7 @@ def _find(module: ModuleType, path: Path, name: str | None) -> Flow:
         return flows[name]
     if name in vars(module):
         raise FlowError(f"{path}: {name!r} is a {type(vars(module)[name]).__name__}, not a Flow; flows in the file: {named or 'none'}")
-    raise FlowError(f"{path}: there is no {name!r}; flows in the file: {named or 'none'}")
+    raise FlowError(f"{path}: there is no flow {name!r}; flows in the file: {named or 'none'}")
 
 
 def _suggestion(path: Path) -> str:

@@ -97,7 +97,9 @@ class SourceHost:
         number = self._sequences[partition]
         self._sequences[partition] += 1
         status = InputStatus.ENDED if ended else InputStatus.ACTIVE
-        return Data(hosted_exchange(partition), self._link.me, (SOURCE_STAGE, partition), number, False, MIN_US, status, block)
+        return Data(
+            hosted_exchange(partition), self._link.me, (SOURCE_STAGE, partition), number, False, MIN_US, status, block
+        )
 
     def _read(self, partition: int) -> None:
         items = self._queues[partition]

@@ -47,6 +47,7 @@ from millstream.wire import Beat, ClockReading, Credit, Failed, Finished, Receiv
 _ATTEMPT: Final = 1
 _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
+_STACK_S: Final = 0.5
 _MAX_BATCH_ROWS: Final = 1_000_000
 _ENVIRONMENT: Final = {
     "PYTHONUNBUFFERED": "1",
@@ -69,6 +70,7 @@ class RunOptions:
     state: str | Path | None = None
     live_view: bool = False
     import_paths: tuple[str, ...] = ()
+    hang_timeout_s: float = 60.0
 
 
 def worker_count(wanted: int | Literal["auto"]) -> int:
@@ -93,7 +95,9 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
     _check_batch_size(options.batch_size)
     state = Path(options.state or ".millstream") / flow.name
     workers = worker_count(options.workers)
-    plan = make_plan(flow, workers=workers, batch_rows=options.batch_size, ingest=options.ingest, late_directory=state / "late")
+    plan = make_plan(
+        flow, workers=workers, batch_rows=options.batch_size, ingest=options.ingest, late_directory=state / "late"
+    )
     with _locked(state):
         view = make_view(plan, live=options.live_view)
         try:
@@ -120,7 +124,9 @@ def run_here(flow: Flow, *, batch_size: int = 65_536, state: str | Path | None =
         **{n: w.figures() for n, w in local.workers.items()},
     }
     seconds = time.monotonic() - local.started_s
-    return make_result(plan, processes, seconds=seconds, tables=_tables(plan, local.caller), state=directory, interrupted=False)
+    return make_result(
+        plan, processes, seconds=seconds, tables=_tables(plan, local.caller), state=directory, interrupted=False
+    )
 
 
 def _check_batch_size(rows: int) -> None:
@@ -136,7 +142,9 @@ def _tables(plan: PhysicalPlan, caller: Runner) -> dict[str, pa.Table]:
             if isinstance(spec, SinkSpec) and isinstance(spec.sink, CollectSink):
                 assert isinstance(operator, WriteSink)
                 writer = operator.writer
-                tables[spec.sink.name or plan.nodes[node].name] = writer.table() if isinstance(writer, CollectWriter) else pa.table({})
+                tables[spec.sink.name or plan.nodes[node].name] = (
+                    writer.table() if isinstance(writer, CollectWriter) else pa.table({})
+                )
     return tables
 
 
@@ -147,7 +155,9 @@ def _locked(state: Path) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         lock = (state / "lock").open("a+")
     except OSError as error:
-        raise ProcessError(f"the state directory {state} cannot be used: {error.strerror}; choose another with --state") from error
+        raise ProcessError(
+            f"the state directory {state} cannot be used: {error.strerror}; choose another with --state"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,7 +277,7 @@ class _Supervisor:
         plan = pickle.dumps(self._shipped_plan())
 
         def bootstrap(hosted: tuple[int, ...] = (), descriptor: int = -1) -> Bootstrap:
-            return Bootstrap(self.directory, _ATTEMPT, plan, self.state.absolute(), import_paths, hosted, descriptor)
+            return Bootstrap(self.directory, _ATTEMPT, plan, self.state.absolute(), import_paths, hosted, descriptor, self.options.hang_timeout_s)
 
         self._spawn(COORDINATOR, "millstream.coordinator", [], bootstrap((*in_caller, *in_host), stdin))
         for index in range(self.plan.workers):
@@ -303,6 +313,7 @@ class _Supervisor:
                         self.figures, self.finished = message.figures, True
                         self._show(message.figures)
                     case Failed():
+                        self._ask_for_stack(message)
                         raise self._failure(message)
                     case ReceivedData() | Credit() | ClockReading():
                         self.caller.receive(message)
@@ -319,6 +330,13 @@ class _Supervisor:
     def _show(self, figures: dict[str, Any]) -> None:
         figures["processes"][CALLER] = self.caller.figures()
         self.view.update(figures)
+
+    def _ask_for_stack(self, failed: Failed) -> None:
+        """Let a process that hangs print where it is, if it still can, before it is killed."""
+        for child in self.children:
+            if child.name == failed.process and failed.error[0] == ProcessError.__name__ and child.process.poll() is None:
+                child.process.send_signal(signal.SIGUSR1)
+                time.sleep(_STACK_S)
 
     def _failure(self, failed: Failed) -> MillstreamError:
         if failed.error == ["stopped"]:

@@ -48,7 +48,8 @@ class LocalRun:
         self.clock = VirtualClock()
         self.coordinator = Coordinator(plan, now_us=self.clock, dead_letter=dead_letter)
         self.workers = {
-            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter) for index, name in enumerate(self.coordinator.members)
+            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter)
+            for index, name in enumerate(self.coordinator.members)
         }
         self.caller = Runner(plan, CALLER, now_us=self.clock, dead_letter=dead_letter)
         self.readers = Readers(plan, (), None)

@@ -31,7 +31,7 @@ class _Shell:
         self.link = link
         plan = bootstrap.load_plan()
         self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
-        self.core = Coordinator(plan, now_us=now_us, dead_letter=self.letters)
+        self.core = Coordinator(plan, now_us=now_us, dead_letter=self.letters, hang_timeout_s=bootstrap.hang_timeout_s)
         self.max_rows = plan.batch_rows
         for partition in range(len(plan.partitions)):
             source = plan.source_of(partition)

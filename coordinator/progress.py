@@ -133,7 +133,7 @@ class Meter:
             dead_letters=_sum(totals, totals, "dead_letters"),
             unmatched=_sum(totals, totals, "unmatched"),
             operators=tuple(_operator(node, totals) for node in self._shown),
-            processes=tuple(self._process(name, f) for name, f in processes.items() if f.get("operators") or name != CALLER),
+            processes=tuple(self._process(name, f) for name, f in processes.items() if name != CALLER),
         )
 
     def _process(self, name: str, figures: Mapping[str, Any]) -> ProcessProgress:

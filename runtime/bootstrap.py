@@ -26,6 +26,7 @@ class Bootstrap:
     import_paths: where the user's modules are.
     hosted: the source partitions that another process reads.
     stdin: an inherited descriptor of the user's standard input; -1: none.
+    hang_timeout_s: how long a process may give no sign of life.
     """
 
     directory: Path
@@ -35,6 +36,7 @@ class Bootstrap:
     import_paths: tuple[str, ...] = ()
     hosted: tuple[int, ...] = ()
     stdin: int = -1
+    hang_timeout_s: float = 60.0
 
     def load_plan(self) -> PhysicalPlan:
         return cast(PhysicalPlan, pickle.loads(self.plan))

@@ -65,7 +65,11 @@ def unknown_field(name: str, known: Iterable[str], where: str) -> SchemaError:
     """
     names = list(known)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"there are {', '.join(map(repr, names)) or 'none'}"
+    hint = (
+        f"did you mean {' or '.join(repr(n) for n in near)}?"
+        if near
+        else f"there are {', '.join(map(repr, names)) or 'none'}"
+    )
     return SchemaError(f"{where}: no field {name!r}; {hint}")
 
 

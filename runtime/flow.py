@@ -163,7 +163,9 @@ class Flow:
             name="read_zeromq",
         )
 
-    def generate(self, columns: Mapping[str, Any], *, rate: float | None = None, count: int | None = None, seed: int = 0) -> Stream:
+    def generate(
+        self, columns: Mapping[str, Any], *, rate: float | None = None, count: int | None = None, seed: int = 0
+    ) -> Stream:
         """Made-up events, the same for the same seed: for load tests and first steps.
 
         Args:
@@ -171,7 +173,9 @@ class Flow:
             rate: events a second; None: as fast as they are taken.
             count: how many; None: without end.
         """
-        return self.source(connectors.GeneratorSource(dict(columns), rate=rate, count=count, seed=seed), name="generate")
+        return self.source(
+            connectors.GeneratorSource(dict(columns), rate=rate, count=count, seed=seed), name="generate"
+        )
 
     def source(self, source: Any, *, name: str = "source") -> Stream:
         """A source of your own: a `millstream.Source`, or an object with ``partitions()`` and ``read(partition)``."""
@@ -200,7 +204,8 @@ class Flow:
         from millstream.coordinator import launch  # the one place where the runtime reaches up: see docs/design.md
 
         return launch.run(
-            self, launch.RunOptions(workers=workers, batch_size=batch_size, ingest=ingest, state=state, live_view=live_view)
+            self,
+            launch.RunOptions(workers=workers, batch_size=batch_size, ingest=ingest, state=state, live_view=live_view),
         )
 
     def run_here(self, *, batch_size: int = 65_536, state: PathLike | None = None) -> RunResult:
@@ -266,7 +271,9 @@ class Stream:
         """One event for each event: the function gets a row; it returns a dict, a dataclass, a named tuple or a row."""
         return self._row_function("map", function, Shape.MAP, schema, on_error)
 
-    def flat_map(self, function: Callable[[Any], Iterable[Any]], *, schema: Any = None, on_error: Errors = "fail") -> Stream:
+    def flat_map(
+        self, function: Callable[[Any], Iterable[Any]], *, schema: Any = None, on_error: Errors = "fail"
+    ) -> Stream:
         """Any number of events for each event."""
         return self._row_function("flat_map", function, Shape.FLAT_MAP, schema, on_error)
 
@@ -274,7 +281,9 @@ class Stream:
         """A function over Arrow columns: a record batch in, a record batch with as many rows out."""
         return self._then("map_batches", MapBatchesSpec(UserFunction(function), OnError(on_error)))
 
-    def on(self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail") -> HandledStream:
+    def on(
+        self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"
+    ) -> HandledStream:
         """Subscribe a handler to the events whose ``field`` is ``kind``.
 
         Further ``.on(...)`` on the result add handlers to the same operator: those of one kind run in the
@@ -286,7 +295,9 @@ class Stream:
     def _row_function(self, kind: str, function: Any, shape: Shape, schema: Any, on_error: Errors) -> Stream:
         if not callable(function):
             raise FlowError(f"{_caller()} {kind}: expected a function or an expression, found {function!r}")
-        return self._then(kind, RowFunctionSpec(UserFunction(function), shape, declared_schema(schema), OnError(on_error)))
+        return self._then(
+            kind, RowFunctionSpec(UserFunction(function), shape, declared_schema(schema), OnError(on_error))
+        )
 
     # --- time and keys ---
 
@@ -330,7 +341,9 @@ class Stream:
         for number, key in enumerate(columns):
             if not isinstance(key, str | Expr):
                 if len(columns) > 1 or named:
-                    raise FlowError(f"{_caller()} key_by: a function must be the only key; let it return a tuple's worth of fields with .map")
+                    raise FlowError(
+                        f"{_caller()} key_by: a function must be the only key; let it return a tuple's worth of fields with .map"
+                    )
                 stream = self._row_function("key_function", _with_key(key), Shape.MAP, None, "fail")
                 columns[number] = "key"
         spec = KeyBySpec(_columns("key_by", columns, named))  # type: ignore[arg-type]
@@ -342,7 +355,9 @@ class Stream:
         """The events of all of these streams; they have the same fields."""
         for other in others:
             if other.flow is not self.flow:
-                raise FlowError(f"{_caller()} union: the streams belong to different flows ({self.flow.name}, {other.flow.name})")
+                raise FlowError(
+                    f"{_caller()} union: the streams belong to different flows ({self.flow.name}, {other.flow.name})"
+                )
         return Stream(self.flow, self.flow._add("union", UnionSpec(), [self.port, *(o.port for o in others)]))
 
     def split(self, predicate: Expr) -> tuple[Stream, Stream]:
@@ -401,7 +416,9 @@ class Stream:
 class HandledStream(Stream):
     """What the handlers of `Stream.on` return; takes further handlers."""
 
-    def __init__(self, upstream: Stream, handlers: tuple[tuple[str, UserFunction], ...], field: str, on_error: OnError) -> None:
+    def __init__(
+        self, upstream: Stream, handlers: tuple[tuple[str, UserFunction], ...], field: str, on_error: OnError
+    ) -> None:
         self.flow = upstream.flow
         self._upstream = upstream
         self._handlers = handlers
@@ -418,13 +435,17 @@ class HandledStream(Stream):
     def port(self, port: Port) -> None:
         self._flow_position = port
 
-    def on(self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail") -> HandledStream:
+    def on(
+        self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"
+    ) -> HandledStream:
         if field not in ("type", self._field):
             raise FlowError(f"{_caller()} on: these handlers go by field {self._field!r}, not {field!r}")
         # The same operator takes the further handler: its node is replaced, so that all see one order.
         self._handlers = (*self._handlers, (kind, UserFunction(handler)))
         old = self.flow.nodes[self.port.node]
-        self.flow.nodes[old.id] = Node(old.id, old.name, HandlersSpec(self._handlers, self._field, self._on_error), old.inputs, old.where)
+        self.flow.nodes[old.id] = Node(
+            old.id, old.name, HandlersSpec(self._handlers, self._field, self._on_error), old.inputs, old.where
+        )
         return self
 
 
@@ -435,7 +456,13 @@ class KeyedStream:
         self.flow = flow
         self.port = port
 
-    def window(self, windows: Windows, *, allowed_lateness: Duration | None = "0s", emit: Literal["updates", "final"] = "updates") -> WindowedStream:
+    def window(
+        self,
+        windows: Windows,
+        *,
+        allowed_lateness: Duration | None = "0s",
+        emit: Literal["updates", "final"] = "updates",
+    ) -> WindowedStream:
         """Group each key's events into windows of time.
 
         Args:
@@ -447,7 +474,9 @@ class KeyedStream:
         where = f"{_caller()} window"
         lateness = MAX_US if allowed_lateness is None else duration_us(allowed_lateness, where)
         if lateness == MAX_US and emit == "final":
-            raise FlowError(f"{where}: emit='final' waits for the windows to expire, which never happens with infinite lateness")
+            raise FlowError(
+                f"{where}: emit='final' waits for the windows to expire, which never happens with infinite lateness"
+            )
         return WindowedStream(self, windows, lateness, emit == "final")
 
     def agg(self, *, name: str | None = None, **aggregates: Aggregate) -> Stream:
@@ -512,7 +541,9 @@ def hopping(size: Duration, every: Duration, *, offset: Duration = "0s") -> Wind
     """Windows of one size, a new one every so often: they overlap, and an event counts in each."""
     size_us, slide_us = _positive("hopping", size), _positive("hopping", every)
     if slide_us > size_us:
-        raise FlowError(f"{_caller()} hopping: every={every!r} is longer than size={size!r}: events in between would be in no window")
+        raise FlowError(
+            f"{_caller()} hopping: every={every!r} is longer than size={size!r}: events in between would be in no window"
+        )
     return Windows(size_us, slide_us, _offset("hopping", offset))
 
 
@@ -540,7 +571,9 @@ def _columns(where: str, columns: Sequence[Any], named: Mapping[str, Any]) -> Na
     names = [n for n, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise FlowError(f"{_caller()} {where}: the field {name!r} is there twice; name one of them with .alias(...)")
+            raise FlowError(
+                f"{_caller()} {where}: the field {name!r} is there twice; name one of them with .alias(...)"
+            )
     return tuple(pairs)
 
 
@@ -567,5 +600,3 @@ def _caller() -> str:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-
-

@@ -63,8 +63,16 @@ class UserFunction:
 def user_error(operator: str, event: object, error: BaseException) -> UserCodeError:
     """The error for a user's function that raised: its operator, the event, and the user's own traceback."""
     # The frames above the user's function are Millstream's; they would only hide the line that matters.
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/millstream/" not in f.filename and not _ours(f.filename)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames), *traceback.format_exception_only(error)]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/millstream/" not in f.filename and not _ours(f.filename)
+    ]
+    lines = [
+        "Traceback (most recent call last):\n",
+        *traceback.format_list(frames),
+        *traceback.format_exception_only(error),
+    ]
     text = repr(event)
     if len(text) > _EVENT_TEXT_LIMIT:
         text = text[:_EVENT_TEXT_LIMIT] + "..."

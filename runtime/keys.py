@@ -62,9 +62,11 @@ def _hash_column(column: pa.Array) -> HashArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
         assert isinstance(column, pa.DictionaryArray)
-        hashes = _hash_column(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)] if len(
-            column.dictionary
-        ) else np.zeros(len(column), np.uint64)
+        hashes = (
+            _hash_column(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+            if len(column.dictionary)
+            else np.zeros(len(column), np.uint64)
+        )
     elif pa.types.is_null(kind):
         return np.full(len(column), _NULL_HASH)
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
@@ -75,7 +77,9 @@ def _hash_column(column: pa.Array) -> HashArray:
         values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 + 0.0 is 0.0
         hashes = _finish(np.where(np.isnan(values), np.nan, values).view(np.uint64) ^ _SEED)
     elif pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_string_view(kind):
-        hashes = _hash_binary(column.cast(pa.string() if not pa.types.is_fixed_size_binary(kind) else pa.binary()), np.dtype(np.int32))
+        hashes = _hash_binary(
+            column.cast(pa.string() if not pa.types.is_fixed_size_binary(kind) else pa.binary()), np.dtype(np.int32)
+        )
     else:
         hashes = _finish(_as_int64(column).view(np.uint64) ^ _SEED)
     if column.null_count:
@@ -103,7 +107,9 @@ def _hash_binary(column: pa.Array, offset_type: np.dtype[np.signedinteger]) -> H
     if count == 0:
         return np.zeros(0, np.uint64)
     buffers = column.buffers()
-    offsets = np.frombuffer(buffers[1], offset_type, count=count + 1, offset=column.offset * offset_type.itemsize).astype(np.int64)
+    offsets = np.frombuffer(
+        buffers[1], offset_type, count=count + 1, offset=column.offset * offset_type.itemsize
+    ).astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     # Eight spare bytes, so that the last key's last lane can be read whole.
     data = np.zeros(last - first + 8, np.uint8)

@@ -48,12 +48,16 @@ class KeyPartitioner:
             arrays = [_plain(a.take(rows)) for a in arrays]
         distinct = make_columns(self.names, arrays)
         if self.fields is not None:
-            batch = batch.with_columns(batch.columns.select([f for f in batch.columns.schema.names if f in self.fields]))
+            batch = batch.with_columns(
+                batch.columns.select([f for f in batch.columns.schema.names if f in self.fields])
+            )
         if self.workers == 1:
             return [(0, _keyed(batch, Keys(distinct, codes)))]
         return self._by_owner(batch, distinct, codes)
 
-    def _by_owner(self, batch: Batch, distinct: pa.RecordBatch, codes: np.ndarray[tuple[int], np.dtype[np.int32]]) -> list[tuple[int, Batch]]:
+    def _by_owner(
+        self, batch: Batch, distinct: pa.RecordBatch, codes: np.ndarray[tuple[int], np.dtype[np.int32]]
+    ) -> list[tuple[int, Batch]]:
         key_owner = self.owners[key_groups(hash_keys(distinct.columns))]
         row_owner = key_owner[codes]
         counts = np.bincount(row_owner, minlength=self.workers)

@@ -82,7 +82,9 @@ class _Bound:
     changelog: str | None = None
 
 
-def make_plan(flow: Flow, *, workers: int, batch_rows: int = 65_536, ingest: Ingest = "auto", late_directory: Path | None = None) -> PhysicalPlan:
+def make_plan(
+    flow: Flow, *, workers: int, batch_rows: int = 65_536, ingest: Ingest = "auto", late_directory: Path | None = None
+) -> PhysicalPlan:
     """Plan a flow.
 
     Args:
@@ -94,7 +96,9 @@ def make_plan(flow: Flow, *, workers: int, batch_rows: int = 65_536, ingest: Ing
     """
     nodes = {n.id: n for n in flow.nodes}
     if not any(isinstance(n.spec, SinkSpec) for n in flow.nodes):
-        raise FlowError(f"flow {flow.name!r} has no sink: nothing would come of it; end a stream with .print(), .write_jsonl(...) or .collect()")
+        raise FlowError(
+            f"flow {flow.name!r} has no sink: nothing would come of it; end a stream with .print(), .write_jsonl(...) or .collect()"
+        )
     nodes = _with_late_outputs(nodes, late_directory)
     bound = {}
     for node in list(nodes.values()):
@@ -120,7 +124,9 @@ def make_plan(flow: Flow, *, workers: int, batch_rows: int = 65_536, ingest: Ing
         (n.id, name) for n in nodes.values() if isinstance(n.spec, ReadSpec) for name in n.spec.source.partitions()
     ]
     if len(partitions) > 1_000:
-        raise FlowError(f"flow {flow.name!r} reads {len(partitions)} source partitions, at most 1000 are possible; use partitions='one' for globs of many files")
+        raise FlowError(
+            f"flow {flow.name!r} reads {len(partitions)} source partitions, at most 1000 are possible; use partitions='one' for globs of many files"
+        )
     for node in nodes.values():
         if isinstance(node.spec, SinkSpec):
             node.spec.sink.check()
@@ -144,7 +150,13 @@ def _with_late_outputs(nodes: Mapping[int, Node], directory: Path | None) -> dic
         if isinstance(node.spec, WindowAggregateSpec) and Port(node.id, LATE) not in consumed:
             number = len(result)
             sink = JsonLinesSink(f"{directory / node.name}/")
-            result[number] = Node(number, f"late_of_{node.name}", SinkSpec(sink, takes_what_is_there=True), (Port(node.id, LATE),), node.where)
+            result[number] = Node(
+                number,
+                f"late_of_{node.name}",
+                SinkSpec(sink, takes_what_is_there=True),
+                (Port(node.id, LATE),),
+                node.where,
+            )
     return result
 
 
@@ -167,7 +179,9 @@ def _bind(node: Node, bound: Mapping[int, _Bound], nodes: Mapping[int, Node]) ->
     schema = upstream.schema
     if isinstance(spec, EventTimeSpec):
         if upstream.stateful:
-            raise FlowError(f"{node.title}: event time cannot be assigned behind {upstream.stateful}, which has a time of its own; call event_time() before key_by()")
+            raise FlowError(
+                f"{node.title}: event time cannot be assigned behind {upstream.stateful}, which has a time of its own; call event_time() before key_by()"
+            )
         if schema is not None:
             check_time_type(output_type(spec.time, schema, node.title), spec.unit, node.title)
         return replace(upstream, timed=True)
@@ -188,7 +202,9 @@ def _bind_columns(node: Node, schema: pa.Schema) -> pa.Schema:
         case FilterSpec():
             kind = output_type(spec.predicate, schema, node.title)
             if not pa.types.is_boolean(kind) and not pa.types.is_null(kind):
-                raise SchemaError(f"{node.title}: {spec.predicate} is {kind}, not a condition; compare it with something")
+                raise SchemaError(
+                    f"{node.title}: {spec.predicate} is {kind}, not a condition; compare it with something"
+                )
             return schema
         case SelectSpec():
             return pa.schema([(n, output_type(e, schema, node.title)) for n, e in spec.columns])
@@ -228,20 +244,31 @@ def _bind_union(node: Node, bound: Mapping[int, _Bound]) -> _Bound:
     first = inputs[0]
     for other in inputs[1:]:
         if other.timed != first.timed:
-            raise FlowError(f"{node.title}: one stream has event time and another has not; call event_time() on each, or behind the union")
+            raise FlowError(
+                f"{node.title}: one stream has event time and another has not; call event_time() on each, or behind the union"
+            )
         if first.schema is not None and other.schema is not None and set(first.schema.names) != set(other.schema.names):
             odd = sorted(set(first.schema.names) ^ set(other.schema.names))
-            raise SchemaError(f"{node.title}: the streams differ in the fields {', '.join(odd)}; use select() so that they are the same")
+            raise SchemaError(
+                f"{node.title}: the streams differ in the fields {', '.join(odd)}; use select() so that they are the same"
+            )
     schema = first.schema
     if schema is not None and all(i.schema is not None for i in inputs):
         try:
             ordered = [pa.schema([i.schema.field(n) for n in schema.names]) for i in inputs if i.schema is not None]
             schema = pa.unify_schemas(ordered, promote_options="permissive")
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-            raise SchemaError(f"{node.title}: the streams have fields of one name and different types: {error}") from error
+            raise SchemaError(
+                f"{node.title}: the streams have fields of one name and different types: {error}"
+            ) from error
     else:
         schema = None
-    return _Bound(schema, first.timed, next((i.stateful for i in inputs if i.stateful), None), next((i.changelog for i in inputs if i.changelog), None))
+    return _Bound(
+        schema,
+        first.timed,
+        next((i.stateful for i in inputs if i.stateful), None),
+        next((i.changelog for i in inputs if i.changelog), None),
+    )
 
 
 def _bind_keyed(node: Node, upstream: _Bound, nodes: Mapping[int, Node]) -> _Bound:
@@ -261,9 +288,13 @@ def _bind_keyed(node: Node, upstream: _Bound, nodes: Mapping[int, Node]) -> _Bou
     taken = [*(RESERVED if windowed else ()), *keys]
     for name, _ in spec.aggregates:
         if name in taken:
-            raise FlowError(f"{node.title}: an aggregate cannot be named {name!r}, which is a field of the result already")
+            raise FlowError(
+                f"{node.title}: an aggregate cannot be named {name!r}, which is a field of the result already"
+            )
     if windowed and any(k in RESERVED for k in keys):
-        raise FlowError(f"{node.title}: a key cannot be named window_start, window_end or pane, which are fields of the result")
+        raise FlowError(
+            f"{node.title}: a key cannot be named window_start, window_end or pane, which are fields of the result"
+        )
     revises = not windowed or (spec.allowed_lateness_us > 0 and not spec.final_only)
     schema = None
     if upstream.schema is not None:
@@ -274,12 +305,20 @@ def _bind_keyed(node: Node, upstream: _Bound, nodes: Mapping[int, Node]) -> _Bou
 
 
 def _aggregate_schema(
-    node: Node, spec: WindowAggregateSpec | RunningAggregateSpec, schema: pa.Schema, keys: list[str], types: list[pa.DataType]
+    node: Node,
+    spec: WindowAggregateSpec | RunningAggregateSpec,
+    schema: pa.Schema,
+    keys: list[str],
+    types: list[pa.DataType],
 ) -> pa.Schema:
     from millstream.accumulators import AccumulatorSet  # compiles the kernels that only a planned aggregate needs
 
     results = AccumulatorSet(dict(spec.aggregates), types, f"{node.title} agg").schema
-    window = [("window_start", STAMP), ("window_end", STAMP), ("pane", pa.int64())] if isinstance(spec, WindowAggregateSpec) else []
+    window = (
+        [("window_start", STAMP), ("window_end", STAMP), ("pane", pa.int64())]
+        if isinstance(spec, WindowAggregateSpec)
+        else []
+    )
     return pa.schema([*window, *((k, schema.field(k).type) for k in keys), *((f.name, f.type) for f in results)])
 
 
@@ -309,7 +348,9 @@ def _prune(nodes: Mapping[int, Node], bound: Mapping[int, _Bound]) -> dict[int, 
         schema, names = bound[node.id].schema, needed[node.id]
         if schema is not None:
             # Arrow forgets the length of a batch without columns: keep one when rows alone are counted.
-            needed[node.id] = frozenset(schema.names) if names is None else (names & set(schema.names) or frozenset(schema.names[:1]))
+            needed[node.id] = (
+                frozenset(schema.names) if names is None else (names & set(schema.names) or frozenset(schema.names[:1]))
+            )
     return needed
 
 
@@ -376,7 +417,12 @@ def _reads(node: Node, schema: pa.Schema | None, names: Fields) -> tuple[str, ..
 
 
 def _needs_position(nodes: Mapping[int, Node]) -> bool:
-    aggregates = [a for n in nodes.values() if isinstance(n.spec, WindowAggregateSpec | RunningAggregateSpec) for _, a in n.spec.aggregates]
+    aggregates = [
+        a
+        for n in nodes.values()
+        if isinstance(n.spec, WindowAggregateSpec | RunningAggregateSpec)
+        for _, a in n.spec.aggregates
+    ]
     return any(a.needs_order for a in aggregates)
 
 
@@ -385,7 +431,10 @@ def _needs_position(nodes: Mapping[int, Node]) -> bool:
 
 def _ingest(nodes: Mapping[int, Node], workers: int) -> Literal["coordinator", "workers"]:
     """Where sources are decoded: text is expensive, and with several workers it is better done there."""
-    decodes = any(isinstance(n.spec, ReadSpec) and n.spec.source.decoder(None) is not None and not n.spec.source.live for n in nodes.values())
+    decodes = any(
+        isinstance(n.spec, ReadSpec) and n.spec.source.decoder(None) is not None and not n.spec.source.live
+        for n in nodes.values()
+    )
     return "workers" if decodes and workers > 1 else "coordinator"
 
 
@@ -479,7 +528,11 @@ class _Cutter:
         return stages
 
     def _has_worker_blocks(self, node: Node) -> bool:
-        return any(self.stages[s].kind is StageKind.BLOCKS and self.stages[s].place is Place.WORKERS for p in node.inputs for s in self._stages_of(p))
+        return any(
+            self.stages[s].kind is StageKind.BLOCKS and self.stages[s].place is Place.WORKERS
+            for p in node.inputs
+            for s in self._stages_of(p)
+        )
 
     def _stages_of(self, port: Port) -> list[int]:
         return self.places[port.node]
@@ -489,7 +542,9 @@ class _Cutter:
             self._worker_blocks = self._stage(StageKind.BLOCKS, Place.WORKERS)
         draft = self._deals.get((stage, port))
         if draft is None:
-            draft = self._deals[stage, port] = _Draft(ExchangeKind.DEAL, self._worker_blocks, [(stage, port)], fields=self._shipped(port))
+            draft = self._deals[stage, port] = _Draft(
+                ExchangeKind.DEAL, self._worker_blocks, [(stage, port)], fields=self._shipped(port)
+            )
             self.exchanges.append(draft)
         draft.targets.append(target)
         return self._worker_blocks
@@ -514,7 +569,9 @@ class _Cutter:
             return
         outputs: list[tuple[int | None, Port]] = [(s, port) for s in self._stages_of(port)]
         if sink.encoder() is not None:
-            encode = Node(len(self.nodes) + len(self.added), f"encode_for_{node.name}", EncodeSpec(sink), (port,), node.where)
+            encode = Node(
+                len(self.nodes) + len(self.added), f"encode_for_{node.name}", EncodeSpec(sink), (port,), node.where
+            )
             self.added[encode.id] = encode
             stages = self._stages_for(encode, columnar=False)
             self._join(encode, stages)
@@ -523,11 +580,17 @@ class _Cutter:
         stage = self._stage(StageKind.KEYED, place, self._next_writer)
         if place is Place.ONE_WORKER:
             self._next_writer = (self._next_writer + 1) % self.workers  # spread the writers over the workers
-        self.exchanges.append(_Draft(ExchangeKind.GATHER, stage, outputs, [(node.id, 0)], fields=None if sink.encoder() else self._shipped(port)))
+        self.exchanges.append(
+            _Draft(
+                ExchangeKind.GATHER,
+                stage,
+                outputs,
+                [(node.id, 0)],
+                fields=None if sink.encoder() else self._shipped(port),
+            )
+        )
         self._join(node, [stage])
 
     def _shipped(self, port: Port) -> tuple[str, ...] | None:
         wanted = self.needed[port.node] if port.name == MAIN else None
         return None if wanted is None else tuple(sorted(wanted))
-
-

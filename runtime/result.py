@@ -69,7 +69,9 @@ def make_result(
         return sum(t.get(key, 0) for t in totals.values())
 
     late, dead = everywhere("late"), everywhere("dead_letters")
-    kept_late = state is not None and any(isinstance(n.spec, SinkSpec) and n.spec.takes_what_is_there for n in plan.nodes.values())
+    kept_late = state is not None and any(
+        isinstance(n.spec, SinkSpec) and n.spec.takes_what_is_there for n in plan.nodes.values()
+    )
     return RunResult(
         flow=plan.name,
         seconds=seconds,

@@ -67,7 +67,7 @@ class Row(tuple[Any, ...]):
             return _new(kind, _join(self, tuple(changes.values())))
         values = list(_stored(self))
         for place, value in zip(places, changes.values(), strict=True):
-            values[place:place + 1] = (value,)
+            values[place : place + 1] = (value,)
         return _new(kind, values)
 
     @classmethod
@@ -161,14 +161,18 @@ def _in_us(kind: pa.DataType) -> pa.DataType:
 
 def _row_values(column: pa.Array) -> list[Any]:
     if _is_raw(column.type):
-        return python_values(column.cast(_in_us(column.type) if column.type.unit != "us" else column.type, safe=False).view(pa.int64()))
+        return python_values(
+            column.cast(_in_us(column.type) if column.type.unit != "us" else column.type, safe=False).view(pa.int64())
+        )
     return python_values(column)
 
 
 def python_values(column: pa.Array) -> list[Any]:
     """A column as Python values. The way by NumPy is many times faster than Arrow's own where it is exact."""
     kind = column.type
-    if column.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    if column.null_count == 0 and (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    ):
         values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
         return values
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -194,10 +198,20 @@ def columns_of(results: Sequence[Any], schema: pa.Schema | None, where: str) -> 
     if schema is not None:
         missing = [n for n in schema.names if n not in names]
         if missing:
-            raise SchemaError(f"{where}: the function returned no field {missing[0]!r}, which schema= declares; it returned {', '.join(names)}")
+            raise SchemaError(
+                f"{where}: the function returned no field {missing[0]!r}, which schema= declares; it returned {', '.join(names)}"
+            )
         order = [names.index(n) for n in schema.names]
-        return make_columns(schema.names, [_array(values[i], raw.get(i, schema.field(n).type), n, where).cast(schema.field(n).type) for i, n in zip(order, schema.names, strict=True)])
-    return make_columns(names, [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))])
+        return make_columns(
+            schema.names,
+            [
+                _array(values[i], raw.get(i, schema.field(n).type), n, where).cast(schema.field(n).type)
+                for i, n in zip(order, schema.names, strict=True)
+            ],
+        )
+    return make_columns(
+        names, [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))]
+    )
 
 
 def _fields_of(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequence[Any]]]:
@@ -228,7 +242,9 @@ def _mapping_fields(results: Sequence[Any], where: str) -> tuple[list[str], list
     union: dict[str, None] = {}
     for result in results:
         if not isinstance(result, Mapping):
-            raise SchemaError(f"{where}: the function returned a dict for some events and a {type(result).__name__} for others")
+            raise SchemaError(
+                f"{where}: the function returned a dict for some events and a {type(result).__name__} for others"
+            )
         union.update(dict.fromkeys(result))
     return list(union), [[r.get(n) for r in results] for n in union]
 

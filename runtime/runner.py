@@ -132,9 +132,13 @@ class Runner:
             self._credit(exchange.id, receiver)
         partitioner = None
         if exchange.kind is ExchangeKind.KEY:
-            partitioner = KeyPartitioner(exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where))
+            partitioner = KeyPartitioner(
+                exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where)
+            )
         choose = (lambda: self.roomiest(exchange.id)) if exchange.kind is ExchangeKind.DEAL else None
-        return ExchangeOutput(exchange, stage.id, self.me, receivers, splitter(exchange, receivers, partitioner), choose)
+        return ExchangeOutput(
+            exchange, stage.id, self.me, receivers, splitter(exchange, receivers, partitioner), choose
+        )
 
     def _credit(self, exchange: int, receiver: str) -> SendCredit:
         key = (exchange, receiver)
@@ -296,9 +300,7 @@ class Runner:
 
     def figures(self) -> dict[str, Any]:
         """What the live view and the summary show of this process."""
-        operators = {
-            self.plan.nodes[n].name: o.figures() for s in self.stages.values() for n, o in s.operators.items()
-        }
+        operators = {self.plan.nodes[n].name: o.figures() for s in self.stages.values() for n, o in s.operators.items()}
         watermarks = {str(i): s.watermark_us for i, s in self.stages.items() if isinstance(s, KeyedStage)}
         return {
             "operators": operators,
@@ -308,5 +310,3 @@ class Runner:
             "budget_bytes": sum(c.budget_bytes for c in self._credits.values()),
             "blocked": any(lane.blocked is not None for lane in self._lanes),
         }
-
-

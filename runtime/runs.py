@@ -55,7 +55,9 @@ class Run:
 
     @property
     def nbytes(self) -> int:
-        return self.index.nbytes + self.keys.codes.nbytes + int(self.keys.distinct.nbytes) + sum(map(nbytes, self.columns))
+        return (
+            self.index.nbytes + self.keys.codes.nbytes + int(self.keys.distinct.nbytes) + sum(map(nbytes, self.columns))
+        )
 
 
 def unify_keys(parts: Sequence[Keys]) -> Keys:

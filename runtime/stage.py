@@ -48,7 +48,15 @@ class ExchangeOutput:
     of its own.
     """
 
-    def __init__(self, exchange: Exchange, stage: int, me: str, receivers: Sequence[str], split: Splitter, choose: Callable[[], str] | None) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        stage: int,
+        me: str,
+        receivers: Sequence[str],
+        split: Splitter,
+        choose: Callable[[], str] | None,
+    ) -> None:
         self.exchange = exchange
         self.stage = stage
         self.me = me
@@ -88,7 +96,9 @@ class ExchangeOutput:
     def holds(self) -> bool:
         return bool(self._held)
 
-    def _message(self, partition: int, sequence: int, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None) -> Data:
+    def _message(
+        self, partition: int, sequence: int, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None
+    ) -> Data:
         return Data(self.exchange.id, self.me, (self.stage, partition), sequence, more, watermark_us, status, payload)
 
 
@@ -143,7 +153,9 @@ class StageRun(ABC):
         operator.context.counters.rows_in += batch.num_rows
         yield from self._pass_on(node, operator, operator.on_batch(batch, port))
 
-    def _pass_on(self, node: int, operator: Operator, produced: Iterable[tuple[str, Batch] | None]) -> Iterator[Emission]:
+    def _pass_on(
+        self, node: int, operator: Operator, produced: Iterable[tuple[str, Batch] | None]
+    ) -> Iterator[Emission]:
         for output in produced:
             if output is None:
                 yield None
@@ -245,9 +257,11 @@ class BlockStage(StageRun):
                     yield from self._decode(node, payload, partition, data.sequence)
                 else:
                     yield from self._switched(self._push(node, port, payload), second=False)
-        self._credit.append(received)
         if data.more:
+            # Its credit returns at once: the sender may need it for the rest of this very block.
+            self.finished.append(received)
             return
+        self._credit.append(received)
         credit, self._credit = self._credit, []
         yield from self._finish(partition, data.sequence, data.watermark_us, data.status, timed=False)
         clocks = [n for n, reach in self._clocks_of.items() if partition in reach]
@@ -264,7 +278,9 @@ class BlockStage(StageRun):
         operator = self.operators[node]
         if not isinstance(operator, Decode):
             raise InternalError(f"stage {self.stage.id}: a block for {operator.context.name}, which does not decode")
-        yield from self._switched(self._pass_on(node, operator, operator.on_block(block, partition, sequence)), second=False)
+        yield from self._switched(
+            self._pass_on(node, operator, operator.on_block(block, partition, sequence)), second=False
+        )
 
     def _push(self, node: int, port: int, batch: Batch) -> Iterator[Emission]:
         operator = self.operators[node]
@@ -283,9 +299,13 @@ class BlockStage(StageRun):
 
     def on_reading(self, reading: ClockReading) -> TimeReport | None:
         """Take what the clock says of a block; returns a report where it asks for one without far-ahead rows."""
-        unit = next((u for u in self.waiting if (u.partition, u.sequence) == (reading.partition, reading.sequence)), None)
+        unit = next(
+            (u for u in self.waiting if (u.partition, u.sequence) == (reading.partition, reading.sequence)), None
+        )
         if unit is None:
-            raise InternalError(f"stage {self.stage.id}: a clock reading for block {reading.sequence} of partition {reading.partition}, which is not here")
+            raise InternalError(
+                f"stage {self.stage.id}: a clock reading for block {reading.sequence} of partition {reading.partition}, which is not here"
+            )
         if not reading.resolve:
             unit.readings[reading.node] = reading
             return None
@@ -339,7 +359,9 @@ class BlockStage(StageRun):
     def _number(self, output: ExchangeOutput) -> tuple[int, int]:
         return self._second if self._in_second_half else self._current
 
-    def _finish(self, partition: int, sequence: int, watermark_us: int, status: InputStatus, *, timed: bool) -> Iterator[Emission]:
+    def _finish(
+        self, partition: int, sequence: int, watermark_us: int, status: InputStatus, *, timed: bool
+    ) -> Iterator[Emission]:
         for output in self.exchange_outputs:
             number = output.exchange.id
             if (number in self._timed_exchanges) == timed and partition in self._partitions_of[number]:

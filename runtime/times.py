@@ -20,7 +20,14 @@ MAX_US: Final = 2**63 - 1
 SECOND_US: Final = 1_000_000
 STAMP: Final = pa.timestamp("us", "UTC")
 
-UNIT_US: Final = {"us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3_600 * SECOND_US, "d": 86_400 * SECOND_US}
+UNIT_US: Final = {
+    "us": 1,
+    "ms": 1_000,
+    "s": SECOND_US,
+    "m": 60 * SECOND_US,
+    "h": 3_600 * SECOND_US,
+    "d": 86_400 * SECOND_US,
+}
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,7 +48,9 @@ def duration_us(value: Duration, where: str) -> int:
         parts = list(_DURATION.finditer(text))
         if parts and "".join(p.group(0) for p in parts).replace(" ", "") == text.replace(" ", ""):
             return round(sum(float(p.group(1)) * UNIT_US[p.group(2)] for p in parts))
-    raise FlowError(f"{where}: {value!r} is not a duration; use a timedelta or text such as '10s', '5m', '1h30m', '500ms', '2d'")
+    raise FlowError(
+        f"{where}: {value!r} is not a duration; use a timedelta or text such as '10s', '5m', '1h30m', '500ms', '2d'"
+    )
 
 
 def datetime_us(value: datetime) -> int:

@@ -99,7 +99,9 @@ class Topology:
             ports = [port for upstream, port in exchange.outputs if upstream == stage.id]
             if ports:
                 sources = {n for port in ports for n in self._sources_above(port.node, stage)}
-                result[exchange.id] = frozenset(p for p, (node, _) in enumerate(self.plan.partitions) if node in sources)
+                result[exchange.id] = frozenset(
+                    p for p, (node, _) in enumerate(self.plan.partitions) if node in sources
+                )
         return result
 
     def clocks_of(self, stage: Stage) -> dict[int, frozenset[int]]:
@@ -114,10 +116,14 @@ class Topology:
         """The exchanges that a block stage feeds from behind one of its own ``event_time()``s."""
         behind: set[int] = set()
         for node in stage.nodes:
-            if isinstance(self.plan.nodes[node].spec, EventTimeSpec) or any(p.node in behind for p in self._inputs_within(node, stage)):
+            if isinstance(self.plan.nodes[node].spec, EventTimeSpec) or any(
+                p.node in behind for p in self._inputs_within(node, stage)
+            ):
                 behind.add(node)
         return frozenset(
-            e.id for e in self.plan.exchanges if any(upstream == stage.id and port.node in behind for upstream, port in e.outputs)
+            e.id
+            for e in self.plan.exchanges
+            if any(upstream == stage.id and port.node in behind for upstream, port in e.outputs)
         )
 
     def _inputs_within(self, node: int, stage: Stage) -> list[Port]:
@@ -135,7 +141,16 @@ class Topology:
             seen.add(current)
             if isinstance(self.plan.nodes[current].spec, ReadSpec):
                 found.add(current)
-            reach = {stage.id, *(u for e in self.plan.exchanges_into(stage.id) if e.kind is ExchangeKind.DEAL for u, _ in e.outputs if u is not None)}
+            reach = {
+                stage.id,
+                *(
+                    u
+                    for e in self.plan.exchanges_into(stage.id)
+                    if e.kind is ExchangeKind.DEAL
+                    for u, _ in e.outputs
+                    if u is not None
+                ),
+            }
             nodes_in_reach = {n for s in reach for n in self.plan.stages[s].nodes}
             ahead += [p.node for p in self.plan.nodes[current].inputs if p.node in nodes_in_reach]
         return found

@@ -76,7 +76,9 @@ class Data:
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> ReceivedData:
-        exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = _fields("data", header, 9)
+        exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = _fields(
+            "data", header, 9
+        )
         payload: Batch | Block | None = None
         if described is not None:
             kind, *rest = described
@@ -136,7 +138,21 @@ class TimeReport:
     resolved: bool
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [_pack((self.TAG, VERSION, attempt, self.node, self.worker, self.partition, self.sequence, self.max_us, self.resolved))]
+        return [
+            _pack(
+                (
+                    self.TAG,
+                    VERSION,
+                    attempt,
+                    self.node,
+                    self.worker,
+                    self.partition,
+                    self.sequence,
+                    self.max_us,
+                    self.resolved,
+                )
+            )
+        ]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> TimeReport:

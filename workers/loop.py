@@ -108,5 +108,3 @@ def main(index: int, descriptor: int) -> int:
         if entry not in sys.path:
             sys.path.insert(0, entry)
     return run(bootstrap, index)
-
-

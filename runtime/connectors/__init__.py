@@ -4,16 +4,21 @@ from millstream.connectors.caller import CollectSink, PrintSink
 from millstream.connectors.discard import NullSink
 from millstream.connectors.file_sinks import CsvSink, JsonLinesSink, ParquetSink
 from millstream.connectors.file_sources import ArrowSource, CsvSource, JsonLinesSource, ParquetSource, TextSource
-from millstream.connectors.generate import GeneratorSource
+from millstream.connectors.generate import Choice, Constant, Counter, EventTime, GeneratorSource, Uniform, Zipf
 from millstream.connectors.memory import IterableSource, TableSource
 from millstream.connectors.python import ForEachSink, PythonSink, PythonSource
 from millstream.connectors.stdin import StdinSource
+from millstream.connectors.zeromq import ZeroMQSink, ZeroMQSource
 
 __all__ = [
     "ArrowSource",
+    "Choice",
     "CollectSink",
+    "Constant",
+    "Counter",
     "CsvSink",
     "CsvSource",
+    "EventTime",
     "ForEachSink",
     "GeneratorSource",
     "IterableSource",
@@ -28,4 +33,8 @@ __all__ = [
     "StdinSource",
     "TableSource",
     "TextSource",
+    "Uniform",
+    "ZeroMQSink",
+    "ZeroMQSource",
+    "Zipf",
 ]

@@ -124,6 +124,7 @@ class RowReader(Reader):
 
     def __init__(self, rows: Iterator[Any], schema: pa.Schema | None, label: str, *, live: bool = False) -> None:
         self._rows, self._schema, self._label, self._live = rows, schema, label, live
+        self._declared = schema is not None
         self._ready: ColumnReader | None = None
         self._held: list[Any] = []
         self._offset = 0
@@ -183,6 +184,10 @@ class RowReader(Reader):
         if self._schema is None:
             self._schema = _lasting(columns.schema)
         where = f"{self._label}, rows from {self._offset}"
+        new = [name for name in columns.schema.names if name not in self._schema.names]
+        if new and not self._declared:  # a declared schema says what is read; an inferred one must lose nothing
+            known = ", ".join(self._schema.names)
+            raise SourceError(f"{where}: field {new[0]!r} is new; the first rows have {known}; declare it with schema=")
         try:
             return conform(_with_all(columns, self._schema), self._schema, where)
         except SchemaError as error:
@@ -200,10 +205,7 @@ def _lasting(schema: pa.Schema) -> pa.Schema:
 
 
 def _with_all(columns: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """With a column of nulls for each field that none of these rows has; unknown ones are an error."""
-    unknown = [name for name in columns.schema.names if name not in schema.names]
-    if unknown:
-        raise SchemaError(f"field {unknown[0]!r} is new; the fields are {', '.join(schema.names)}")
+    """With a column of nulls for each field that none of these rows has."""
     for field in schema:
         if field.name not in columns.schema.names:
             columns = columns.append_column(field, pa.nulls(columns.num_rows, field.type))

@@ -17,7 +17,17 @@ from millstream.errors import SchemaError, unknown_field
 from millstream.evaluate import evaluate_rows
 from millstream.expr import Expr
 from millstream.operators.base import Context, Operator, Output
-from millstream.plan import MAIN, DropSpec, ExplodeSpec, FilterSpec, Named, RenameSpec, SelectSpec, UnionSpec, WithColumnsSpec
+from millstream.plan import (
+    MAIN,
+    DropSpec,
+    ExplodeSpec,
+    FilterSpec,
+    Named,
+    RenameSpec,
+    SelectSpec,
+    UnionSpec,
+    WithColumnsSpec,
+)
 
 
 def row_text(columns: pa.RecordBatch, row: int) -> str:
@@ -56,7 +66,9 @@ class Filter(Operator):
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         (mask,), batch = evaluate_all((("", self.predicate),), batch, self.context)
         if not pa.types.is_boolean(mask.type):
-            raise SchemaError(f"{self.context.name}: {self.predicate} is {mask.type}, not a condition; compare it with something")
+            raise SchemaError(
+                f"{self.context.name}: {self.predicate} is {mask.type}, not a condition; compare it with something"
+            )
         keep = pc.fill_null(mask, False) if mask.null_count else mask
         kept = batch.where(keep.to_numpy(zero_copy_only=False))
         if kept.num_rows:
@@ -124,7 +136,11 @@ class Explode(Operator):
         if self.column not in names:
             raise unknown_field(self.column, names, self.context.name)
         lists = batch.columns.column(self.column)
-        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type) or pa.types.is_fixed_size_list(lists.type)):
+        if not (
+            pa.types.is_list(lists.type)
+            or pa.types.is_large_list(lists.type)
+            or pa.types.is_fixed_size_list(lists.type)
+        ):
             raise SchemaError(f"{self.context.name}: field {self.column!r} is {lists.type}, not a list")
         parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
         elements = pc.list_flatten(lists)

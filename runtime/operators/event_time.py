@@ -32,7 +32,12 @@ def check_time_type(kind: pa.DataType, unit: str | None, where: str) -> None:
     Raises:
         SchemaError: the type is no time, or a number without a unit.
     """
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if (
+        pa.types.is_timestamp(kind)
+        or pa.types.is_date(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+    ):
         return
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         if unit is None:
@@ -126,7 +131,10 @@ class EventTime(Operator):
             limit_us = self.context.now_us() + self.spec.max_ahead_us
             if int(times.max()) > limit_us:
                 for row in np.flatnonzero(times > limit_us).tolist():
-                    bad.setdefault(row, f"the time {format_us(int(times[row]))} is more than max_ahead={self._ahead} ahead of the clock")
+                    bad.setdefault(
+                        row,
+                        f"the time {format_us(int(times[row]))} is more than max_ahead={self._ahead} ahead of the clock",
+                    )
         yield MAIN, self._without(replace(batch, time_us=times), bad)
 
     def without_far_ahead(self, batch: Batch, max_us: int) -> Batch:
@@ -150,7 +158,12 @@ class EventTime(Operator):
 
     def needs_resolving(self, max_us: int, largest_us: int) -> bool:
         """Whether a block with this largest time may hold rows too far ahead."""
-        return not self.live and largest_us != MIN_US and self.spec.max_ahead_us != MAX_US and largest_us - self.spec.max_ahead_us > max_us
+        return (
+            not self.live
+            and largest_us != MIN_US
+            and self.spec.max_ahead_us != MAX_US
+            and largest_us - self.spec.max_ahead_us > max_us
+        )
 
     @property
     def _ahead(self) -> str:

@@ -20,7 +20,9 @@ from millstream.plan import MAIN, HandlersSpec, MapBatchesSpec, OnError, RowFunc
 from millstream.rows import Row, columns_of, rows_of
 
 
-def call_rows(function: Callable[[Any], Any], rows: list[Row], context: Context, on_error: OnError) -> tuple[list[Any], list[int]]:
+def call_rows(
+    function: Callable[[Any], Any], rows: list[Row], context: Context, on_error: OnError
+) -> tuple[list[Any], list[int]]:
     """Call a function with each row.
 
     Returns:
@@ -79,7 +81,9 @@ class RowFunction(Operator):
             unchanged = len(origin) == batch.num_rows and self.spec.shape is Shape.MAP
             yield MAIN, (batch if unchanged else batch.take(origin)).with_columns(columns)
 
-    def _flatten(self, made: list[Any], index: np.ndarray[Any, np.dtype[np.intp]]) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.intp]]]:
+    def _flatten(
+        self, made: list[Any], index: np.ndarray[Any, np.dtype[np.intp]]
+    ) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.intp]]]:
         flat: list[Any] = []
         counts: list[int] = []
         for produced in made:
@@ -114,17 +118,25 @@ class MapBatches(Operator):
             if self.spec.on_error is OnError.FAIL or batch.num_rows == 1:
                 if self.spec.on_error is OnError.FAIL:
                     raise user_error(self.context.name, f"a batch of {batch.num_rows} events", error) from error
-                self.context.reject(f"the function raised {type(error).__name__}: {error}", str(batch.columns.to_pylist()[0]))
+                self.context.reject(
+                    f"the function raised {type(error).__name__}: {error}", str(batch.columns.to_pylist()[0])
+                )
                 return
             half = batch.num_rows // 2
             yield from self.on_batch(batch.slice(0, half), port)
             yield from self.on_batch(batch.slice(half, batch.num_rows - half), port)
             return
         if isinstance(result, pa.Table):
-            result = result.combine_chunks().to_batches()[0] if result.num_rows else pa.RecordBatch.from_pylist([], schema=result.schema)
+            result = (
+                result.combine_chunks().to_batches()[0]
+                if result.num_rows
+                else pa.RecordBatch.from_pylist([], schema=result.schema)
+            )
         if not isinstance(result, pa.RecordBatch) or result.num_rows != batch.num_rows:
             found = f"{result.num_rows} rows" if isinstance(result, pa.RecordBatch) else type(result).__name__
-            raise SchemaError(f"{self.context.name}: the function returns a record batch with as many rows as it got ({batch.num_rows}), found {found}")
+            raise SchemaError(
+                f"{self.context.name}: the function returns a record batch with as many rows as it got ({batch.num_rows}), found {found}"
+            )
         if result.num_rows:
             yield MAIN, batch.with_columns(result)
 
@@ -160,7 +172,9 @@ class Handlers(Operator):
             return []
         return found
 
-    def _call(self, handler: Callable[[Any], Any], row: Row, number: int, results: list[Any], sources: list[int]) -> None:
+    def _call(
+        self, handler: Callable[[Any], Any], row: Row, number: int, results: list[Any], sources: list[int]
+    ) -> None:
         try:
             made = handler(row)
         except Exception as error:

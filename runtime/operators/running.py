@@ -54,7 +54,9 @@ class RunningAggregate(Operator):
         """Merge a row for each of these keys into the state; returns the state's rows for them."""
         assert self.accumulators is not None
         known = len(self.slots)
-        slots = np.fromiter((self.slots.setdefault(k, len(self.slots)) for k in key_values(keys)), np.int64, keys.num_rows)
+        slots = np.fromiter(
+            (self.slots.setdefault(k, len(self.slots)) for k in key_values(keys)), np.int64, keys.num_rows
+        )
         old = np.flatnonzero(slots < known)
         merged = partial
         if len(old):

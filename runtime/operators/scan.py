@@ -88,7 +88,9 @@ class Scan(Operator):
 
     def _failed(self, row: Row, error: Exception) -> None:
         if isinstance(error, TypeError | ValueError) and "unpack" in str(error):
-            raise SchemaError(f"{self.context.name}: the function must return (state, output); on {row!r} it did not: {error}") from error
+            raise SchemaError(
+                f"{self.context.name}: the function must return (state, output); on {row!r} it did not: {error}"
+            ) from error
         if self.spec.on_error is OnError.FAIL:
             raise user_error(self.context.name, row, error) from error
         self.context.reject(f"the function raised {type(error).__name__}: {error}", repr(row))

@@ -122,7 +122,9 @@ class WindowAggregate(Operator):
         assert batch.keys is not None
         groups, index, keys = group_run(index, batch.keys)
         inputs = evaluate_all(stores.accumulators.inputs, input_columns(batch, stores.accumulators))
-        return sort_run(Run(index, keys, stores.accumulators.partial(inputs, groups, row_order(batch, stores.accumulators))))
+        return sort_run(
+            Run(index, keys, stores.accumulators.partial(inputs, groups, row_order(batch, stores.accumulators)))
+        )
 
     def _stores(self, batch: Batch) -> _Stores:
         if self.stores is None:

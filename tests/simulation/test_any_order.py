@@ -82,9 +82,10 @@ def time_behind_map(flow: Flow, seed: int) -> None:
 def several_batches_a_block(flow: Flow, seed: int) -> None:
     """A block that leaves as several messages of one number."""
     stream = flow.source(source(seed))
-    small = stream.filter(col("n") < 7)
-    window(timed(small.union(stream.filter(col("n") >= 4).with_columns(id=col("id") + 1_000_000), stream.explode("list").select(
-        "id", "t", "k", "n", list=col("list") * 0)).select("id", "t", "k", "n")).map(lambda e: e))  # fmt: skip
+    fields = ("id", "t", "k", "n")
+    moved = stream.filter(col("n") >= 4).with_columns(id=col("id") + 1_000_000)
+    together = stream.filter(col("n") < 7).select(*fields).union(moved.select(*fields), stream.explode("list").select(*fields))
+    window(timed(together).map(lambda e: e))
 
 
 def several_batches_dealt_before_time(flow: Flow, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -66,7 +67,12 @@ def test_compression_is_known_by_the_suffix() -> None:
 @pytest.mark.parametrize("name", ["plain", "several.gz", "several.zst"])
 def test_files_of_several_compressed_members_are_read_whole(tmp_path: Path, name: str) -> None:
     text = b"some line\n" * 5000
-    pack = {"plain": bytes, "several.gz": gzip.compress, "several.zst": lambda b: pa.compress(b, "zstd", asbytes=True)}[name]
+    packs: dict[str, Callable[[bytes], bytes]] = {
+        "plain": bytes,
+        "several.gz": gzip.compress,
+        "several.zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+    }
+    pack = packs[name]
     (tmp_path / name).write_bytes(pack(text) + pack(text))
     assert everything(tmp_path / name) == text + text
 

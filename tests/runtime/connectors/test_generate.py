@@ -10,7 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from millstream.connectors.generate import CHUNK_ROWS, FIRST_EVENT, Choice, Counter, EventTime, GeneratorSource, Uniform, Zipf
+from millstream.connectors.generate import (
+    CHUNK_ROWS,
+    FIRST_EVENT,
+    Choice,
+    Counter,
+    EventTime,
+    GeneratorSource,
+    Uniform,
+    Zipf,
+)
 from millstream.errors import FlowError
 
 COLUMNS: dict[str, Any] = {
@@ -27,7 +36,7 @@ COLUMNS: dict[str, Any] = {
 
 def table(source: GeneratorSource, max_rows: int = 65_536, max_bytes: int = 1 << 20) -> pa.Table:
     reader = source.open("generated")
-    batches = []
+    batches: list[pa.RecordBatch] = []
     while (block := reader.read(max_rows, max_bytes)) is not None:
         assert isinstance(block.payload, pa.RecordBatch)
         assert block.offset == sum(b.num_rows for b in batches)

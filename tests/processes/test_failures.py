@@ -1,0 +1,125 @@
+"""When a process of a run dies or hangs, the run ends, says who and why, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from tests.processes.conftest import Start
+
+pytestmark = pytest.mark.slow
+
+ENDLESS = """
+import millstream as ms
+from millstream.connectors import Counter
+
+flow = ms.Flow("endless")
+events = flow.generate({"key": list("abcdefgh"), "n": Counter()}, rate=20_000)
+events.key_by("key").agg(events=ms.count()).write_jsonl("out.jsonl")
+"""
+
+BOUNDED = """
+import sys
+import millstream as ms
+
+flow = ms.Flow("bounded")
+rows = flow.read_jsonl("in.jsonl")
+rows.key_by("key").agg(total=ms.sum("n")).write_jsonl("out.jsonl")
+"""
+
+
+@pytest.mark.parametrize("victim", ["worker-0", "worker-1", "coordinator"])
+def test_killing_a_process_ends_the_run_and_names_it(start: Start, victim: str) -> None:
+    run = start(ENDLESS, "--workers", "2")
+    run.wait_until_working(2)
+    run.roles[victim].kill()
+    status, _, errors = run.finish()
+    assert status == 1
+    assert f"{victim} (process" in errors
+    assert "SIGKILL" in errors
+    assert "Traceback" not in errors
+    assert run.survivors() == []
+    assert list((run.directory / "sockets").iterdir()) == []
+
+
+def test_killing_the_supervisor_takes_every_process_with_it(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2")
+    run.wait_until_working(2)
+    assert len(run.roles) == 3
+    run.process.kill()
+    run.process.wait()
+    assert run.survivors() == []
+
+
+def test_ctrl_c_ends_the_sources_and_finishes_the_sinks(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2")
+    run.wait_until_working(2)
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status in (0, 130)
+    assert "stopping" in errors
+    lines = (run.directory / "out.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["events"] > 0 for line in lines)
+    assert run.survivors() == []
+
+
+SLOW = """
+import time
+import millstream as ms
+from millstream.connectors import Counter
+
+def slowly(count, event):
+    time.sleep(0.002)
+    return count + 1, {"n": event.n}
+
+flow = ms.Flow("slow")
+flow.generate({"n": Counter()}, rate=20_000).key_by("n").scan(0, slowly).write_jsonl("out.jsonl")
+"""
+
+
+def test_ctrl_c_twice_does_not_wait_for_what_is_under_way(start: Start) -> None:
+    run = start(SLOW, "--workers", "1")
+    run.wait_until_working(1)
+    run.process.send_signal(signal.SIGINT)
+    assert "stopping" in (run.process.stderr.readline() if run.process.stderr else "")
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status != 0
+    assert "stopped at once" in errors
+    assert run.survivors() == []
+
+
+def test_a_worker_that_hangs_is_found_and_named(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2", "--hang-timeout", "2s")
+    run.wait_until_working(2)
+    run.roles["worker-1"].suspend()
+    status, _, errors = run.finish()
+    assert status == 1
+    assert "worker-1 gave no sign of life" in errors
+    assert run.survivors() == []
+
+
+def test_a_second_run_of_the_same_flow_is_refused_by_name(start: Start) -> None:
+    first = start(ENDLESS, "--workers", "1")
+    first.wait_until_working(1)
+    second = start(ENDLESS, "--workers", "1")
+    status, _, errors = second.finish()
+    assert status == 1
+    assert "runs already" in errors
+    assert str(first.process.pid) in errors
+    first.process.send_signal(signal.SIGTERM)
+    assert first.finish()[0] in (0, 143)
+
+
+def test_a_run_can_be_repeated_and_replaces_its_output(start: Start) -> None:
+    for _ in range(2):
+        run = start(BOUNDED, "--workers", "2")
+        (run.directory / "in.jsonl").write_text("".join(f'{{"key":"k{i % 7}","n":{i}}}\n' for i in range(1_000)))
+        status, _, errors = run.finish()
+        assert status == 0, errors
+        lines = [json.loads(line) for line in (run.directory / "out.jsonl").read_text().splitlines()]
+        last = {line["key"]: line["total"] for line in lines}
+        assert last == {f"k{k}": sum(range(k, 1_000, 7)) for k in range(7)}
+        assert run.survivors() == []
