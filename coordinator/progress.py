@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from millstream.plan import EncodeSpec, Node, PhysicalPlan, ReadSpec, SinkSpec
+from millstream.plan import EncodeSpec, EventTimeSpec, Node, PhysicalPlan, ReadSpec, SinkSpec
 from millstream.result import operator_totals
 from millstream.times import MAX_US, MIN_US
 from millstream.topology import CALLER
@@ -59,6 +59,7 @@ class Progress:
     events_per_s, rows_per_s: over the last second; once the run has ended, over all of it.
     watermark_us: None before the first event; `MAX_US` at the end of the input.
     event_time_speed: microseconds of event time that pass in one of real time; None: not known (yet).
+    event_time: whether the flow has any; without, windows go by processing time and there is no watermark.
     live: whether sources are live, so that the watermark is to be compared with the wall clock.
     """
 
@@ -71,6 +72,7 @@ class Progress:
     rows_per_s: float
     watermark_us: int | None
     event_time_speed: float | None
+    event_time: bool
     live: bool
     late: int
     dead_letters: int
@@ -100,6 +102,7 @@ class Meter:
         # Late events that go to their default place are counted as late, not as results.
         self._sinks = [name for name, s in specs.items() if isinstance(s, SinkSpec) and not s.takes_what_is_there]
         self._live = all(s.source.live for s in specs.values() if isinstance(s, ReadSpec))
+        self._event_time = any(isinstance(s, EventTimeSpec) for s in specs.values())
         self._shown = _shown_operators(plan)
         self._samples: deque[_Sample] = deque()
         self._processes: dict[str, dict[str, Any]] = {}
@@ -128,6 +131,7 @@ class Meter:
             rows_per_s=(sample.rows - before.rows) / elapsed_s if elapsed_s > 0 else 0.0,
             watermark_us=sample.watermark_us,
             event_time_speed=self._speed(),
+            event_time=self._event_time,
             live=self._live,
             late=_sum(totals, totals, "late"),
             dead_letters=_sum(totals, totals, "dead_letters"),

@@ -70,5 +70,5 @@ def _late_sinks(flow: Flow) -> Iterable[Node]:
 
 def _guarantee(result: RunResult) -> Text:
     if result.interrupted:
-        return Text(f"{_INDENT}results cover the events that were read until then; run it again for all of them", "dim")
+        return Text(f"{_INDENT}results cover the events that were read until then", "dim")
     return Text(f"{_INDENT}at least once: a failed run starts over, replacing its files (no checkpoints)", "dim")

@@ -190,6 +190,8 @@ def plain_line(progress: Progress) -> str:
 
 
 def watermark_text(progress: Progress) -> str:
+    if not progress.event_time:
+        return "none: processing time"
     if progress.watermark_us is None:
         return "none yet"
     return "at the end of the input" if progress.watermark_us == MAX_US else format_us(progress.watermark_us)

@@ -92,7 +92,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         (tmp_path / name).write_text(source)
         (tmp_path / "sockets").mkdir(exist_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-m", "millstream.coordinator.cli", "run", name, "--plain", *arguments],
+            [str(Path(sys.executable).parent / "millstream"), "run", name, "--plain", *arguments],
             cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "TMPDIR": str(tmp_path / "sockets")},
         )  # fmt: skip

@@ -47,6 +47,9 @@ class Point(NamedTuple):
     y: float
 
 
+SOME: dict[str, pa.DataType] = {"key": pa.string(), "value": pa.float64()}
+
+
 def test_a_dataclass_becomes_columns_with_nested_ones_as_structs() -> None:
     bid = pa.struct([("price", pa.decimal128(38, 9)), ("at", pa.timestamp("us", "UTC"))])
     assert to_schema(Order) == pa.schema(
@@ -68,7 +71,7 @@ def test_a_dataclass_becomes_columns_with_nested_ones_as_structs() -> None:
 
 @pytest.mark.parametrize("declared", [Event, {"key": str, "value": float}, {"key": pa.string(), "value": pa.float64()}])
 def test_typed_dicts_and_dicts_of_types_become_the_same_columns(declared: Any) -> None:
-    assert to_schema(declared) == pa.schema({"key": pa.string(), "value": pa.float64()})
+    assert to_schema(declared) == pa.schema(SOME)
 
 
 def test_a_named_tuple_class_and_an_arrow_schema_are_schemas_too() -> None:

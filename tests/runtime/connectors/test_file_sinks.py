@@ -140,7 +140,9 @@ def test_an_aborted_run_leaves_nothing_that_looks_finished(tmp_path: Path, kind:
         ({"b": ["x"], "a": [1]}, "a, b and are b, a now"),
     ],
 )
-def test_fields_that_change_on_the_way_are_named(tmp_path: Path, kind: type[Any], later: dict[str, Any], says: str) -> None:
+def test_fields_that_change_on_the_way_are_named(
+    tmp_path: Path, kind: type[Any], later: dict[str, Any], says: str
+) -> None:
     with pytest.raises(SinkError, match=says):
         write(kind(tmp_path / "x"), BATCH, pa.record_batch(later))
 

@@ -14,6 +14,7 @@ import pytest
 from millstream.connectors.base import Source
 from millstream.connectors.file_sources import ArrowSource, CsvSource, JsonLinesSource, ParquetSource, TextSource
 from millstream.errors import SchemaError, SourceError
+from millstream.schema import to_schema
 
 
 def rows_of(source: Source, fields: list[str] | None = None, max_rows: int = 65_536) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def test_json_lines_are_read_by_the_schema_of_the_first_file_that_holds_anything
     (tmp_path / "1").write_text("")
     (tmp_path / "2").write_text('{"a":1,"b":"x"}\n{"a":2.5}\n')
     source = JsonLinesSource(f"{tmp_path}/*")
-    assert source.schema() == pa.schema({"a": pa.float64(), "b": pa.string()})
+    assert source.schema() == to_schema({"a": pa.float64(), "b": pa.string()})
     assert rows_of(source) == [{"a": 1.0, "b": "x"}, {"a": 2.5, "b": None}]
     assert rows_of(source, ["b"]) == [{"b": "x"}, {"b": None}]
 
@@ -48,7 +49,7 @@ def test_an_empty_file_has_no_fields_and_no_rows(tmp_path: Path) -> None:
 
 def test_a_declared_schema_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "x").write_text('{"t":"2025-01-01T00:00:00Z","n":1}\n')
-    schema = pa.schema({"t": pa.timestamp("us", "UTC")})
+    schema = to_schema({"t": pa.timestamp("us", "UTC")})
     assert rows_of(JsonLinesSource(tmp_path / "x", schema=schema)) == [{"t": datetime(2025, 1, 1, tzinfo=UTC)}]
 
 
@@ -92,7 +93,7 @@ def test_csv_files_with_other_fields_are_both_named(tmp_path: Path) -> None:
 def test_a_declared_field_that_the_header_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("apple,b\n1,x\n")
     with pytest.raises(SchemaError, match=r"1\.csv: no field 'aple'; did you mean 'apple'"):
-        CsvSource(tmp_path / "1.csv", schema=pa.schema({"aple": pa.int64()})).schema()
+        CsvSource(tmp_path / "1.csv", schema=to_schema({"aple": pa.int64()})).schema()
 
 
 def test_lines_of_text_keep_everything_but_their_ends(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def write_table(path: Path, kind: str) -> Source:
 @pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
 def test_files_of_columns_give_plain_columns_in_blocks_of_any_size(tmp_path: Path, kind: str) -> None:
     source = write_table(tmp_path / "x", kind)
-    assert source.schema() == pa.schema({"n": pa.int32(), "s": pa.string(), "t": pa.timestamp("ms")})
+    assert source.schema() == to_schema({"n": pa.int32(), "s": pa.string(), "t": pa.timestamp("ms")})
     expected = TABLE.to_pylist()
     for max_rows in (1, 3, 100):
         assert rows_of(source, max_rows=max_rows) == expected
@@ -146,7 +147,7 @@ def test_files_of_columns_give_plain_columns_in_blocks_of_any_size(tmp_path: Pat
 def test_only_the_fields_that_are_read_are_decoded(tmp_path: Path, kind: str) -> None:
     source = write_table(tmp_path / "x", kind)
     narrowed = source.with_fields(["s"])
-    assert narrowed.schema() == pa.schema({"s": pa.string()})
+    assert narrowed.schema() == to_schema({"s": pa.string()})
     assert rows_of(narrowed) == [{"s": str(i)} for i in range(10)]
     block = source.with_fields([]).open("").read(100, 1 << 20)
     assert block is not None

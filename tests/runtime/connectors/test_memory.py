@@ -15,6 +15,7 @@ import pytest
 from millstream.connectors.base import Reader
 from millstream.connectors.memory import IterableSource, TableSource
 from millstream.errors import SourceError
+from millstream.schema import to_schema
 
 
 class Point(NamedTuple):
@@ -44,7 +45,7 @@ def rows(source: Any, max_rows: int = 65_536) -> list[dict[str, Any]]:
 def test_a_table_is_read_without_a_copy_and_stays_whole_in_a_file(tmp_path: Path) -> None:
     table = pa.table({"n": [1, 2, 3], "s": pa.array(["a", "b", "a"]).dictionary_encode()})
     source = TableSource(table)
-    assert source.schema() == pa.schema({"n": pa.int64(), "s": pa.string()})
+    assert source.schema() == to_schema({"n": pa.int64(), "s": pa.string()})
     stored = pickle.loads(pickle.dumps(source.stored(str(tmp_path / "table"))))
     for one in (source, stored):
         assert rows(one, 2) == table.to_pylist()
@@ -85,13 +86,17 @@ def test_offsets_count_rows_over_all_blocks() -> None:
 
 
 def test_a_field_that_comes_later_or_is_missing_is_null_where_it_was_declared() -> None:
-    schema = pa.schema({"a": pa.int64(), "b": pa.float64()})
+    schema = to_schema({"a": pa.int64(), "b": pa.float64()})
     assert rows(IterableSource([{"a": 1}, {"b": 2}], schema=schema), 1) == [{"a": 1, "b": None}, {"a": None, "b": 2.0}]
 
 
 @pytest.mark.parametrize(
     ("later", "says"),
-    [({"a": 1.5}, "field 'a': expected int64, found double"), ({"a": "x"}, "field 'a'"), ({"b": 1}, "field 'b' is new")],
+    [
+        ({"a": 1.5}, "field 'a': expected int64, found double"),
+        ({"a": "x"}, "field 'a'"),
+        ({"b": 1}, "field 'b' is new"),
+    ],
 )
 def test_rows_that_do_not_fit_the_first_ones_are_refused(later: dict[str, Any], says: str) -> None:
     reader = IterableSource([{"a": 1}, later]).open("")
@@ -101,12 +106,12 @@ def test_rows_that_do_not_fit_the_first_ones_are_refused(later: dict[str, Any], 
 
 
 def test_fields_outside_a_declared_schema_are_not_read() -> None:
-    assert rows(IterableSource([{"a": 1, "b": 2}], schema=pa.schema({"a": pa.int64()}))) == [{"a": 1}]
+    assert rows(IterableSource([{"a": 1, "b": 2}], schema=to_schema({"a": pa.int64()}))) == [{"a": 1}]
 
 
 def test_a_float_does_not_lose_its_fraction_in_a_declared_integer_field() -> None:
     with pytest.raises(SourceError, match="field 'a'"):
-        rows(IterableSource([{"a": 1.5}], schema=pa.schema({"a": pa.int64()})))
+        rows(IterableSource([{"a": 1.5}], schema=to_schema({"a": pa.int64()})))
 
 
 def test_a_live_iterable_gives_what_it_has_after_five_milliseconds() -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from millstream.connectors.stdin import StdinSource
+from millstream.schema import to_schema
 
 
 @pytest.fixture
@@ -40,9 +41,10 @@ def test_lines_come_as_they_are_written_and_the_last_at_the_end(pipe: tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("form", "text"), [("jsonl", b'{"n":1,"s":"x"}\n{"n":2,"s":"y"}\n{"n":3,"s":"z"}\n'), ("csv", b"n,s\n1,x\n2,y\n3,z\n")]
+    ("form", "text"),
+    [("jsonl", b'{"n":1,"s":"x"}\n{"n":2,"s":"y"}\n{"n":3,"s":"z"}\n'), ("csv", b"n,s\n1,x\n2,y\n3,z\n")],
 )
-@pytest.mark.parametrize("declared", [None, pa.schema({"n": pa.float64(), "s": pa.string()})])
+@pytest.mark.parametrize("declared", [None, to_schema({"n": pa.float64(), "s": pa.string()})])
 @pytest.mark.parametrize("max_rows", [1, 100])
 def test_records_are_decoded_with_a_schema_or_by_the_first_block(
     pipe: tuple[int, int], form: Any, text: bytes, declared: pa.Schema | None, max_rows: int

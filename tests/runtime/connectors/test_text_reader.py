@@ -100,7 +100,7 @@ def test_a_limit_counts_records_but_no_blank_lines(tmp_path: Path, limit: int) -
     source = JsonLinesSource([tmp_path / "a", tmp_path / "b"], limit=limit)
     reader = source.open("")
     decoder = source.decoder(None)
-    numbers = [n for b in read_all(reader, 2) for n in decoder.decode(b.payload).columns.column("n").to_pylist()]  # type: ignore[union-attr, arg-type]
+    numbers = [n for b in read_all(reader, 2) for n in decoder.decode(b.payload).columns.column("n").to_pylist()]  # type: ignore[arg-type]
     assert numbers == [1, 2, 3, 4][:limit]
     assert reader.ended
 

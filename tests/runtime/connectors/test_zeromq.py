@@ -17,8 +17,9 @@ from millstream.connectors.base import Block, Placement, Reader
 from millstream.connectors.messages import join_messages, message_decoder, message_encoder
 from millstream.connectors.zeromq import ZeroMQSink, ZeroMQSource
 from millstream.errors import FlowError, SinkError, SourceError
+from millstream.schema import to_schema
 
-SCHEMA = pa.schema({"n": pa.int64(), "s": pa.string()})
+SCHEMA = to_schema({"n": pa.int64(), "s": pa.string()})
 ROWS: list[dict[str, Any]] = [{"n": 1, "s": "x"}, {"n": 2, "s": None}]
 
 
@@ -212,7 +213,7 @@ def test_times_travel_as_msgpack_timestamps() -> None:
     moment = datetime(2025, 1, 1, 12, tzinfo=UTC)
     times = pa.record_batch({"t": pa.array([moment], pa.timestamp("us", "UTC"))})
     (message,) = message_encoder("msgpack", "row")(times)
-    schema = pa.schema({"t": pa.timestamp("us", "UTC")})
+    schema = to_schema({"t": pa.timestamp("us", "UTC")})
     for declared in (schema, None):
         columns, bad = message_decoder("msgpack", declared, None, "here").decode(join_messages([message]))
         assert (columns.schema, columns.to_pylist(), bad) == (schema, [{"t": moment}], [])
