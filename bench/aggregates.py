@@ -26,7 +26,8 @@ import pyarrow as pa
 from millstream import aggregates as ms
 from millstream.accumulators import AccumulatorSet, Groups, RowOrder, concat, distinct_inputs, nbytes
 from millstream.aggregates import Aggregate
-from millstream.grouping import Array, factorize, group_codes
+from millstream.batch import Array
+from millstream.grouping import factorize, group_codes
 
 ROWS, GROUPS, SEED = 65_536, 20_000, 7
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}

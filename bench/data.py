@@ -46,7 +46,7 @@ BASE_LINES = 500_000
 
 BASE_ROWS = {"zipf": 4_000_000, "uuid": 10_000_000}
 TIME = pa.timestamp("us", "UTC")
-SCHEMA = pa.schema({"key": pa.string(), "ts": TIME, "value": pa.float64()})  # type: ignore[arg-type]  # stubs: no mixed types
+SCHEMA = pa.schema({"key": pa.string(), "ts": TIME, "value": pa.float64()})  # type: ignore[arg-type]
 
 
 def arrow_files(stream: str, events: int) -> list[Path]:
@@ -65,7 +65,7 @@ def text_file(lines: int) -> Path:
 
 
 def dump_file(stream: str, events: int) -> Path:
-    """The first ``events``, but at most one base of them, as plain little-endian columns for readers without Arrow.
+    """The first ``events``, at most one base of them, as little-endian columns for readers without Arrow.
 
     Layout: rows int64, key bytes int64, key ends int32[rows], ts (ms) int64[rows], value float64[rows], keys.
     A reader makes a longer stream as this module does: the same rows again, as many milliseconds later.

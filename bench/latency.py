@@ -176,15 +176,26 @@ def run_flow(source: str, sink: str, payload: Payload, per: Per, workers: int) -
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @click.option("--flow", nargs=2, hidden=True, help="Internal: run the flow between these endpoints.")
 def main(
-    rate: float, seconds: float, warm_up: float, per_message: int, payload: Payload, per: Per, workers: int, poisson: bool,
-    direct: bool, json_path: Path | None, flow: tuple[str, str] | None,
+    rate: float, seconds: float, warm_up: float, per_message: int, payload: Payload, per: Per, workers: int,
+    poisson: bool, direct: bool, json_path: Path | None, flow: tuple[str, str] | None,
 ) -> None:  # fmt: skip
     if flow:
         run_flow(*flow, payload, per, workers)
         return
     about, receiver = measure.machine(), Receiver("tcp://127.0.0.1:*", payload)
     source = receiver.endpoint if direct else free_endpoint()
-    load = ["--rate", f"{rate}", "--seconds", f"{seconds}", "--per-message", f"{per_message}", "--payload", payload]
+    load = [
+        "--rate",
+        f"{rate}",
+        "--seconds",
+        f"{seconds}",
+        "--warm-up",
+        f"{warm_up}",
+        "--per-message",
+        f"{per_message}",
+        "--payload",
+        payload,
+    ]
     command = [sys.executable, "-m", "bench.loadgen", source, *load, *(["--poisson"] if poisson else [])]
     between: subprocess.Popen[bytes] | None = None
     if not direct:

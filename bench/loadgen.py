@@ -3,10 +3,10 @@
     python -m bench.loadgen tcp://127.0.0.1:5001 --rate 50000 --per-message 10 --payload msgpack --seconds 20
 
 The load is open: when event i is due is settled before the run, ``start + i / rate`` (events of one message are due
-together, with its last one), and every event carries that due time, not the time of its sending. A receiver that subtracts it from its own clock then counts the time an event waited
-because the system (or this generator) was behind, which the usual closed loop leaves out ("coordinated omission"). The
-last line of output says what was sent and how far behind its own schedule the generator fell: latencies of a
-run in which it fell behind are its fault, not the system's.
+together, with its last one), and every event carries that due time, not the time of its sending. A receiver that
+subtracts it from its own clock then counts the time an event waited because the system (or this generator) was
+behind, which the usual closed loop leaves out ("coordinated omission"). The last line of output says what was sent and
+how far behind its own schedule the generator fell: latencies of a run in which it fell behind are its fault.
 
 An event is ``{"id": int, "key": str, "due_us": int}``: ``due_us`` is wall-clock microseconds since 1970, so it can
 serve as event time as well.
@@ -34,7 +34,7 @@ SEED = 7
 BEHIND_S = 0.01
 """A message sent this much after it was due counts as sent late by the generator."""
 SEND_TIMEOUT_MS = 60_000
-SCHEMA = pa.schema({"id": pa.int64(), "key": pa.string(), "due_us": pa.int64()})  # type: ignore[arg-type]  # stubs: no mixed types
+SCHEMA = pa.schema({"id": pa.int64(), "key": pa.string(), "due_us": pa.int64()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,11 @@ def encoder(load: Load) -> Callable[[int, int, Integers], bytes]:
     return encoders[load.payload]
 
 
-def send(load: Load, endpoint: str, bind: bool = False) -> Sent:
-    """Send it all on schedule; messages that are overdue go out at once, with the due time they had."""
+def send(load: Load, endpoint: str, bind: bool = False, warm_up_s: float = 0.0) -> Sent:
+    """Send it all on schedule; messages that are overdue go out at once, with the due time they had.
+
+    What is late during the warm-up is not counted: the receiving side may still be starting.
+    """
     encode, due_s = encoder(load), load.due_s()
     keys = np.random.default_rng(SEED).integers(0, load.keys, load.events)
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
@@ -137,6 +140,9 @@ def send(load: Load, endpoint: str, bind: bool = False) -> Sent:
                 before = time.monotonic()
                 socket.send(frame)
                 blocked_s += time.monotonic() - before
+            if due <= warm_up_s:
+                blocked_s = 0.0
+                continue
             behind_s = time.monotonic() - start - due
             worst_s = max(worst_s, behind_s)
             late += behind_s > BEHIND_S
@@ -156,14 +162,23 @@ def _sleep(until: float) -> None:
 @click.option("--seconds", default=20.0, show_default=True, help="How long to send.")
 @click.option("--per-message", default=1, show_default=True, help="Events in a message.")
 @click.option("--payload", type=click.Choice(["json", "msgpack", "arrow"]), default="msgpack", show_default=True)
+@click.option("--warm-up", default=0.0, show_default=True, help="Seconds in which being late is not counted.")
 @click.option("--keys", default=1_000, show_default=True, help="Distinct keys.")
 @click.option("--poisson", is_flag=True, help="Random gaps instead of equal ones.")
 @click.option("--bind", is_flag=True, help="Bind the endpoint instead of connecting to it.")
 def main(
-    endpoint: str, rate: float, seconds: float, per_message: int, payload: Payload, keys: int, poisson: bool, bind: bool
+    endpoint: str,
+    rate: float,
+    seconds: float,
+    per_message: int,
+    payload: Payload,
+    warm_up: float,
+    keys: int,
+    poisson: bool,
+    bind: bool,
 ) -> None:
     load = Load(rate, round(rate * seconds), per_message, payload, keys, poisson)
-    sent = send(load, endpoint, bind)
+    sent = send(load, endpoint, bind, warm_up)
     print(json.dumps({**asdict(sent), "fell_behind": sent.fell_behind}), flush=True)
 
 

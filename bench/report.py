@@ -21,6 +21,9 @@ from bench.workloads import Workload
 SHORT_S = 10.0
 """A timed run below this is marked: it may not be steady."""
 
+BUSY_LOAD = 0.5
+"""A load average above this before the first run means that something else was running."""
+
 
 @dataclass(slots=True)
 class Result:
@@ -123,6 +126,8 @@ class Report:
             f"commit {measure.commit()}; medians over the timed runs",
             highlight=False,
         )
+        if about["load_before"] > BUSY_LOAD:
+            console.print("  the machine was busy before: compare events/s/core rather than events/s", style="yellow")
 
 
 def _cells(result: Result, with_keys: bool) -> list[str]:
@@ -147,7 +152,7 @@ def _cells(result: Result, with_keys: bool) -> list[str]:
 
 
 def _remarks(result: Result) -> list[str]:
-    remarks = [result.failure.splitlines()[0]] if result.failure else []
+    remarks = [f"failed: {result.failure.splitlines()[-1]}"] if result.failure else []
     if result.agrees is False and result.check:
         remarks += [f"its answer differs: {result.check.outcome.rows:,} rows on the small input"]
     if result.runs:

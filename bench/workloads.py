@@ -51,8 +51,8 @@ WORKLOADS = {
     for workload in (
         Workload(
             "W1",
-            "How fast are count, sum, mean and max per key in tumbling windows of 10 s? 10,000 keys (Zipf 1.2), an event "
-            "a millisecond, up to 2 s out of order; columns in, results dropped.",
+            "How fast are count, sum, mean and max per key in tumbling windows of 10 s? 10,000 keys (Zipf 1.2), an "
+            "event a millisecond, up to 2 s out of order; columns in, results dropped.",
             _columns("zipf"),
             {
                 "millstream": 120 * MILLION,
@@ -64,10 +64,9 @@ WORKLOADS = {
         ),
         Workload(
             "W1u",
-            "What if almost every event brings a new key? W1 over 10 million UUID keys, drawn uniformly; memory per key.",
+            "What if almost every event brings a new key? W1 over 10 million uniform UUID keys; memory per key.",
             _columns("uuid"),
-            {name: 10 * MILLION for name in ("millstream", "duckdb", "flink")}
-            | {"bytewax": 200_000, "pathway": MILLION},
+            dict.fromkeys(("millstream", "duckdb", "flink"), 10 * MILLION) | {"bytewax": 200_000, "pathway": MILLION},
             keys=lambda events: data.distinct_keys("uuid", events),
         ),
         Workload(

@@ -32,7 +32,7 @@ _INTERRUPTED = 130
 _PIPE_WIDTH = 240
 
 
-class _WorkersType(click.ParamType):
+class _WorkersType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.3 only
     name = "N|auto"
 
     def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> Workers:
@@ -49,10 +49,18 @@ class _WorkersType(click.ParamType):
 _flow = click.argument("flow", metavar="FLOW.py[:NAME]")
 _arguments = click.argument("arguments", metavar="[-- ARGS...]", nargs=-1, type=click.UNPROCESSED)
 _workers = click.option(
-    "--workers", type=_WorkersType(), default="auto", show_default=True, help="Worker processes; auto: all cores but one."
+    "--workers",
+    type=_WorkersType(),
+    default="auto",
+    show_default=True,
+    help="Worker processes; auto: all cores but one.",
 )
 _batch_size = click.option(
-    "--batch-size", type=click.IntRange(1, 1_000_000), default=65_536, show_default=True, help="Rows in a batch, at most."
+    "--batch-size",
+    type=click.IntRange(1, 1_000_000),
+    default=65_536,
+    show_default=True,
+    help="Rows in a batch, at most.",
 )
 _ingest = click.option(
     "--ingest", type=click.Choice(["auto", "coordinator", "workers"]), default="auto", show_default=True,
@@ -78,7 +86,9 @@ def main() -> None:
 @_ingest
 @_state
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
-def run(flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path, plain: bool) -> None:
+def run(
+    flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path, plain: bool
+) -> None:
     """Run a flow until its input ends.
 
     Ctrl-C ends the sources, lets open windows fire and finishes what is written; a second one stops at once.
@@ -87,7 +97,12 @@ def run(flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int
     with _told():
         loaded, import_paths = flowfile.load(flow, arguments)
         options = launch.RunOptions(
-            workers=workers, batch_size=batch_size, ingest=ingest, state=state, live_view=not plain, import_paths=import_paths
+            workers=workers,
+            batch_size=batch_size,
+            ingest=ingest,
+            state=state,
+            live_view=not plain,
+            import_paths=import_paths,
         )
         result = launch.run(loaded, options)
     sys.stdout.flush()
@@ -104,12 +119,16 @@ def run(flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int
 @_batch_size
 @_ingest
 @_state
-def explain(flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path) -> None:
+def explain(
+    flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path
+) -> None:
     """Show how a flow would run: stages, operators, exchanges, fields."""
     with _told():
         loaded, _ = flowfile.load(flow, arguments)
         count = launch.worker_count(workers)
-        plan = make_plan(loaded, workers=count, batch_rows=batch_size, ingest=ingest, late_directory=state / loaded.name / "late")
+        plan = make_plan(
+            loaded, workers=count, batch_rows=batch_size, ingest=ingest, late_directory=state / loaded.name / "late"
+        )
         tree = explained(plan, asked=ingest)
     console = Console()
     (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(tree, highlight=False)

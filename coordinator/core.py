@@ -286,7 +286,8 @@ class Coordinator:
     def check_members(self, now_us: int) -> None:
         """Find out who hangs: everyone says something every quarter of a second."""
         for name, member in self.members.items():
-            if member.hello and not member.finished and member.seen_us and now_us - member.seen_us > self._hang_timeout_us:
+            expected = member.hello and not member.finished and member.seen_us
+            if expected and now_us - member.seen_us > self._hang_timeout_us:
                 seconds = (now_us - member.seen_us) // 1_000_000
                 self.fail(
                     Failed(

@@ -13,6 +13,7 @@ from rich.tree import Tree
 from millstream.functions import UserFunction
 from millstream.plan import (
     LATE,
+    EncodeSpec,
     EventTimeSpec,
     Exchange,
     ExchangeKind,
@@ -20,6 +21,7 @@ from millstream.plan import (
     Node,
     PhysicalPlan,
     Place,
+    Port,
     ReadSpec,
     RunningAggregateSpec,
     ScanSpec,
@@ -39,7 +41,9 @@ def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
     Args:
         asked: which way of ingest the user asked for, to say why it runs the way it does.
     """
-    tree = Tree(Text.assemble((plan.name, "bold"), f": {_workers(plan.workers)}, batches of up to {plan.batch_rows:,} rows"))
+    tree = Tree(
+        Text.assemble((plan.name, "bold"), f": {_workers(plan.workers)}, batches of up to {plan.batch_rows:,} rows")
+    )
     tree.add(Text.assemble(("ingest ", "bold"), _ingest(plan, asked)))
     for node in plan.nodes.values():
         if isinstance(node.spec, ReadSpec):
@@ -58,7 +62,9 @@ def _ingest(plan: PhysicalPlan, asked: Ingest) -> str:
     if asked == plan.ingest:
         return f"{where}, as asked"
     if asked == "coordinator":
-        return f"{where}, although the coordinator was asked for: two of its streams would have to be dealt to the workers"
+        return (
+            f"{where}, although the coordinator was asked for: two of its streams would have to be dealt to the workers"
+        )
     specs = [n.spec for n in plan.nodes.values() if isinstance(n.spec, ReadSpec)]
     if plan.ingest == "workers":
         return f"{where}: decoding costs more than all the rest, so the coordinator only cuts the input into blocks"
@@ -72,7 +78,11 @@ def _ingest(plan: PhysicalPlan, asked: Ingest) -> str:
 def _add_source(tree: Tree, plan: PhysicalPlan, node: Node, spec: ReadSpec) -> None:
     branch = tree.add(Text.assemble(("source ", "bold"), spec.source.label(), (f"  {node.where}", "dim")))
     partitions = [name for source, name in plan.partitions if source == node.id]
-    several = f"{len(partitions)} source partitions, the lowest watermark first" if len(partitions) > 1 else "one source partition"
+    several = (
+        f"{len(partitions)} source partitions, the lowest watermark first"
+        if len(partitions) > 1
+        else "one source partition"
+    )
     branch.add(f"{several}{', live' if spec.source.live else ''}")
     branch.add(f"reads {_fields(plan, node)}")
 
@@ -94,7 +104,11 @@ def _add_stage(tree: Tree, plan: PhysicalPlan, stage: Stage) -> None:
     for number in stage.nodes:
         node = plan.nodes[number]
         how = way_of(node.spec)
-        line = Text.assemble(f"{node.spec.describe():<{min(width, 60)}}  ", (how, "cyan" if how == "columns" else "yellow"), (f"  {node.where}", "dim"))
+        line = Text.assemble(
+            f"{node.spec.describe():<{min(width, 60)}}  ",
+            (how, "cyan" if how == "columns" else "yellow"),
+            (f"  {node.where}", "dim"),
+        )
         leaf = branch.add(line)
         for note in _notes(plan, node):
             leaf.add(Text(note, "dim"))
@@ -129,7 +143,9 @@ def way_of(spec: Spec) -> str:
     connector = spec.sink if isinstance(spec, SinkSpec) else spec.source if isinstance(spec, ReadSpec) else spec
     held = list(vars(connector).values())
     # Handlers are (type, function) pairs.
-    held += [item for value in held if isinstance(value, tuple) for pair in value if isinstance(pair, tuple) for item in pair]
+    held += [
+        item for value in held if isinstance(value, tuple) for pair in value if isinstance(pair, tuple) for item in pair
+    ]
     return "Python" if any(isinstance(v, UserFunction) for v in held) else "columns"
 
 
@@ -147,6 +163,11 @@ def _notes(plan: PhysicalPlan, node: Node) -> Iterator[str]:
         fires = "once, when it has expired" if spec.final_only else "at its end"
         again = ", and again for late changes" if spec.allowed_lateness_us and not spec.final_only else ""
         yield f"by {clock}; a window fires {fires}{again}"
+        if spec.event_time:
+            takers = [
+                n for n in plan.nodes.values() if Port(node.id, LATE) in n.inputs and not isinstance(n.spec, EncodeSpec)
+            ]
+            yield f"late events: {', '.join(n.spec.describe() for n in takers) or 'only counted'}"
     elif isinstance(spec, RunningAggregateSpec):
         yield "a changelog: each batch puts out the new values of the keys it changed"
     elif isinstance(spec, ScanSpec):
@@ -159,7 +180,10 @@ def _exchange(plan: PhysicalPlan, exchange: Exchange) -> str:
     carried = "" if exchange.fields is None or not exchange.fields else f", with {', '.join(exchange.fields)}"
     match exchange.kind:
         case ExchangeKind.KEY:
-            keys = ", ".join(n if n in e.fields() and len(e.fields()) == 1 and str(e).count("(") == 1 else f"{n}={e}" for n, e in exchange.keys)
+            keys = ", ".join(
+                n if n in e.fields() and len(e.fields()) == 1 and str(e).count("(") == 1 else f"{n}={e}"
+                for n, e in exchange.keys
+            )
             return f"by key {keys} {to}{carried}"
         case ExchangeKind.DEAL:
             return f"dealt batch by batch {to}{carried}"

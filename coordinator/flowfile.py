@@ -124,12 +124,16 @@ def _find(module: ModuleType, path: Path, name: str | None) -> Flow:
         if len(different) == 1:
             return different[0]
         if not flows:
-            raise FlowError(f'{path} builds no flow; it needs one at module level, as in flow = ms.Flow("{_suggestion(path)}")')
+            raise FlowError(
+                f'{path} builds no flow; it needs one at module level, as in flow = ms.Flow("{_suggestion(path)}")'
+            )
         raise FlowError(f"{path} has several flows ({named}); say which, as in {path}:{next(iter(flows))}")
     if name in flows:
         return flows[name]
     if name in vars(module):
-        raise FlowError(f"{path}: {name!r} is a {type(vars(module)[name]).__name__}, not a Flow; flows in the file: {named or 'none'}")
+        raise FlowError(
+            f"{path}: {name!r} is a {type(vars(module)[name]).__name__}, not a Flow; flows in the file: {named or 'none'}"
+        )
     raise FlowError(f"{path}: there is no flow {name!r}; flows in the file: {named or 'none'}")
 
 

@@ -165,7 +165,8 @@ def _locked(state: Path) -> Iterator[None]:
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             raise ProcessError(
-                f"the flow runs already (process {owner}, state directory {state}); stop it, or choose another directory with --state"
+                f"the flow runs already (process {owner}, state directory {state}); "
+                "stop it, or choose another directory with --state"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -277,7 +278,8 @@ class _Supervisor:
         plan = pickle.dumps(self._shipped_plan())
 
         def bootstrap(hosted: tuple[int, ...] = (), descriptor: int = -1) -> Bootstrap:
-            return Bootstrap(self.directory, _ATTEMPT, plan, self.state.absolute(), import_paths, hosted, descriptor, self.options.hang_timeout_s)
+            state, timeout_s = self.state.absolute(), self.options.hang_timeout_s
+            return Bootstrap(self.directory, _ATTEMPT, plan, state, import_paths, hosted, descriptor, timeout_s)
 
         self._spawn(COORDINATOR, "millstream.coordinator", [], bootstrap((*in_caller, *in_host), stdin))
         for index in range(self.plan.workers):
@@ -333,8 +335,9 @@ class _Supervisor:
 
     def _ask_for_stack(self, failed: Failed) -> None:
         """Let a process that hangs print where it is, if it still can, before it is killed."""
+        hangs = failed.error[0] == ProcessError.__name__
         for child in self.children:
-            if child.name == failed.process and failed.error[0] == ProcessError.__name__ and child.process.poll() is None:
+            if hangs and child.name == failed.process and child.process.poll() is None:
                 child.process.send_signal(signal.SIGUSR1)
                 time.sleep(_STACK_S)
 

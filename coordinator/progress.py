@@ -146,7 +146,9 @@ class Meter:
         known.update(figures)
         budget = known.get("budget_bytes", 0)
         used = min(1.0, known.get("in_flight_bytes", 0) / budget) if budget else None
-        return ProcessProgress(name, known.get("cpu_share"), known.get("rss_bytes"), used, bool(known.get("blocked", False)))
+        return ProcessProgress(
+            name, known.get("cpu_share"), known.get("rss_bytes"), used, bool(known.get("blocked", False))
+        )
 
     def _remember(self, sample: _Sample) -> None:
         self._samples.append(sample)
@@ -158,7 +160,11 @@ class Meter:
         return next((s for s in reversed(self._samples) if s.seconds <= seconds), self._samples[0])
 
     def _speed(self) -> float | None:
-        moved = [(s.seconds, s.watermark_us) for s in self._samples if s.watermark_us is not None and s.watermark_us != MAX_US]
+        moved = [
+            (s.seconds, s.watermark_us)
+            for s in self._samples
+            if s.watermark_us is not None and s.watermark_us != MAX_US
+        ]
         if len(moved) < 2 or moved[-1][0] <= moved[0][0]:
             return None
         return (moved[-1][1] - moved[0][1]) / 1e6 / (moved[-1][0] - moved[0][0])
@@ -176,7 +182,12 @@ def _operator(node: Node, totals: Mapping[str, Mapping[str, int]]) -> OperatorPr
     takes = totals.get(f"encode_for_{node.name}", counters)
     keys = counters.get("keys", counters.get("groups"))
     return OperatorProgress(
-        node.name, node.spec.describe(), takes.get("rows_in", 0), counters.get("rows_out", 0), keys, counters.get("state_bytes")
+        node.name,
+        node.spec.describe(),
+        takes.get("rows_in", 0),
+        counters.get("rows_out", 0),
+        keys,
+        counters.get("state_bytes"),
     )
 
 

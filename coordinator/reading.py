@@ -123,7 +123,7 @@ class Readers:
     def _readable(self, partition: int) -> bool:
         waits_on = self._readers[partition].wait_on()
         if isinstance(waits_on, zmq.Socket):
-            return bool(waits_on.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+            return bool(int(waits_on.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
         if waits_on is None:
             return False
         poller = zmq.Poller()

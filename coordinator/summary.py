@@ -30,7 +30,8 @@ def _headline(result: RunResult) -> Text:
     rate = rate_text(result.events_in / result.seconds) if result.seconds > 0 else "-"
     return Text.assemble(
         (result.flow, "bold"), " ", outcome, f" in {span_text(result.seconds)}: ",
-        (count_text(result.events_in), "bold"), f" events in ({rate}), ", (count_text(result.rows_out), "bold"), " rows out",
+        (count_text(result.events_in), "bold"), f" events in ({rate}), ",
+        (count_text(result.rows_out), "bold"), " rows out",
     )  # fmt: skip
 
 

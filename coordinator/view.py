@@ -63,7 +63,9 @@ def make_view(plan: PhysicalPlan, *, live: bool) -> View:
     if not live:
         return QuietView(sys.stderr)
     console = Console(stderr=True)
-    return LiveView(plan, console) if console.is_terminal and not console.is_dumb_terminal else PlainView(plan, sys.stderr)
+    return (
+        LiveView(plan, console) if console.is_terminal and not console.is_dumb_terminal else PlainView(plan, sys.stderr)
+    )
 
 
 class QuietView:
@@ -112,7 +114,9 @@ class LiveView:
         self._flushed_s = 0.0
         # Redirecting is done here and not by rich, which would redraw the view for every printed row, and
         # would send rows to standard error even where standard output is a pipe.
-        self._live = Live(self._render({}), console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(
+            self._render({}), console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
         self._stdout = sys.stdout
         if sys.stdout.isatty():
             sys.stdout = _Above(self)
@@ -228,8 +232,12 @@ def _headline(progress: Progress) -> Text:
 
 def _flow_line(progress: Progress) -> Text:
     text = Text()
-    text.append("in ", "dim").append(f"{rate_text(progress.events_per_s):>9}", "bold").append(f"  {count_text(progress.events_in)} events")
-    text.append("   out ", "dim").append(f"{rate_text(progress.rows_per_s):>9}", "bold").append(f"  {count_text(progress.rows_out)} rows")
+    text.append("in ", "dim").append(f"{rate_text(progress.events_per_s):>9}", "bold").append(
+        f"  {count_text(progress.events_in)} events"
+    )
+    text.append("   out ", "dim").append(f"{rate_text(progress.rows_per_s):>9}", "bold").append(
+        f"  {count_text(progress.rows_out)} rows"
+    )
     return _one_line(text)
 
 
@@ -293,7 +301,9 @@ def _credit(process: ProcessProgress) -> Text:
     text = Text(no_wrap=True)
     if process.credit_used is not None:
         filled = round(process.credit_used * _BAR)
-        text.append("━" * filled, "yellow" if process.waiting else "green").append("━" * (_BAR - filled), "bright_black")
+        text.append("━" * filled, "yellow" if process.waiting else "green").append(
+            "━" * (_BAR - filled), "bright_black"
+        )
         text.append(f" {process.credit_used:4.0%}")
     if process.waiting:
         text.append("  waiting for credit", "yellow")

@@ -12,6 +12,7 @@
 without sockets, ``flow.run_here()``.
 """
 
+# count, sum, min, max and the like are read as ms.max(...): the names are those of SQL and Polars.
 from millstream.aggregates import (
     Aggregate,
     aggregate,
@@ -22,11 +23,11 @@ from millstream.aggregates import (
     count_distinct,
     first,
     last,
-    max,  # noqa: A004  (read as ms.max: the names are those of SQL and Polars)
+    max,
     mean,
-    min,  # noqa: A004
+    min,
     stddev,
-    sum,  # noqa: A004
+    sum,
     variance,
 )
 from millstream.connectors.base import Sink, Source

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ import pyarrow as pa
 IntArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+Array: TypeAlias = "pa.Array[Any]"
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,9 @@ class Keys:
     def take(self, rows: npt.NDArray[np.integer]) -> Keys:
         return Keys(self.distinct, self.codes[rows])
 
-    def columns(self) -> list[pa.Array]:
+    def columns(self) -> list[Array]:
         """The key fields row by row, decoded."""
-        index = pa.array(self.codes)
+        index = index_array(self.codes)
         return [column.take(index) for column in self.distinct.columns]
 
 
@@ -80,7 +84,7 @@ class Batch:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Batch:
         """The rows at these indices, in this order."""
-        index = pa.array(rows)
+        index = index_array(rows)
         return Batch(
             take_columns(self.columns, index),
             None if self.time_us is None else self.time_us[rows],
@@ -118,14 +122,31 @@ class Batch:
         return make_columns([*names, *rest], [*self.keys.columns(), *(self.columns.column(n) for n in rest)])
 
 
-def make_columns(names: Sequence[str], arrays: Sequence[pa.Array]) -> pa.RecordBatch:
+def index_array(rows: npt.NDArray[np.integer], mask: BoolArray | None = None) -> Array:
+    """Row numbers for Arrow's ``take``; a masked one takes null."""
+    index: Array = pa.array(rows, mask=mask)
+    return index
+
+
+def as_numpy(
+    buffer: pa.Buffer | bytes | memoryview | None,
+    dtype: type[_Number] | np.dtype[_Number],
+    count: int = -1,
+    offset: int = 0,
+) -> npt.NDArray[_Number]:
+    """``count`` numbers of a buffer from byte ``offset`` on, without a copy."""
+    data: Any = buffer  # Arrow's buffers are buffers, though its stubs do not say so
+    return np.frombuffer(data, dtype, count=count, offset=offset)
+
+
+def make_columns(names: Sequence[str], arrays: Sequence[Array]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(list(arrays), names=list(names))
 
 
 EMPTY_COLUMNS = make_columns([], [])
 
 
-def take_columns(columns: pa.RecordBatch, index: pa.Array) -> pa.RecordBatch:
+def take_columns(columns: pa.RecordBatch, index: Array) -> pa.RecordBatch:
     return columns.take(index) if columns.num_columns else columns
 
 

@@ -74,7 +74,7 @@ def unknown_field(name: str, known: Iterable[str], where: str) -> SchemaError:
 
 
 def described(error: BaseException, traceback: str) -> list[str]:
-    """An error as it travels between processes: [class name, *arguments], or the traceback of one that is none of ours."""
+    """An error as it travels between processes: [class name, *arguments], or the traceback of a foreign one."""
     if isinstance(error, MillstreamError):
         return [type(error).__name__, *map(str, error.args)]
     return ["InternalError", traceback]

@@ -22,6 +22,7 @@ from typing import Literal as OneOf
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from millstream.errors import FlowError, SchemaError
 from millstream.times import Duration, duration_us
 
@@ -293,7 +294,7 @@ class Call(Expr):
     """An operation, by name, on the values of other expressions; its options are plain values.
 
     The names are the operators' symbols ("+", "&", "neg") and the methods' names ("fill_null",
-    "str.contains"); `millstream.evaluate.KERNELS` lists them all.
+    "str.contains"); `millstream.kernels.KERNELS` lists them all.
     """
 
     operation: Text

@@ -144,7 +144,7 @@ class Flow:
         """Any Python iterable of dicts, dataclasses, named tuples or plain values; read in this process."""
         return self.source(connectors.IterableSource(rows, schema=declared_schema(schema)), name="read_iterable")
 
-    def read_stdin(self, *, format: Literal["jsonl", "csv", "text"] = "jsonl", schema: Any = None) -> Stream:  # noqa: A002
+    def read_stdin(self, *, format: Literal["jsonl", "csv", "text"] = "jsonl", schema: Any = None) -> Stream:
         """Standard input, until it ends."""
         return self.source(connectors.StdinSource(format=format, schema=declared_schema(schema)), name="read_stdin")
 
@@ -342,11 +342,12 @@ class Stream:
             if not isinstance(key, str | Expr):
                 if len(columns) > 1 or named:
                     raise FlowError(
-                        f"{_caller()} key_by: a function must be the only key; let it return a tuple's worth of fields with .map"
+                        f"{_caller()} key_by: a function must be the only key; "
+                        "let it return a tuple's worth of fields with .map"
                     )
                 stream = self._row_function("key_function", _with_key(key), Shape.MAP, None, "fail")
                 columns[number] = "key"
-        spec = KeyBySpec(_columns("key_by", columns, named))  # type: ignore[arg-type]
+        spec = KeyBySpec(_columns("key_by", columns, named))
         return KeyedStream(self.flow, self.flow._add("key_by", spec, [stream.port]))
 
     # --- several streams ---
@@ -407,7 +408,7 @@ class Stream:
         self.sink(connectors.ForEachSink(UserFunction(function)), name="for_each")
 
     def sink(self, sink: Any, *, name: str = "sink") -> None:
-        """A sink of your own: a `millstream.Sink`, or an object with ``open(worker, workers)``, ``write(rows)`` and ``close()``."""
+        """A sink of your own: a `millstream.Sink`, or an object with ``open``, ``write(rows)`` and ``close``."""
         if not isinstance(sink, Sink):
             sink = connectors.PythonSink(UserFunction(sink))
         self.flow._add(name, SinkSpec(sink), [self.port])
@@ -542,7 +543,8 @@ def hopping(size: Duration, every: Duration, *, offset: Duration = "0s") -> Wind
     size_us, slide_us = _positive("hopping", size), _positive("hopping", every)
     if slide_us > size_us:
         raise FlowError(
-            f"{_caller()} hopping: every={every!r} is longer than size={size!r}: events in between would be in no window"
+            f"{_caller()} hopping: every={every!r} is longer than size={size!r}: "
+            "events in between would be in no window"
         )
     return Windows(size_us, slide_us, _offset("hopping", offset))
 

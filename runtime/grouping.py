@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.batch import Array
 from millstream.errors import SchemaError
 
 CodeArray = npt.NDArray[np.signedinteger]
@@ -29,9 +30,6 @@ _TABLE_PER_ROW: Final = 8
 _TABLE_LEAST: Final = 1024
 # 0 to 65,535, a full batch: shared because the page faults of making it anew cost as much as its use.
 _ROW_NUMBERS: Final = np.arange(1 << 16)
-
-
-Array: TypeAlias = "pa.Array[Any]"
 
 
 class Groups:

@@ -1,9 +1,10 @@
 """From key to key group to worker: a hash that is the same in every process, version and restart.
 
 The hash is over a canonical encoding of the key: any integer width as int64, any string type as its
-UTF-8 bytes, -0.0 as 0.0, one NaN, null as a key of its own. It is computed a column at a time: eight
-bytes of every key in one NumPy step, mixed as in MurmurHash3 (Appleby, 2011) and finished with
-SplitMix64 (Steele et al., OOPSLA 2014). Keys longer than `LANE_LIMIT_BYTES` take BLAKE2b one by one.
+UTF-8 bytes, a float that is a whole number as int64, one NaN, null as a key of its own. It is computed a
+column at a time: eight bytes of every key in one NumPy step, mixed as in MurmurHash3 (Appleby, 2011) and
+finished with SplitMix64 (Steele et al., OOPSLA 2014). Keys longer than `LANE_LIMIT_BYTES` take BLAKE2b
+one by one.
 
 Changing a constant here moves keys to other key groups and so invalidates every checkpoint.
 """
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from millstream.batch import Array, as_numpy
 from millstream.errors import SchemaError
 
 KEY_GROUPS: Final = 256
@@ -33,7 +35,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _NULL_HASH = np.uint64(0x6A09E667F3BCC909)
 
 
-def hash_keys(columns: Sequence[pa.Array]) -> HashArray:
+def hash_keys(columns: Sequence[Array]) -> HashArray:
     """The stable hash of each row's key, uint64[n].
 
     Args:
@@ -58,15 +60,15 @@ def group_owners(workers: int) -> npt.NDArray[np.uint16]:
     return (np.arange(KEY_GROUPS) * workers // KEY_GROUPS).astype(np.uint16)
 
 
-def _hash_column(column: pa.Array) -> HashArray:
+def _hash_column(column: Array) -> HashArray:
     kind = column.type
+    hashes: HashArray
     if pa.types.is_dictionary(kind):
         assert isinstance(column, pa.DictionaryArray)
-        hashes = (
-            _hash_column(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
-            if len(column.dictionary)
-            else np.zeros(len(column), np.uint64)
-        )
+        if len(column.dictionary):
+            hashes = _hash_column(column.dictionary)[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        else:
+            hashes = np.zeros(len(column), np.uint64)
     elif pa.types.is_null(kind):
         return np.full(len(column), _NULL_HASH)
     elif pa.types.is_string(kind) or pa.types.is_binary(kind):
@@ -75,7 +77,7 @@ def _hash_column(column: pa.Array) -> HashArray:
         hashes = _hash_binary(column, np.dtype(np.int64))
     elif pa.types.is_floating(kind):
         values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 + 0.0 is 0.0
-        hashes = _finish(np.where(np.isnan(values), np.nan, values).view(np.uint64) ^ _SEED)
+        hashes = _finish(_float_bits(values) ^ _SEED)
     elif pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_string_view(kind):
         hashes = _hash_binary(
             column.cast(pa.string() if not pa.types.is_fixed_size_binary(kind) else pa.binary()), np.dtype(np.int32)
@@ -87,7 +89,15 @@ def _hash_column(column: pa.Array) -> HashArray:
     return hashes
 
 
-def _as_int64(column: pa.Array) -> npt.NDArray[np.int64]:
+def _float_bits(values: npt.NDArray[np.float64]) -> HashArray:
+    """A whole number as int64, else the bits: streams of integers and of floats may meet in a union."""
+    bits: HashArray = np.where(np.isnan(values), np.nan, values).view(np.uint64)
+    whole = (values == np.floor(values)) & (np.abs(values) < 2.0**63)
+    bits[whole] = values[whole].astype(np.int64).view(np.uint64)
+    return bits
+
+
+def _as_int64(column: Array) -> npt.NDArray[np.int64]:
     kind = column.type
     if pa.types.is_timestamp(kind):
         column = column.cast(pa.timestamp("us", kind.tz), safe=False).view(pa.int64())
@@ -102,19 +112,18 @@ def _as_int64(column: pa.Array) -> npt.NDArray[np.int64]:
     return column.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _hash_binary(column: pa.Array, offset_type: np.dtype[np.signedinteger]) -> HashArray:
+def _hash_binary(column: Array, offset_type: np.dtype[np.signedinteger]) -> HashArray:
     count = len(column)
     if count == 0:
         return np.zeros(0, np.uint64)
     buffers = column.buffers()
-    offsets = np.frombuffer(
-        buffers[1], offset_type, count=count + 1, offset=column.offset * offset_type.itemsize
-    ).astype(np.int64)
+    first_offset = column.offset * offset_type.itemsize
+    offsets = as_numpy(buffers[1], offset_type, count + 1, first_offset).astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     # Eight spare bytes, so that the last key's last lane can be read whole.
     data = np.zeros(last - first + 8, np.uint8)
     if last > first:
-        data[: last - first] = np.frombuffer(buffers[2], np.uint8, count=last - first, offset=first)
+        data[: last - first] = as_numpy(buffers[2], np.uint8, last - first, first)
     start = offsets[:-1] - first
     length = np.diff(offsets)
     hashes = length.astype(np.uint64) * _LANE ^ _SEED
@@ -137,9 +146,9 @@ def _hash_binary(column: pa.Array, offset_type: np.dtype[np.signedinteger]) -> H
 
 def _lane(words: HashArray, at: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]) -> HashArray:
     """Eight bytes of each key, with zeros past its end."""
-    lane = words[at]
     spare_bits = (8 - np.minimum(rest, 8)).astype(np.uint64) * np.uint64(8)
-    return (lane << spare_bits) >> spare_bits
+    lane: HashArray = (words[at] << spare_bits) >> spare_bits
+    return lane
 
 
 def _mix(hashes: HashArray, lane: HashArray) -> HashArray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, Keys, make_columns
+from millstream.batch import Array, Batch, CodeArray, Keys, index_array, make_columns
 from millstream.grouping import factorize
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context
@@ -44,7 +44,7 @@ class KeyPartitioner:
         # Codes may be numbered by value: also where all keys are distinct they need not be in row order.
         in_row_order = len(first) == batch.num_rows and bool((first[1:] > first[:-1]).all())
         if not in_row_order or any(pa.types.is_dictionary(a.type) for a in arrays):
-            rows = pa.array(first)
+            rows = index_array(first)
             arrays = [_plain(a.take(rows)) for a in arrays]
         distinct = make_columns(self.names, arrays)
         if self.fields is not None:
@@ -55,9 +55,7 @@ class KeyPartitioner:
             return [(0, _keyed(batch, Keys(distinct, codes)))]
         return self._by_owner(batch, distinct, codes)
 
-    def _by_owner(
-        self, batch: Batch, distinct: pa.RecordBatch, codes: np.ndarray[tuple[int], np.dtype[np.int32]]
-    ) -> list[tuple[int, Batch]]:
+    def _by_owner(self, batch: Batch, distinct: pa.RecordBatch, codes: CodeArray) -> list[tuple[int, Batch]]:
         key_owner = self.owners[key_groups(hash_keys(distinct.columns))]
         row_owner = key_owner[codes]
         counts = np.bincount(row_owner, minlength=self.workers)
@@ -73,7 +71,7 @@ class KeyPartitioner:
             if count:
                 mine = np.flatnonzero(key_owner == worker)
                 renumbered[mine] = np.arange(len(mine), dtype=np.int32)
-                keys = Keys(distinct.take(pa.array(mine)), renumbered[codes[start : start + count]])
+                keys = Keys(distinct.take(index_array(mine)), renumbered[codes[start : start + count]])
                 parts.append((worker, _keyed(batch.slice(start, count), keys)))
             start += count
         return parts
@@ -83,5 +81,5 @@ def _keyed(batch: Batch, keys: Keys) -> Batch:
     return Batch(batch.columns, batch.time_us, batch.before_us, batch.position, keys)
 
 
-def _plain(array: pa.Array) -> pa.Array:
+def _plain(array: Array) -> Array:
     return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array

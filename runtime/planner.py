@@ -97,10 +97,11 @@ def make_plan(
     nodes = {n.id: n for n in flow.nodes}
     if not any(isinstance(n.spec, SinkSpec) for n in flow.nodes):
         raise FlowError(
-            f"flow {flow.name!r} has no sink: nothing would come of it; end a stream with .print(), .write_jsonl(...) or .collect()"
+            f"flow {flow.name!r} has no sink: nothing would come of it; "
+            "end a stream with .print(), .write_jsonl(...) or .collect()"
         )
     nodes = _with_late_outputs(nodes, late_directory)
-    bound = {}
+    bound: dict[int, _Bound] = {}
     for node in list(nodes.values()):
         bound[node.id] = _bind(node, bound, nodes)
     nodes = {n.id: _resolved(n, bound) for n in nodes.values()}
@@ -125,15 +126,17 @@ def make_plan(
     ]
     if len(partitions) > 1_000:
         raise FlowError(
-            f"flow {flow.name!r} reads {len(partitions)} source partitions, at most 1000 are possible; use partitions='one' for globs of many files"
+            f"flow {flow.name!r} reads {len(partitions)} source partitions, at most 1000 are possible; "
+            "use partitions='one' for globs of many files"
         )
     for node in nodes.values():
         if isinstance(node.spec, SinkSpec):
             node.spec.sink.check()
     return PhysicalPlan(
         name=flow.name, workers=workers, ingest=where, batch_rows=batch_rows, nodes={**nodes, **cut.added},
-        schemas={i: b.schema for i, b in bound.items()}, stages=tuple(cut.stages), exchanges=tuple(cut.finished_exchanges()),
-        partitions=tuple(partitions), reads=reads, needs_position=_needs_position(nodes),
+        schemas={i: b.schema for i, b in bound.items()}, stages=tuple(cut.stages),
+        exchanges=tuple(cut.finished_exchanges()), partitions=tuple(partitions), reads=reads,
+        needs_position=_needs_position(nodes),
     )  # fmt: skip
 
 
@@ -180,7 +183,8 @@ def _bind(node: Node, bound: Mapping[int, _Bound], nodes: Mapping[int, Node]) ->
     if isinstance(spec, EventTimeSpec):
         if upstream.stateful:
             raise FlowError(
-                f"{node.title}: event time cannot be assigned behind {upstream.stateful}, which has a time of its own; call event_time() before key_by()"
+                f"{node.title}: event time cannot be assigned behind {upstream.stateful}, which has a time of its own; "
+                "call event_time() before key_by()"
             )
         if schema is not None:
             check_time_type(output_type(spec.time, schema, node.title), spec.unit, node.title)
@@ -245,12 +249,14 @@ def _bind_union(node: Node, bound: Mapping[int, _Bound]) -> _Bound:
     for other in inputs[1:]:
         if other.timed != first.timed:
             raise FlowError(
-                f"{node.title}: one stream has event time and another has not; call event_time() on each, or behind the union"
+                f"{node.title}: one stream has event time and another has not; "
+                "call event_time() on each, or behind the union"
             )
         if first.schema is not None and other.schema is not None and set(first.schema.names) != set(other.schema.names):
             odd = sorted(set(first.schema.names) ^ set(other.schema.names))
             raise SchemaError(
-                f"{node.title}: the streams differ in the fields {', '.join(odd)}; use select() so that they are the same"
+                f"{node.title}: the streams differ in the fields {', '.join(odd)}; "
+                "use select() so that they are the same"
             )
     schema = first.schema
     if schema is not None and all(i.schema is not None for i in inputs):
@@ -295,7 +301,7 @@ def _bind_keyed(node: Node, upstream: _Bound, nodes: Mapping[int, Node]) -> _Bou
         raise FlowError(
             f"{node.title}: a key cannot be named window_start, window_end or pane, which are fields of the result"
         )
-    revises = not windowed or (spec.allowed_lateness_us > 0 and not spec.final_only)
+    revises = isinstance(spec, RunningAggregateSpec) or (spec.allowed_lateness_us > 0 and not spec.final_only)
     schema = None
     if upstream.schema is not None:
         aggregates = dict(spec.aggregates)

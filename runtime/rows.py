@@ -13,14 +13,13 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from millstream.batch import EMPTY_COLUMNS, make_columns
+from millstream.batch import EMPTY_COLUMNS, Array, make_columns
 from millstream.errors import FlowError, SchemaError, unknown_field
-
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,10 +33,10 @@ class Row(tuple[Any, ...]):
     """
 
     __slots__ = ()
-    _fields: tuple[str, ...] = ()
-    _index: dict[str, int] = {}
-    _raw: dict[int, pa.DataType] = {}
-    _changes: dict[tuple[str, ...], tuple[type[Row], tuple[int, ...] | None]] = {}
+    _fields: ClassVar[tuple[str, ...]] = ()
+    _index: ClassVar[dict[str, int]] = {}
+    _raw: ClassVar[dict[int, pa.DataType]] = {}
+    _changes: ClassVar[dict[tuple[str, ...], tuple[type[Row], tuple[int, ...] | None]]] = {}
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -105,10 +104,10 @@ def _seen(number: int | None, kind: pa.DataType) -> Any:
     """The Python value of a stored number of microseconds."""
     if number is None:
         return None
-    if pa.types.is_duration(kind):
-        return timedelta(microseconds=number)
-    moment = _EPOCH + timedelta(microseconds=number)
-    return moment if kind.tz in ("UTC", None) else moment.astimezone(ZoneInfo(kind.tz))
+    if isinstance(kind, pa.TimestampType):
+        moment = _EPOCH + timedelta(microseconds=number)
+        return moment if kind.tz in ("UTC", None) else moment.astimezone(ZoneInfo(kind.tz))
+    return timedelta(microseconds=number)
 
 
 def _iterate(row: Row) -> Iterator[Any]:
@@ -128,11 +127,10 @@ def _seen_field(number: int, kind: pa.DataType) -> property:
 def row_class(fields: tuple[str, ...], raw: tuple[tuple[int, pa.DataType], ...] = ()) -> type[Row]:
     """The class of rows with these fields, of which ``raw`` hold microseconds."""
     kinds = dict(raw)
-    members: dict[str, Any] = {
-        "__slots__": (), "_fields": fields, "_index": {n: i for i, n in enumerate(fields)}, "_raw": kinds, "_changes": {},
-    }  # fmt: skip
+    index = {n: i for i, n in enumerate(fields)}
+    members: dict[str, Any] = {"__slots__": (), "_fields": fields, "_index": index, "_raw": kinds, "_changes": {}}
     # A named tuple's own field descriptors read any tuple's place in C, five times faster than a property could.
-    places = vars(namedtuple("_Places", [f"f{i}" for i in range(len(fields))]))  # noqa: PYI024
+    places = vars(namedtuple("_Places", [f"f{i}" for i in range(len(fields))]))
     for number, name in enumerate(fields):
         if name.isidentifier() and name not in _METHODS and not name.startswith("__"):
             members[name] = _seen_field(number, kinds[number]) if number in kinds else places[f"f{number}"]
@@ -156,18 +154,17 @@ def _is_raw(kind: pa.DataType) -> bool:
 
 
 def _in_us(kind: pa.DataType) -> pa.DataType:
-    return pa.duration("us") if pa.types.is_duration(kind) else pa.timestamp("us", kind.tz or "UTC")
+    return pa.timestamp("us", kind.tz or "UTC") if isinstance(kind, pa.TimestampType) else pa.duration("us")
 
 
-def _row_values(column: pa.Array) -> list[Any]:
+def _row_values(column: Array) -> list[Any]:
     if _is_raw(column.type):
-        return python_values(
-            column.cast(_in_us(column.type) if column.type.unit != "us" else column.type, safe=False).view(pa.int64())
-        )
+        in_us = column.type if column.type.unit == "us" else _in_us(column.type)
+        return python_values(column.cast(in_us, safe=False).view(pa.int64()))
     return python_values(column)
 
 
-def python_values(column: pa.Array) -> list[Any]:
+def python_values(column: Array) -> list[Any]:
     """A column as Python values. The way by NumPy is many times faster than Arrow's own where it is exact."""
     kind = column.type
     if column.null_count == 0 and (
@@ -199,19 +196,14 @@ def columns_of(results: Sequence[Any], schema: pa.Schema | None, where: str) -> 
         missing = [n for n in schema.names if n not in names]
         if missing:
             raise SchemaError(
-                f"{where}: the function returned no field {missing[0]!r}, which schema= declares; it returned {', '.join(names)}"
+                f"{where}: the function returned no field {missing[0]!r}, which schema= declares; "
+                f"it returned {', '.join(names)}"
             )
-        order = [names.index(n) for n in schema.names]
-        return make_columns(
-            schema.names,
-            [
-                _array(values[i], raw.get(i, schema.field(n).type), n, where).cast(schema.field(n).type)
-                for i, n in zip(order, schema.names, strict=True)
-            ],
-        )
-    return make_columns(
-        names, [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))]
-    )
+        places = [(names.index(f.name), f) for f in schema]
+        arrays = [_array(values[i], raw.get(i, f.type), f.name, where).cast(f.type) for i, f in places]
+        return make_columns(schema.names, arrays)
+    arrays = [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))]
+    return make_columns(names, arrays)
 
 
 def _fields_of(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequence[Any]]]:
@@ -249,7 +241,7 @@ def _mapping_fields(results: Sequence[Any], where: str) -> tuple[list[str], list
     return list(union), [[r.get(n) for r in results] for n in union]
 
 
-def _array(values: Sequence[Any], kind: pa.DataType | None, name: str, where: str) -> pa.Array:
+def _array(values: Sequence[Any], kind: pa.DataType | None, name: str, where: str) -> Array:
     try:
         array = pa.array(values, type=kind, from_pandas=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError) as error:

@@ -7,7 +7,6 @@ calling process each run one, with the stages that the plan puts there.
 
 from __future__ import annotations
 
-
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -196,10 +195,7 @@ class Runner:
 
     def work(self, steps: int) -> bool:
         """Take up to so many steps. Returns whether there may be more to do without any new message."""
-        for _ in range(steps):
-            if not self._step():
-                return False
-        return True
+        return all(self._step() for _ in range(steps))
 
     def _step(self) -> bool:
         return any(self._advance(lane) for lane in self._lanes)

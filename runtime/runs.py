@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, nbytes, take
-from millstream.batch import CodeArray, IntArray, Keys, concat_columns
-from millstream.grouping import Groups, factorize, group_codes
+from millstream.batch import IntArray, Keys, concat_columns, index_array
+from millstream.grouping import CodeArray, Groups, factorize, group_codes
 
 _RUNS_KEPT: Final = 48
 _ROWS_KEPT: Final = 1 << 17
@@ -69,7 +69,7 @@ def unify_keys(parts: Sequence[Keys]) -> Keys:
         return Keys(parts[0].distinct, np.concatenate([p.codes for p in parts]) if len(parts) > 1 else parts[0].codes)
     together = concat_columns(list(sets.values()))
     codes, first = factorize(together.columns)
-    distinct = together.take(pa.array(first))
+    distinct = together.take(index_array(first))
     ends = np.cumsum([s.num_rows for s in sets.values()])
     renumbered = dict(zip(sets, np.split(codes, ends[:-1]), strict=True))
     merged = np.concatenate([renumbered[id(p.distinct)][p.codes] for p in parts])

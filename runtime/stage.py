@@ -299,12 +299,12 @@ class BlockStage(StageRun):
 
     def on_reading(self, reading: ClockReading) -> TimeReport | None:
         """Take what the clock says of a block; returns a report where it asks for one without far-ahead rows."""
-        unit = next(
-            (u for u in self.waiting if (u.partition, u.sequence) == (reading.partition, reading.sequence)), None
-        )
+        block = (reading.partition, reading.sequence)
+        unit = next((u for u in self.waiting if (u.partition, u.sequence) == block), None)
         if unit is None:
             raise InternalError(
-                f"stage {self.stage.id}: a clock reading for block {reading.sequence} of partition {reading.partition}, which is not here"
+                f"stage {self.stage.id}: a clock reading for block {reading.sequence} of partition "
+                f"{reading.partition}, which is not here"
             )
         if not reading.resolve:
             unit.readings[reading.node] = reading

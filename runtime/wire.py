@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import EMPTY_COLUMNS, Batch, Keys
+from millstream.batch import EMPTY_COLUMNS, Batch, Keys, as_numpy
 from millstream.connectors.base import Block
 from millstream.errors import WireError
 from millstream.watermarks import InputStatus
@@ -76,9 +76,8 @@ class Data:
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> ReceivedData:
-        exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = _fields(
-            "data", header, 9
-        )
+        fields = _fields("data", header, 9)
+        exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = fields
         payload: Batch | Block | None = None
         if described is not None:
             kind, *rest = described
@@ -138,21 +137,11 @@ class TimeReport:
     resolved: bool
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [
-            _pack(
-                (
-                    self.TAG,
-                    VERSION,
-                    attempt,
-                    self.node,
-                    self.worker,
-                    self.partition,
-                    self.sequence,
-                    self.max_us,
-                    self.resolved,
-                )
-            )
-        ]
+        header = (
+            self.TAG, VERSION, attempt, self.node, self.worker, self.partition, self.sequence, self.max_us,
+            self.resolved,
+        )  # fmt: skip
+        return [_pack(header)]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> TimeReport:
@@ -183,14 +172,17 @@ class ClockReading:
     resolve: bool
 
     def encode(self, attempt: int) -> list[Frame]:
-        header = (self.TAG, VERSION, attempt, self.node, self.partition, self.sequence, self.before_us, self.floor_us,
-                  self.watermark_us, int(self.status), self.resolve)  # fmt: skip
+        header = (
+            self.TAG, VERSION, attempt, self.node, self.partition, self.sequence, self.before_us, self.floor_us,
+            self.watermark_us, int(self.status), self.resolve,
+        )  # fmt: skip
         return [_pack(header)]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> ClockReading:
-        *head, status, resolve = _fields("clock reading", header, 8, frames)
-        return cls(*head, InputStatus(status), resolve)
+        fields = _fields("clock reading", header, 8, frames)
+        node, partition, sequence, before_us, floor_us, watermark_us, status, resolve = fields
+        return cls(node, partition, sequence, before_us, floor_us, watermark_us, InputStatus(status), resolve)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,9 +342,7 @@ _SCHEMAS_KEPT: Final = 256
 def _encode_batch(batch: Batch, frames: list[Frame]) -> list[Any]:
     beside = [batch.time_us, batch.before_us, batch.position]
     has_columns = _encode_columns(batch.columns, frames)
-    for array in beside:
-        if array is not None:
-            frames.append(_buffer(array))
+    frames += [_buffer(array) for array in beside if array is not None]
     if batch.keys is not None:
         _encode_columns(batch.keys.distinct, frames)
         frames.append(_buffer(batch.keys.codes))
@@ -364,9 +354,9 @@ def _decode_batch(described: Sequence[Any], frames: Sequence[Frame]) -> Batch:
     has_columns, has_time, has_before, has_position, has_keys = described
     columns = _decode_columns(rest) if has_columns else EMPTY_COLUMNS
     time_us, before_us, position = (
-        np.frombuffer(next(rest), np.int64) if present else None for present in (has_time, has_before, has_position)
+        as_numpy(next(rest), np.int64) if present else None for present in (has_time, has_before, has_position)
     )
-    keys = Keys(_decode_columns(rest), np.frombuffer(next(rest), np.int32)) if has_keys else None
+    keys = Keys(_decode_columns(rest), as_numpy(next(rest), np.int32)) if has_keys else None
     batch = Batch(columns, time_us, before_us, position, keys)
     if columns.num_columns and columns.num_rows != batch.num_rows:
         raise WireError(f"batch: {columns.num_rows} rows of columns, {batch.num_rows} rows beside them")
@@ -397,7 +387,7 @@ def _decode_columns(frames: Any) -> pa.RecordBatch:
 
 
 def _buffer(array: npt.NDArray[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+    return np.ascontiguousarray(array).data.cast("B")
 
 
 def _encode_block(block: Block, frames: list[Frame]) -> list[Any]:

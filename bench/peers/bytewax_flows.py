@@ -50,7 +50,7 @@ Build = Callable[[Dataflow, Job, int, Path], Stream[Any]]
 """Adds a workload's source and operators for the process of this number; files go into the folder."""
 
 
-class Blocks(StatefulSourcePartition[Any, None]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
+class Blocks(StatefulSourcePartition[Any, None]):  # type: ignore[misc, unused-ignore]
     """What is in memory, in blocks."""
 
     def __init__(self, items: list[Any]) -> None:
@@ -63,7 +63,7 @@ class Blocks(StatefulSourcePartition[Any, None]):  # type: ignore[misc, unused-i
         return None
 
 
-class InMemory(FixedPartitionedSource[Any, None]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
+class InMemory(FixedPartitionedSource[Any, None]):  # type: ignore[misc, unused-ignore]
     """One partition in each process: its share of the events."""
 
     def __init__(self, process: int, items: list[Any]) -> None:
@@ -76,7 +76,7 @@ class InMemory(FixedPartitionedSource[Any, None]):  # type: ignore[misc, unused-
         return Blocks(self._items)
 
 
-class Kept(StatelessSinkPartition[Any]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
+class Kept(StatelessSinkPartition[Any]):  # type: ignore[misc, unused-ignore]
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
@@ -86,7 +86,7 @@ class Kept(StatelessSinkPartition[Any]):  # type: ignore[misc, unused-ignore]  #
             self._sink.items += items
 
 
-class Sink(DynamicSink[Any]):  # type: ignore[misc, unused-ignore]  # untyped where Bytewax is not installed
+class Sink(DynamicSink[Any]):  # type: ignore[misc, unused-ignore]
     """Drops what comes but counts it; keeps it where answers are compared."""
 
     def __init__(self, keep: bool) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.accumulators.columns import Column, index_array, retype, to_arrow
+from millstream.accumulators.columns import Column, retype, to_arrow
 from millstream.accumulators.part import Part, Rows
-from millstream.grouping import Array, Groups, factorize, group_codes, raw_values
+from millstream.batch import Array, index_array
+from millstream.grouping import Groups, factorize, group_codes, raw_values
 
 
 @dataclass(frozen=True)
@@ -78,5 +79,5 @@ def _flatten(column: Column, groups: Groups) -> tuple[Array, Groups]:
 def _lists(values: Array, groups: Groups) -> Array:
     """One list for each group. Offsets are 64 bits wide: a run may hold more than 2^31 values."""
     items = values.take(index_array(groups.order))
-    lists: Array = pa.LargeListArray.from_arrays(index_array(groups.starts), items)
+    lists: Array = pa.LargeListArray.from_arrays(pa.array(groups.starts, pa.int64()), items)
     return lists

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.grouping import Array, BoolArray, Groups, IndexArray, raw_values, valid_mask
+from millstream.batch import Array, index_array
+from millstream.grouping import BoolArray, Groups, raw_values, valid_mask
 
 Values: TypeAlias = npt.NDArray[Any]
 Column: TypeAlias = "Values | Array"
@@ -85,7 +86,7 @@ def nullable(values: Values, groups: Groups) -> Column:
     return pa.array(values, mask=groups.sizes == 0) if groups.has_empty else values
 
 
-def take(column: Column, rows: IndexArray) -> Column:
+def take(column: Column, rows: npt.NDArray[np.integer]) -> Column:
     """The rows at these indices, in this order."""
     return column[rows] if isinstance(column, np.ndarray) else column.take(index_array(rows))
 
@@ -115,11 +116,6 @@ def nbytes(column: Column) -> int:
 def to_arrow(column: Column) -> Array:
     """The column as an Arrow array, without a copy where there can be none."""
     return pa.array(column) if isinstance(column, np.ndarray) else column
-
-
-def index_array(rows: npt.NDArray[np.integer], mask: BoolArray | None = None) -> pa.Int64Array:
-    """Row numbers for Arrow's ``take``; a masked one takes null."""
-    return pa.array(rows, pa.int64(), mask=mask)
 
 
 def retype(array: Array, target: pa.DataType) -> Array:

@@ -20,7 +20,8 @@ from millstream.accumulators import wide
 from millstream.accumulators.columns import Column, Input, nullable, retype
 from millstream.accumulators.part import Part, Rows
 from millstream.aggregates import AggregateOverflowError
-from millstream.grouping import Array, Groups
+from millstream.batch import Array
+from millstream.grouping import Groups
 
 FloatArray = npt.NDArray[np.float64]
 

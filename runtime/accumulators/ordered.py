@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.accumulators.columns import Column, Input, Values, index_array, retype, to_arrow
+from millstream.accumulators.columns import Column, Input, Values, retype, to_arrow
 from millstream.accumulators.numeric import Reduction
 from millstream.accumulators.part import Part, Rows
-from millstream.grouping import Array, Groups, IndexArray, raw_values
+from millstream.batch import Array, index_array
+from millstream.grouping import Groups, IndexArray, raw_values
 
 Int64Array = npt.NDArray[np.int64]
 

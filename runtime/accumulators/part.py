@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from millstream.accumulators.columns import Column, Input, RowOrder
+from millstream.batch import Array
 from millstream.errors import InternalError
-from millstream.grouping import Array, Groups
+from millstream.grouping import Groups
 
 
 class Rows:

@@ -18,9 +18,10 @@ from millstream.accumulators import collections, numeric, ordered, user
 from millstream.accumulators.columns import Column, Input, RowOrder, Values, retype, to_arrow
 from millstream.accumulators.part import Part, Rows
 from millstream.aggregates import Aggregate, AggregateOverflowError
+from millstream.batch import Array
 from millstream.errors import InternalError
 from millstream.expr import Expr
-from millstream.grouping import Array, Groups
+from millstream.grouping import Groups
 
 Finish = Callable[[Sequence[Column]], Array]
 

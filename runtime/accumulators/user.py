@@ -15,11 +15,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.accumulators.columns import Column, index_array
+from millstream.accumulators.columns import Column
 from millstream.accumulators.part import Part, Rows
 from millstream.aggregates import UserAggregate
+from millstream.batch import Array, index_array
 from millstream.errors import UserCodeError
-from millstream.grouping import Array, Groups
+from millstream.grouping import Groups
 
 # Types whose values nobody can change in place, so that sharing one is harmless.
 _ATOMS: Final = (int, float, str, bytes, bool, complex, type(None))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.grouping import Array, BoolArray, Groups
+from millstream.batch import Array
+from millstream.grouping import BoolArray, Groups
 
 Int64Array = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]

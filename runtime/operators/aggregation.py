@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,7 +21,8 @@ def shipped(aggregate: Aggregate) -> Aggregate:
     """The aggregate as it travels with the plan: the user's functions opaque."""
     if not isinstance(aggregate, UserAggregate):
         return aggregate
-    return replace(aggregate, **{n: UserFunction(getattr(aggregate, n)) for n in _FUNCTIONS})
+    functions: dict[str, Any] = {n: UserFunction(getattr(aggregate, n)) for n in _FUNCTIONS}
+    return replace(aggregate, **functions)
 
 
 def loaded_aggregates(aggregates: Iterable[tuple[str, Aggregate]]) -> dict[str, Aggregate]:

@@ -109,7 +109,6 @@ class Operator:
 
     def on_abort(self) -> None:
         """The run has failed: let go of what is open without finishing it."""
-        return None
 
     def held_back_us(self) -> int:
         """By how much outputs may be older than the watermark they follow."""

@@ -62,7 +62,7 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
         case HandlersSpec():
             return python.Handlers(spec, context)
         case WindowAggregateSpec():
-            return WindowAggregate(spec, context)
+            return WindowAggregate(spec, context, plan.needs_position)
         case RunningAggregateSpec():
             return RunningAggregate(spec, context)
         case ScanSpec():

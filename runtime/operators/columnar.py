@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Batch, make_columns
+from millstream.batch import Array, Batch, index_array, make_columns
 from millstream.errors import SchemaError, unknown_field
 from millstream.evaluate import evaluate_rows
 from millstream.expr import Expr
@@ -35,13 +35,13 @@ def row_text(columns: pa.RecordBatch, row: int) -> str:
     return str(columns.slice(row, 1).to_pylist()[0])
 
 
-def evaluate_all(expressions: Named, batch: Batch, context: Context) -> tuple[list[pa.Array], Batch]:
+def evaluate_all(expressions: Named, batch: Batch, context: Context) -> tuple[list[Array], Batch]:
     """Evaluate expressions on a batch; rows on which one fails become dead letters.
 
     Returns:
         The results, and the batch, both without those rows.
     """
-    results: list[pa.Array] = []
+    results: list[Array] = []
     failed: dict[int, str] = {}
     for _, expression in expressions:
         result, failures = evaluate_rows(expression, batch.columns)
@@ -54,7 +54,7 @@ def evaluate_all(expressions: Named, batch: Batch, context: Context) -> tuple[li
         context.reject(reason, row_text(batch.columns, row))
     keep = np.ones(batch.num_rows, np.bool_)
     keep[list(failed)] = False
-    rows = pa.array(np.flatnonzero(keep))
+    rows = index_array(np.flatnonzero(keep))
     return [r.take(rows) for r in results], batch.where(keep)
 
 
@@ -69,7 +69,7 @@ class Filter(Operator):
             raise SchemaError(
                 f"{self.context.name}: {self.predicate} is {mask.type}, not a condition; compare it with something"
             )
-        keep = pc.fill_null(mask, False) if mask.null_count else mask
+        keep = mask.fill_null(False) if mask.null_count else mask
         kept = batch.where(keep.to_numpy(zero_copy_only=False))
         if kept.num_rows:
             yield MAIN, kept
@@ -96,7 +96,7 @@ class WithColumns(Operator):
         yield MAIN, batch.with_columns(with_arrays(batch.columns, [n for n, _ in self.columns], arrays))
 
 
-def with_arrays(columns: pa.RecordBatch, names: list[str], arrays: list[pa.Array]) -> pa.RecordBatch:
+def with_arrays(columns: pa.RecordBatch, names: list[str], arrays: list[Array]) -> pa.RecordBatch:
     merged = dict(zip(columns.schema.names, columns.columns, strict=True))
     merged.update(zip(names, arrays, strict=True))
     return make_columns(list(merged), list(merged.values()))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Batch, IntArray
+from millstream.batch import Array, Batch, IntArray
 from millstream.errors import SchemaError
 from millstream.evaluate import evaluate_rows
 from millstream.operators.base import Context, Operator, Output
@@ -26,18 +26,17 @@ from millstream.watermarks import too_far_ahead, watermark_before
 _LIMIT_US = 2**62  # far beyond any calendar, and far enough from the ends that window arithmetic cannot wrap
 
 
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def check_time_type(kind: pa.DataType, unit: str | None, where: str) -> None:
     """Refuse what cannot be a time.
 
     Raises:
         SchemaError: the type is no time, or a number without a unit.
     """
-    if (
-        pa.types.is_timestamp(kind)
-        or pa.types.is_date(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-    ):
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or is_text(kind):
         return
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         if unit is None:
@@ -46,7 +45,7 @@ def check_time_type(kind: pa.DataType, unit: str | None, where: str) -> None:
     raise SchemaError(f"{where}: {kind} is not a time; expected a timestamp, ISO 8601 text, or a number with unit=")
 
 
-def to_times(values: pa.Array, unit: str | None, where: str) -> tuple[IntArray, dict[int, str]]:
+def to_times(values: Array, unit: str | None, where: str) -> tuple[IntArray, dict[int, str]]:
     """Microseconds since the epoch, and for each row without a usable time the reason.
 
     Args:
@@ -57,7 +56,7 @@ def to_times(values: pa.Array, unit: str | None, where: str) -> tuple[IntArray, 
     kind = values.type
     check_time_type(kind, unit, where)
     bad: dict[int, str] = {}
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         stamps, bad = _parse(values)
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         stamps = values.cast(pa.timestamp("us"), safe=False)
@@ -70,7 +69,7 @@ def to_times(values: pa.Array, unit: str | None, where: str) -> tuple[IntArray, 
     return stamps.view(pa.int64()).to_numpy(zero_copy_only=False), bad
 
 
-def _parse(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+def _parse(values: Array) -> tuple[Array, dict[int, str]]:
     zoned = pa.timestamp("us", "UTC")
     try:
         return values.cast(zoned), {}
@@ -98,10 +97,10 @@ def _parse(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     return pa.array(parsed, pa.int64()).view(pa.timestamp("us")), bad
 
 
-def _from_numbers(values: pa.Array, unit_us: int) -> tuple[IntArray, dict[int, str]]:
+def _from_numbers(values: Array, unit_us: int) -> tuple[IntArray, dict[int, str]]:
     bad: dict[int, str] = {}
     missing = pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False)
-    numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+    numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
     for row in np.flatnonzero(missing).tolist():
         bad[row] = "the time is missing"
     limit = _LIMIT_US // unit_us
@@ -131,10 +130,7 @@ class EventTime(Operator):
             limit_us = self.context.now_us() + self.spec.max_ahead_us
             if int(times.max()) > limit_us:
                 for row in np.flatnonzero(times > limit_us).tolist():
-                    bad.setdefault(
-                        row,
-                        f"the time {format_us(int(times[row]))} is more than max_ahead={self._ahead} ahead of the clock",
-                    )
+                    bad.setdefault(row, f"{self._too_far(times, row)} ahead of the clock")
         yield MAIN, self._without(replace(batch, time_us=times), bad)
 
     def without_far_ahead(self, batch: Batch, max_us: int) -> Batch:
@@ -144,8 +140,8 @@ class EventTime(Operator):
         if ahead is None:
             return batch
         bad = {
-            row: f"the time {format_us(int(batch.time_us[row]))} is more than max_ahead={self._ahead} ahead of every event "
-            "before it; say a larger max_ahead= if the gap is real"
+            row: f"{self._too_far(batch.time_us, row)} ahead of every event before it; "
+            "say a larger max_ahead= if the gap is real"
             for row in np.flatnonzero(ahead).tolist()
         }
         return self._without(batch, bad)
@@ -165,9 +161,8 @@ class EventTime(Operator):
             and largest_us - self.spec.max_ahead_us > max_us
         )
 
-    @property
-    def _ahead(self) -> str:
-        return format_duration(self.spec.max_ahead_us)
+    def _too_far(self, times: IntArray, row: int) -> str:
+        return f"the time {format_us(int(times[row]))} is more than max_ahead={format_duration(self.spec.max_ahead_us)}"
 
     def _without(self, batch: Batch, bad: dict[int, str]) -> Batch:
         if not bad:

@@ -64,7 +64,7 @@ class RowFunction(Operator):
             made, failed = call_rows(self.function, rows, self.context, self.spec.on_error)
             index = np.arange(start, start + len(rows))
             if failed:
-                index = np.delete(index, [f for f in failed])
+                index = np.delete(index, failed)
             if self.spec.shape is Shape.FLAT_MAP:
                 made, index = self._flatten(made, index)
             results += made
@@ -95,7 +95,8 @@ class RowFunction(Operator):
                 flat += produced
             except TypeError:
                 raise SchemaError(
-                    f"{self.context.name}: a flat_map function returns a list (or another iterable) of events, found {type(produced).__name__}"
+                    f"{self.context.name}: a flat_map function returns a list (or another iterable) of events, "
+                    f"found {type(produced).__name__}"
                 ) from None
             counts.append(len(flat) - before)
         return flat, np.repeat(index, counts)
@@ -135,7 +136,8 @@ class MapBatches(Operator):
         if not isinstance(result, pa.RecordBatch) or result.num_rows != batch.num_rows:
             found = f"{result.num_rows} rows" if isinstance(result, pa.RecordBatch) else type(result).__name__
             raise SchemaError(
-                f"{self.context.name}: the function returns a record batch with as many rows as it got ({batch.num_rows}), found {found}"
+                f"{self.context.name}: the function returns a record batch with as many rows as it got "
+                f"({batch.num_rows}), found {found}"
             )
         if result.num_rows:
             yield MAIN, batch.with_columns(result)

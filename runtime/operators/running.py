@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, nbytes, take
-from millstream.batch import Batch, make_columns
+from millstream.batch import Batch, index_array, make_columns
 from millstream.evaluate import evaluate_all
 from millstream.grouping import Groups, group_codes
 from millstream.operators.aggregation import accumulators_for, input_columns, loaded_aggregates, row_order
@@ -38,7 +38,7 @@ class RunningAggregate(Operator):
             self.accumulators = accumulators_for(self.aggregates, batch, self.context.name)
             self.state = [_StateColumn() for _ in range(self.accumulators.width)]
         groups, first = group_codes([(batch.keys.codes, max(1, batch.keys.distinct.num_rows))])
-        keys = batch.keys.distinct.take(pa.array(batch.keys.codes[first]))
+        keys = batch.keys.distinct.take(index_array(batch.keys.codes[first]))
         inputs = evaluate_all(self.accumulators.inputs, input_columns(batch, self.accumulators))
         partial = self.accumulators.partial(inputs, groups, row_order(batch, self.accumulators))
         merged = self._merge(keys, partial)

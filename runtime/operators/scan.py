@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch
+from millstream.batch import Array, Batch
 from millstream.errors import SchemaError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
@@ -30,7 +30,7 @@ def key_values(distinct: pa.RecordBatch) -> list[Any]:
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
-def _hashable(column: pa.Array) -> list[Any]:
+def _hashable(column: Array) -> list[Any]:
     values = column.to_pylist()
     if pa.types.is_floating(column.type):
         # A dict finds NaN by identity only: let every NaN be the same object.

@@ -24,8 +24,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat
-from millstream.batch import Batch, BoolArray, IntArray, Keys, make_columns
+from millstream.batch import Array, Batch, BoolArray, IntArray, make_columns
 from millstream.evaluate import evaluate_all
+from millstream.keys import hash_keys
 from millstream.operators.aggregation import accumulators_for, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.plan import LATE, MAIN, WindowAggregateSpec
@@ -40,9 +41,14 @@ RESERVED: Final = ("window_start", "window_end", "pane")
 
 
 class WindowAggregate(Operator):
-    def __init__(self, spec: WindowAggregateSpec, context: Context) -> None:
+    """Args:
+    with_position: whether something behind this operator depends on order.
+    """
+
+    def __init__(self, spec: WindowAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(context)
         self.spec = spec
+        self.with_position = with_position
         self.aggregates = loaded_aggregates(spec.aggregates)
         windows = spec.windows
         self.size_us, self.slide_us, self.offset_us = windows.size_us, windows.slide_us, windows.offset_us
@@ -60,7 +66,8 @@ class WindowAggregate(Operator):
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         if not self.spec.event_time:
             batch = replace(batch, time_us=np.full(batch.num_rows, self.context.now_us()))
-        assert batch.time_us is not None and batch.keys is not None
+        assert batch.time_us is not None
+        assert batch.keys is not None
         behind_us = self._behind(batch)
         if behind_us is not None:
             late = self._last_window(batch.time_us) < self._expired_until_each(behind_us)
@@ -89,7 +96,8 @@ class WindowAggregate(Operator):
     def _add(self, batch: Batch, behind_us: IntArray | None) -> bool:
         """Add rows to their windows. Returns whether one that has fired was changed."""
         stores = self._stores(batch)
-        assert batch.time_us is not None and batch.keys is not None
+        assert batch.time_us is not None
+        assert batch.keys is not None
         if not self.hopping:
             windows = self._last_window(batch.time_us)
             stores.windows.add(self._reduce(windows, batch, stores))
@@ -228,11 +236,13 @@ class WindowAggregate(Operator):
             end = begin + self.size_us
             keys = part.keys
             names = [*RESERVED, *keys.distinct.schema.names, *self.aggregates]
-            arrays = [
+            arrays: list[Array] = [
                 pa.array(begin).view(STAMP), pa.array(end).view(STAMP), pa.array(numbers),
                 *keys.columns(), *stores.accumulators.results(part.columns),
             ]  # fmt: skip
-            yield MAIN, Batch(make_columns(names, arrays), time_us=end - 1)
+            # Where panes are ordered again further down, ties of time go by key: for any number of workers the same.
+            position = (hash_keys(keys.columns()) >> np.uint64(1)).view(np.int64) if self.with_position else None
+            yield MAIN, Batch(make_columns(names, arrays), time_us=end - 1, position=position)
 
     def figures(self) -> dict[str, Any]:
         figures = super().figures()

@@ -50,7 +50,7 @@ def test_the_cpu_of_child_processes_is_charged_to_the_run() -> None:
 
 
 def test_a_contestant_that_fails_is_an_error_with_its_last_words() -> None:
-    with pytest.raises(BenchError, match="exit code 1[\\s\\S]*no such luck"):
+    with pytest.raises(BenchError, match=r"exit code 1[\s\S]*no such luck"):
         measure.run([sys.executable, "-c", "raise SystemExit('no such luck')"], timeout_s=30)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import millstream as ms
 import pytest
+from rich.console import Console
+
+import millstream as ms
 from millstream import col
 from millstream.coordinator.explain import explain
 from millstream.planner import Ingest, make_plan
-from rich.console import Console
 
 ROWS = "at,user,amount,note\n2026-01-01T00:00:00Z,ada,1,x\n"
 
@@ -77,10 +78,13 @@ def test_a_window_without_event_time_is_said_to_depend_on_arrival(payments: Path
     assert "by processing time" in shown(flow)
 
 
-def test_late_events_leave_by_an_arrow_of_their_own(payments: Path) -> None:
+def test_the_place_of_late_events_is_named(payments: Path) -> None:
     flow, totals = windowed(payments)
     totals.collect()
-    assert "-> late events gathered" in shown(flow, late=payments.parent / "late") or "write_jsonl" in shown(flow, late=payments.parent / "late")
+    assert "late events: only counted" in shown(flow)
+    assert f"late events: write_jsonl('{payments.parent}/late/agg/')" in shown(flow, late=payments.parent / "late")
+    totals.late.write_csv(payments.parent / "late.csv")
+    assert f"late events: write_csv('{payments.parent}/late.csv')" in shown(flow)
 
 
 def test_user_functions_are_marked_and_named(payments: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from millstream.coordinator import flowfile
 from millstream.errors import FlowError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from millstream.errors import FlowError, MillstreamError, SchemaError
-from millstream.evaluate import KERNELS, evaluate
+from millstream.evaluate import evaluate
 from millstream.expr import (
     Call,
     Expr,
@@ -26,6 +26,7 @@ from millstream.expr import (
     to_expr,
     when,
 )
+from millstream.kernels import KERNELS
 
 TEXTS = [
     (col("price") * 0.9, 'col("price") * 0.9'),

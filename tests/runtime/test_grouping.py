@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from millstream.errors import SchemaError
-from millstream.grouping import Array, Groups, factorize, group_codes, raw_values
+from millstream.batch import Array
+from millstream.grouping import Groups, factorize, group_codes, raw_values
 
 NAN = float("nan")
 
