@@ -65,7 +65,7 @@ def text_file(lines: int) -> Path:
 
 
 def dump_file(stream: str, events: int) -> Path:
-    """The first ``events``, at most one base of them, as little-endian columns for readers without Arrow.
+    """The first ``events``, at most one base, as little-endian columns for readers without Arrow.
 
     Layout: rows int64, key bytes int64, key ends int32[rows], ts (ms) int64[rows], value float64[rows], keys.
     A reader makes a longer stream as this module does: the same rows again, as many milliseconds later.
@@ -75,7 +75,7 @@ def dump_file(stream: str, events: int) -> Path:
 
 
 def dealt(path: Path, parts: int) -> Path:
-    """A file of lines dealt out in blocks to so many files in one folder; the file itself where one part is asked for."""
+    """A file of lines dealt out in blocks to so many files in one folder; with one part, the file itself."""
     if parts == 1:
         return path
     return _cached(f"{path.stem}-by-{parts}", lambda directory: _deal(path, directory, parts))

@@ -408,7 +408,10 @@ class Stream:
         self.sink(connectors.ForEachSink(UserFunction(function)), name="for_each")
 
     def sink(self, sink: Any, *, name: str = "sink") -> None:
-        """A sink of your own: a `millstream.Sink`, or an object with ``open``, ``write(rows)`` and ``close``."""
+        """A sink of your own.
+
+        Either a `millstream.Sink`, or an object with ``open(worker, workers)``, ``write(rows)`` and ``close()``.
+        """
         if not isinstance(sink, Sink):
             sink = connectors.PythonSink(UserFunction(sink))
         self.flow._add(name, SinkSpec(sink), [self.port])

@@ -28,7 +28,8 @@ PANES = """
 WORDS = """
     select word, count(*)::bigint as count
     from (select unnest(split(line, ' ')) as word
-          from read_csv('{path}', columns = {{'line': 'varchar'}}, header = false, delim = '\t', quote = '', escape = ''))
+          from read_csv('{path}', columns = {{'line': 'varchar'}}, header = false,
+                        delim = '\t', quote = '', escape = ''))
     group by word
 """
 

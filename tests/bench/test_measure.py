@@ -15,8 +15,8 @@ from bench.report import Result
 BUSY = """
 import json, subprocess, sys, time
 began = time.monotonic()
-child = subprocess.Popen([sys.executable, "-c", "import time; e = time.monotonic() + 1.0\\nwhile time.monotonic() < e: pass"])
-child.wait()
+busy = "import time; e = time.monotonic() + 1.0\\nwhile time.monotonic() < e: pass"
+subprocess.run([sys.executable, "-c", busy], check=True)
 span = {"began": began, "ended": time.monotonic()}
 print(json.dumps({"rows": 3, "spans": [span], "checksum": None, "fixed_s": 0.0, "note": ""}))
 """

@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 import millstream as ms
-from millstream.coordinator import view as views
 from millstream.coordinator.progress import Meter, Progress, bytes_text, rate_text, span_text, speed_text
 from millstream.coordinator.view import LiveView, PlainView, QuietView, make_view, plain_line, screen
 from millstream.plan import PhysicalPlan
@@ -266,7 +265,7 @@ def test_rows_that_are_piped_stay_out_of_the_view(plan: PhysicalPlan, capsys: py
 
 def test_printed_rows_do_not_redraw_the_view_one_by_one(plan: PhysicalPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     console, out = terminal()
-    monkeypatch.setattr(views.time, "monotonic", lambda: 1.0)
+    monkeypatch.setattr("millstream.coordinator.view.time.monotonic", lambda: 1.0)
     view = LiveView(plan, console)
     view.line("opens the gate")
     before = out.getvalue().count("clicks")

