@@ -23,6 +23,7 @@ from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
 from millstream.errors import FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
+from millstream.times import SECOND_US, duration_us
 
 Workers = int | Literal["auto"]
 
@@ -46,10 +47,24 @@ class _WorkersType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
             self.fail(f"{value} is not possible; a run has 1 to 256 workers", parameter, context)
 
 
+class _DurationType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    name = "duration"
+
+    def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        try:
+            seconds = duration_us(str(value), "") / SECOND_US
+        except FlowError:
+            self.fail(f"{value!r} is not a duration; use text such as '30s' or '2m'", parameter, context)
+        if seconds < 1:
+            self.fail(f"{value} is too short; processes give a sign of life every quarter of a second", parameter, context)
+        return seconds
+
+
 _flow = click.argument("flow", metavar="FLOW.py[:NAME]")
 _arguments = click.argument("arguments", metavar="[-- ARGS...]", nargs=-1, type=click.UNPROCESSED)
 _workers = click.option(
     "--workers",
+    metavar="N|auto",
     type=_WorkersType(),
     default="auto",
     show_default=True,
@@ -57,6 +72,7 @@ _workers = click.option(
 )
 _batch_size = click.option(
     "--batch-size",
+    metavar="ROWS",
     type=click.IntRange(1, 1_000_000),
     default=65_536,
     show_default=True,
@@ -85,9 +101,20 @@ def main() -> None:
 @_batch_size
 @_ingest
 @_state
+@click.option(
+    "--hang-timeout", "hang_timeout_s", metavar="DURATION", type=_DurationType(), default="60s", show_default=True,
+    help="A process that gives no sign of life for so long ends the run.",
+)  # fmt: skip
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
 def run(
-    flow: str, arguments: tuple[str, ...], workers: Workers, batch_size: int, ingest: Ingest, state: Path, plain: bool
+    flow: str,
+    arguments: tuple[str, ...],
+    workers: Workers,
+    batch_size: int,
+    ingest: Ingest,
+    state: Path,
+    hang_timeout_s: float,
+    plain: bool,
 ) -> None:
     """Run a flow until its input ends.
 
@@ -103,6 +130,7 @@ def run(
             state=state,
             live_view=not plain,
             import_paths=import_paths,
+            hang_timeout_s=hang_timeout_s,
         )
         result = launch.run(loaded, options)
     sys.stdout.flush()

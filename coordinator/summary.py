@@ -47,16 +47,16 @@ def _elsewhere(flow: Flow, result: RunResult) -> Iterator[Text]:
     if result.late:
         places = [str(result.late_path)] if result.late_path is not None else []
         places += [n.spec.sink.label() for n in _late_sinks(flow) if isinstance(n.spec, SinkSpec)]
-        yield _remark("late events", result.late, ", ".join(places) or "counted only")
+        yield _remark("late event", result.late, ", ".join(places) or "counted only")
     if result.dead_letters:
         where = "counted only" if result.dead_letter_path is None else str(result.dead_letter_path)
-        yield _remark("dead letters", result.dead_letters, where)
+        yield _remark("dead letter", result.dead_letters, where)
     if result.unmatched:
-        yield _remark("unmatched events", result.unmatched, "of a type that no handler is subscribed to")
+        yield _remark("unmatched event", result.unmatched, "of a type that no handler is subscribed to")
 
 
 def _remark(what: str, count: int, where: str) -> Text:
-    return Text.assemble(_INDENT, (f"{count_text(count)} {what}", "yellow"), f": {where}")
+    return Text.assemble(_INDENT, (f"{count_text(count)} {what}{'' if count == 1 else 's'}", "yellow"), f": {where}")
 
 
 def _late_sinks(flow: Flow) -> Iterable[Node]:

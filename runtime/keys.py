@@ -78,10 +78,10 @@ def _hash_column(column: Array) -> HashArray:
     elif pa.types.is_floating(kind):
         values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 + 0.0 is 0.0
         hashes = _finish(_float_bits(values) ^ _SEED)
-    elif pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_string_view(kind):
-        hashes = _hash_binary(
-            column.cast(pa.string() if not pa.types.is_fixed_size_binary(kind) else pa.binary()), np.dtype(np.int32)
-        )
+    elif pa.types.is_decimal(kind) or pa.types.is_string_view(kind):
+        hashes = _hash_binary(column.cast(pa.string()), np.dtype(np.int32))
+    elif pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
+        hashes = _hash_binary(column.cast(pa.binary()), np.dtype(np.int32))
     else:
         hashes = _finish(_as_int64(column).view(np.uint64) ^ _SEED)
     if column.null_count:

@@ -216,11 +216,22 @@ def _fields_of(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequ
     if isinstance(first, Mapping):
         return _mapping_fields(results, where)
     if isinstance(first, tuple) and hasattr(first, "_fields"):
+        _all_alike(results, where)
         return list(first._fields), list(zip(*results, strict=True))
     if dataclasses.is_dataclass(first):
+        _all_alike(results, where)
         names = [f.name for f in dataclasses.fields(first)]
         return names, [[getattr(r, n) for r in results] for n in names]
     return ["value"], [results]
+
+
+def _all_alike(results: Sequence[Any], where: str) -> None:
+    first = type(results[0])
+    other = next((k for k in map(type, results) if k is not first), None)
+    if other is not None:
+        raise SchemaError(
+            f"{where}: the function returned a {first.__name__} for some events and a {other.__name__} for others"
+        )
 
 
 def _mapping_fields(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequence[Any]]]:

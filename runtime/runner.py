@@ -97,8 +97,11 @@ class Runner:
         edges = self.topology.edges_within(stage)
         wanted = self.topology.wanted_ports(stage)
         operators = {n: self._operator(n, wanted.get(n, frozenset())) for n in stage.nodes}
+        # Blocks are worked on in the order they were dealt, whatever their source. Where they were taken by
+        # exchange, each worker could fill up with blocks that wait for one at the end of another's queue.
+        dealt = Inbox(in_order=False)
         for exchange in self.plan.exchanges_into(stage.id):
-            self._inboxes[exchange.id] = Inbox(in_order=exchange.kind is not ExchangeKind.DEAL)
+            self._inboxes[exchange.id] = dealt if exchange.kind is ExchangeKind.DEAL else Inbox(in_order=True)
             self._targets[exchange.id] = exchange.targets
         run: StageRun
         if stage.kind is StageKind.BLOCKS:
@@ -247,7 +250,7 @@ class Runner:
             message = inbox.take()
             if message is not None:
                 lane.message = message
-                lane.work = stage.on_data(message, self._targets[exchange.id])
+                lane.work = stage.on_data(message, self._targets[message.data.exchange])
                 return
 
     def _must_wait(self, inbox: Inbox, stage: StageRun) -> bool:
@@ -301,7 +304,7 @@ class Runner:
         return {
             "operators": operators,
             "watermarks": watermarks,
-            "queued_bytes": sum(i.held_bytes for i in self._inboxes.values()),
+            "queued_bytes": sum(i.held_bytes for i in {id(i): i for i in self._inboxes.values()}.values()),
             "in_flight_bytes": sum(c.in_flight_bytes for c in self._credits.values()),
             "budget_bytes": sum(c.budget_bytes for c in self._credits.values()),
             "blocked": any(lane.blocked is not None for lane in self._lanes),

@@ -19,6 +19,7 @@ import pyarrow as pa
 from millstream.batch import EMPTY_COLUMNS, Batch, Keys, as_numpy
 from millstream.connectors.base import Block
 from millstream.errors import WireError
+from millstream.schema import plain_schema
 from millstream.watermarks import InputStatus
 
 VERSION: Final = 1
@@ -311,7 +312,7 @@ def decode(frames: Sequence[Frame], attempt: int) -> Received | None:
         raise WireError(f"not a message: {error}") from error
     if version != VERSION:
         raise WireError(f"protocol version {version!r}, expected {VERSION}: the processes run different releases")
-    if tag not in _MESSAGES:
+    if not isinstance(tag, int) or tag not in _MESSAGES:
         raise WireError(f"unknown message tag {tag!r}")
     if theirs != attempt:
         return None
@@ -358,19 +359,26 @@ def _decode_batch(described: Sequence[Any], frames: Sequence[Frame]) -> Batch:
     )
     keys = Keys(_decode_columns(rest), as_numpy(next(rest), np.int32)) if has_keys else None
     batch = Batch(columns, time_us, before_us, position, keys)
-    if columns.num_columns and columns.num_rows != batch.num_rows:
-        raise WireError(f"batch: {columns.num_rows} rows of columns, {batch.num_rows} rows beside them")
+    lengths = {len(a) for a in (time_us, before_us, position, None if keys is None else keys.codes) if a is not None}
+    if columns.num_columns:
+        lengths.add(columns.num_rows)
+    if len(lengths) > 1:
+        raise WireError(f"batch: columns and what is beside them have {sorted(lengths)} rows, expected one number")
+    # As unsigned numbers, codes below 0 are above every limit.
+    if keys is not None and len(keys.codes) and int(keys.codes.view(np.uint32).max()) >= keys.distinct.num_rows:
+        raise WireError(f"batch: a key code that is none of {keys.distinct.num_rows} keys")
+    if next(rest, None) is not None:
+        raise WireError("batch: more frames than the header announces")
     return batch
 
 
 def _encode_columns(columns: pa.RecordBatch, frames: list[Frame]) -> bool:
     if columns.num_columns == 0:
         return False
-    if any(pa.types.is_dictionary(t) for t in columns.schema.types):
-        columns = pa.RecordBatch.from_arrays(
-            [c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in columns.columns],
-            names=columns.schema.names,
-        )
+    if any(pa.types.is_dictionary(t) or pa.types.is_nested(t) for t in columns.schema.types):
+        # A dictionary, also one inside of a list or struct, would be a message of its own.
+        plain = plain_schema(columns.schema)
+        columns = columns if plain == columns.schema else columns.cast(plain)
     frames.append(columns.schema.serialize())
     frames.append(columns.serialize())
     return True
@@ -401,6 +409,8 @@ def _encode_block(block: Block, frames: list[Frame]) -> list[Any]:
 
 def _decode_block(described: Sequence[Any], frames: Sequence[Frame]) -> Block:
     offset, line, origin, kind = described
+    if len(frames) != {"bytes": 1, "columns": 2, "none": 0}[kind]:
+        raise WireError(f"block: {len(frames)} frames for {kind}")
     if kind == "bytes":
         return Block(pa.py_buffer(frames[0]), offset, line, origin)
     return Block(_decode_columns(iter(frames)) if kind == "columns" else EMPTY_COLUMNS, offset, line, origin)

@@ -5,7 +5,10 @@ is in flight is bounded on both sides: a source that is not read makes its pushe
 that is away or slow makes the sink wait, up to a deadline. A publisher without subscribers drops, as ZeroMQ
 defines; one with slow subscribers waits for them.
 
-What lies in a socket is in no checkpoint: a process that dies takes up to a high-water mark of messages with it.
+ZeroMQ acknowledges nothing. A process that dies takes up to a high-water mark of messages with it. And over ipc,
+libzmq 4.3.5 drops messages when a pusher closes its socket while the receiver is at its mark: 350 to 500 of 600,000 in
+five of seven runs with a pusher faster than the source, and none in six runs over tcp. A pusher that ends should use
+tcp, or stay until it knows that its last messages came.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Windowed:
     late: the events whose windows had all expired.
     """
 
-    held: dict[tuple[int, Hashable], list[Timed]] = field(default_factory=dict)
+    held: dict[tuple[int, Any], list[Timed]] = field(default_factory=dict)
     late: list[Timed] = field(default_factory=list)
 
 
@@ -126,7 +126,7 @@ def variance(values: Sequence[Any], ddof: int = 1) -> float | None:
     if len(there) <= ddof:
         return None
     middle = sum(there) / len(there)
-    return sum((v - middle) ** 2 for v in there) / (len(there) - ddof)
+    return float(sum((v - middle) ** 2 for v in there) / (len(there) - ddof))
 
 
 def smallest(values: Sequence[Any]) -> Any:

@@ -94,7 +94,11 @@ class Simulation:
 
     @property
     def runners(self) -> dict[str, Runner]:
-        return {COORDINATOR: self.coordinator.runner, CALLER: self.caller, **{n: w.runner for n, w in self.workers.items()}}
+        return {
+            COORDINATOR: self.coordinator.runner,
+            CALLER: self.caller,
+            **{n: w.runner for n, w in self.workers.items()},
+        }
 
     def _turn(self) -> None:
         self.turns += 1
@@ -102,9 +106,16 @@ class Simulation:
         pairs = [pair for pair, queue in self._links.items() if queue]
         partition = self.coordinator.next_partition()
         asleep = [i for i, p in enumerate(self.coordinator.partitions) if p.waiting and not p.ended]
-        choices = ["deliver"] * bool(pairs) + ["work"] * bool(self._may_work) + ["read"] * (partition is not None) + ["wake"] * bool(asleep)
+        choices = (
+            ["deliver"] * bool(pairs)
+            + ["work"] * bool(self._may_work)
+            + ["read"] * (partition is not None)
+            + ["wake"] * bool(asleep)
+        )
         if not choices or self.turns > self.conditions.step_limit:
-            raise Stuck(f"after {self.turns} turns: {'nobody has anything to do' if not choices else 'no end in sight'}\n{self}")
+            raise Stuck(
+                f"after {self.turns} turns: {'nobody has anything to do' if not choices else 'no end in sight'}\n{self}"
+            )
         choice = self._dice.choice(choices)
         match choice:
             case "deliver":
@@ -126,7 +137,9 @@ class Simulation:
             return
         reader = self._readers[partition]
         block = reader.read(self.plan.batch_rows, BLOCK_BYTES)
-        self._note(f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={reader.ended}")
+        self._note(
+            f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={reader.ended}"
+        )
         self.coordinator.on_block(partition, block, reader.ended, self._now_us)
 
     def _work(self, name: str) -> None:
@@ -180,7 +193,9 @@ class Simulation:
         partitions = [f"partition {i}: {p}" for i, p in enumerate(self.coordinator.partitions)]
         left = [line for name, runner in self.runners.items() for line in _left_in(name, runner)]
         unfinished = [f"{n} has not finished" for n, m in self.coordinator.members.items() if not m.finished]
-        return "\n".join([f"coordinator: {self.coordinator.state}", *unfinished, *partitions, *queued, *left, "last:", *self.trace])
+        return "\n".join(
+            [f"coordinator: {self.coordinator.state}", *unfinished, *partitions, *queued, *left, "last:", *self.trace]
+        )
 
 
 def _left_in(name: str, runner: Runner) -> Iterator[str]:

@@ -17,6 +17,10 @@ from millstream.connectors.base import BadRecord, Block, Decoded, Decoder, Reade
 Event = Mapping[str, Any]
 
 
+def fields(**kinds: pa.DataType) -> pa.Schema:
+    return pa.schema(list(kinds.items()))
+
+
 class ColumnSource(Source):
     """Partitions of rows as columns; a partition may be empty."""
 

@@ -15,8 +15,12 @@ from millstream.watermarks import InputStatus
 from millstream.wire import Data, ReceivedData
 
 
-def message(sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US) -> ReceivedData:
-    return ReceivedData(Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None), size)
+def message(
+    sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US
+) -> ReceivedData:
+    return ReceivedData(
+        Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None), size
+    )
 
 
 def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:
@@ -29,7 +33,10 @@ def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:
 # --- credit ---
 
 
-@pytest.mark.parametrize(("in_flight", "size", "allowed"), [(60, 39, True), (60, 40, True), (60, 41, False), (0, 101, True), (100, 0, True), (100, 1, False)])
+@pytest.mark.parametrize(
+    ("in_flight", "size", "allowed"),
+    [(60, 39, True), (60, 40, True), (60, 41, False), (0, 101, True), (100, 0, True), (100, 1, False)],
+)
 def test_a_sender_may_send_what_fits_or_one_message_of_any_size(in_flight: int, size: int, allowed: bool) -> None:
     credit = SendCredit(100, in_flight)
     assert credit.allows(size) == allowed

@@ -15,8 +15,24 @@ from hypothesis import strategies as st
 from millstream.errors import SchemaError
 from millstream.keys import KEY_GROUPS, LANE_LIMIT_BYTES, group_owners, hash_keys, key_groups
 
-INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
-STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()]
+INTEGERS: list[pa.DataType] = [
+    pa.int8(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.uint8(),
+    pa.uint16(),
+    pa.uint32(),
+    pa.uint64(),
+]
+STRINGS: list[pa.DataType] = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary_view(),
+]
 
 
 def hashes(*columns: Any) -> list[int]:
@@ -32,8 +48,8 @@ KNOWN: list[tuple[Any, pa.DataType, int]] = [
     ("é€😀", pa.large_string(), 0x9A0EF2826B5A2294),
     ("x" * 128, pa.string(), 0x44DB9B43F75F339B),
     ("x" * 129, pa.string(), 0xA3A5EED8B914DE18),
-    (b'\x00\xff', pa.binary(), 0xC74FF0E6A85F02D2),
-    (b'abc', pa.binary(3), 0x6A72C84A7B9FD2FA),
+    (b"\x00\xff", pa.binary(), 0xC74FF0E6A85F02D2),
+    (b"abc", pa.binary(3), 0x6A72C84A7B9FD2FA),
     (0, pa.int8(), 0xE220A8397B1DCDAF),
     (1, pa.int64(), 0xE4D971771B652C20),
     (-1, pa.int16(), 0xDE0A564CBCD060C4),
@@ -91,24 +107,33 @@ def test_text_of_any_kind_is_one_key(values: list[str | None]) -> None:
     expected = hashes(pa.array(values, pa.string()))
     encoded = [None if v is None else v.encode() for v in values]
     for kind in STRINGS:
-        column = pa.array(encoded if "binary" in str(kind) else values, kind)
-        assert hashes(column) == expected, kind
+        rows: list[Any] = list(encoded if "binary" in str(kind) else values)
+        assert hashes(pa.array(rows, kind)) == expected, kind
     assert hashes(pa.array(values, pa.string()).dictionary_encode()) == expected
     assert hashes(pa.array(values, pa.string()).dictionary_encode(null_encoding="encode")) == expected
 
 
-@given(st.lists(st.one_of(st.none(), st.text(max_size=20)), min_size=1, max_size=12), st.integers(0, 12), st.integers(0, 12))
+@given(
+    st.lists(st.one_of(st.none(), st.text(max_size=20)), min_size=1, max_size=12),
+    st.integers(0, 12),
+    st.integers(0, 12),
+)
 def test_a_slice_has_the_hashes_of_its_rows(values: list[str | None], start: int, length: int) -> None:
     expected = hashes(values)[start : start + length]
     numbers = [None if v is None else len(v) for v in values]
     assert hashes(pa.array(values, pa.string()).slice(start, length)) == expected
     assert hashes(pa.array(values, pa.string()).dictionary_encode().slice(start, length)) == expected
-    assert hashes(pa.array(numbers, pa.int32()).slice(start, length)) == hashes(pa.array(numbers, pa.int64()))[start : start + length]
+    assert (
+        hashes(pa.array(numbers, pa.int32()).slice(start, length))
+        == hashes(pa.array(numbers, pa.int64()))[start : start + length]
+    )
 
 
 def test_zero_nan_and_null_are_one_key_each() -> None:
     negative_nan = np.array([0xFFF8000000000001], np.uint64).view(np.float64)[0]
-    zero, minus_zero, nan, other_nan, null, other_null = hashes(pa.array([0.0, -0.0, float("nan"), negative_nan, None, None]))
+    zero, minus_zero, nan, other_nan, null, other_null = hashes(
+        pa.array([0.0, -0.0, float("nan"), negative_nan, None, None])
+    )
     assert zero == minus_zero
     assert nan == other_nan
     assert null == other_null
@@ -129,10 +154,16 @@ def test_floats_at_the_edge_of_integers_do_not_wrap() -> None:
     assert len(set(hashes(pa.array(edges)))) == len(edges)
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 15, 16, 17, LANE_LIMIT_BYTES - 1, LANE_LIMIT_BYTES, LANE_LIMIT_BYTES + 1, 5_000])
+@pytest.mark.parametrize(
+    "length", [0, 1, 7, 8, 9, 15, 16, 17, LANE_LIMIT_BYTES - 1, LANE_LIMIT_BYTES, LANE_LIMIT_BYTES + 1, 5_000]
+)
 def test_every_byte_of_a_text_counts_at_any_length(length: int) -> None:
     text = "x" * length
-    others = [text + "\0", text + "x", *(text[:i] + "y" + text[i + 1 :] for i in {0, length // 2, length - 1} if 0 <= i < length)]
+    others = [
+        text + "\0",
+        text + "x",
+        *(text[:i] + "y" + text[i + 1 :] for i in {0, length // 2, length - 1} if 0 <= i < length),
+    ]
     assert len(set(hashes([text, *others]))) == 1 + len(set(others))
     # Alone and among longer ones: the number of lanes depends on the batch.
     assert hashes([text]) == hashes([text, "z" * 300])[:1]
@@ -146,7 +177,10 @@ def test_a_type_that_cannot_be_a_key_is_refused_with_a_way_out() -> None:
 # --- spread ---
 
 
-@pytest.mark.parametrize("keys", [range(100_000), [f"user-{i}" for i in range(100_000)], [i / 8 for i in range(100_000)], range(0, 2**40, 2**24)])
+@pytest.mark.parametrize(
+    "keys",
+    [range(100_000), [f"user-{i}" for i in range(100_000)], [i / 8 for i in range(100_000)], range(0, 2**40, 2**24)],
+)
 def test_keys_spread_evenly_over_key_groups(keys: Any) -> None:
     counts = np.bincount(key_groups(hash_keys([pa.array(list(keys))])), minlength=KEY_GROUPS)
     mean = len(keys) / KEY_GROUPS

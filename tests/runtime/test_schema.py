@@ -52,21 +52,20 @@ SOME: dict[str, pa.DataType] = {"key": pa.string(), "value": pa.float64()}
 
 def test_a_dataclass_becomes_columns_with_nested_ones_as_structs() -> None:
     bid = pa.struct([("price", pa.decimal128(38, 9)), ("at", pa.timestamp("us", "UTC"))])
-    assert to_schema(Order) == pa.schema(
-        [
-            ("id", pa.int64()),
-            ("ok", pa.bool_()),
-            ("weight", pa.float64()),
-            ("name", pa.string()),
-            ("day", pa.date32()),
-            ("took", pa.duration("us")),
-            ("tags", pa.list_(pa.string())),
-            ("bids", pa.list_(bid)),
-            ("last", bid),
-            ("labels", pa.map_(pa.string(), pa.int64())),
-            ("side", pa.string()),
-        ]
-    )
+    expected: dict[str, pa.DataType] = {
+        "id": pa.int64(),
+        "ok": pa.bool_(),
+        "weight": pa.float64(),
+        "name": pa.string(),
+        "day": pa.date32(),
+        "took": pa.duration("us"),
+        "tags": pa.list_(pa.string()),
+        "bids": pa.list_(bid),
+        "last": bid,
+        "labels": pa.map_(pa.string(), pa.int64()),
+        "side": pa.string(),
+    }
+    assert to_schema(Order) == pa.schema(expected)
 
 
 @pytest.mark.parametrize("declared", [Event, {"key": str, "value": float}, {"key": pa.string(), "value": pa.float64()}])
@@ -75,7 +74,7 @@ def test_typed_dicts_and_dicts_of_types_become_the_same_columns(declared: Any) -
 
 
 def test_a_named_tuple_class_and_an_arrow_schema_are_schemas_too() -> None:
-    assert to_schema(Point) == pa.schema({"x": pa.int64(), "y": pa.float64()})
+    assert to_schema(Point) == to_schema({"x": int, "y": float})
     assert to_schema(schema := pa.schema({"x": pa.int8()})) is schema
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from harness.oracle import Event
 from harness.running import Rows, Way, run
-from harness.sources import ColumnSource, TextSource
+from harness.sources import ColumnSource, TextSource, fields
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from millstream.errors import SchemaError, UserCodeError
 from millstream.expr import col
 from millstream.flow import Flow, Stream, tumbling
 
-SCHEMA = pa.schema([("p", pa.int64()), ("i", pa.int64()), ("k", pa.string()), ("x", pa.float64()), ("type", pa.string())])
+SCHEMA = fields(p=pa.int64(), i=pa.int64(), k=pa.string(), x=pa.float64(), type=pa.string())
 
 Partitions = list[list[Event]]
 
@@ -40,7 +40,12 @@ def partitions(draw: st.DrawFn) -> Partitions:
 
 
 def ways() -> st.SearchStrategy[Way]:
-    return st.builds(Way, workers=st.integers(1, 4), batch_rows=st.integers(1, 30), ingest=st.sampled_from(["coordinator", "workers"]))
+    return st.builds(
+        Way,
+        workers=st.integers(1, 4),
+        batch_rows=st.integers(1, 30),
+        ingest=st.sampled_from(["coordinator", "workers"]),
+    )
 
 
 def read(flow: Flow, rows: Partitions, text: bool = False) -> Stream:
@@ -71,7 +76,9 @@ def count_on(state: int, event: Any) -> tuple[int, dict[str, Any]]:
 
 
 @given(partitions(), ways(), st.booleans())
-def test_scan_sees_the_events_of_a_key_in_the_order_of_their_source_partition(rows: Partitions, way: Way, text: bool) -> None:
+def test_scan_sees_the_events_of_a_key_in_the_order_of_their_source_partition(
+    rows: Partitions, way: Way, text: bool
+) -> None:
     flow = Flow("scan")
     read(flow, rows, text).key_by("k").scan(0, count_on).collect("out")
     out = run(flow, way).rows["out"]
@@ -83,24 +90,35 @@ def test_scan_sees_the_events_of_a_key_in_the_order_of_their_source_partition(ro
 @given(partitions(), ways(), st.booleans())
 def test_scan_keeps_the_order_behind_functions_and_explode(rows: Partitions, way: Way, text: bool) -> None:
     flow = Flow("scan")
-    stream = read(flow, rows, text).filter(col("i") % 5 != 3).flat_map(lambda e: [e, e.with_(i=-1 - e.i)] if e.x is None else [e])
+    stream = (
+        read(flow, rows, text)
+        .filter(col("i") % 5 != 3)
+        .flat_map(lambda e: [e, e.with_(i=-1 - e.i)] if e.x is None else [e])
+    )
     stream.key_by(lambda e: f"{e.k}!").scan(0, lambda s, e: (s, {"key": e.key, "p": e.p, "i": e.i})).collect("out")
-    doubled = [[x for e in es if e["i"] % 5 != 3 for x in ([e, {**e, "i": -1 - e["i"]}] if e["x"] is None else [e])] for es in rows]
+    doubled = [
+        [x for e in es if e["i"] % 5 != 3 for x in ([e, {**e, "i": -1 - e["i"]}] if e["x"] is None else [e])]
+        for es in rows
+    ]
     assert by_partition(run(flow, way).rows["out"], "key") == in_source_order(doubled, lambda e: f"{e['k']}!")
 
 
 @given(partitions(), ways())
 def test_scan_keeps_the_order_behind_event_time(rows: Partitions, way: Way) -> None:
     flow = Flow("scan")
-    read(flow, rows).event_time(col("i") * -1, unit="s", out_of_orderness="1s").key_by("k").scan(0, count_on).collect("out")
+    read(flow, rows).event_time(col("i") * -1, unit="s", out_of_orderness="1s").key_by("k").scan(0, count_on).collect(
+        "out"
+    )
     assert by_partition(run(flow, way).rows["out"]) == in_source_order(rows)
 
 
 def test_keys_that_scan_cannot_tell_apart_by_is_are_one_key() -> None:
-    schema = pa.schema([("k", pa.float64())])
+    schema = fields(k=pa.float64())
     flow = Flow("nan")
     values = [float("nan"), 0.0, None, -0.0, float("nan"), None]
-    flow.source(ColumnSource([[{"k": v} for v in values]], schema)).key_by("k").scan(0, lambda s, e: (s + 1, {"n": s + 1})).collect("out")
+    flow.source(ColumnSource([[{"k": v} for v in values]], schema)).key_by("k").scan(
+        0, lambda s, e: (s + 1, {"n": s + 1})
+    ).collect("out")
     for way in (Way(1, 1), Way(3, 2), Way(2, 10)):
         assert sorted(r["n"] for r in run(flow, way).rows["out"]) == [1, 1, 1, 2, 2, 2]
 
@@ -110,7 +128,7 @@ def test_a_scan_that_raises_names_the_operator_the_event_and_the_users_line() ->
         return state // (event.i - 2), None
 
     flow = Flow("raises")
-    rows = [[{"p": 0, "i": i, "k": "a", "x": None, "type": None} for i in range(4)]]
+    rows: Partitions = [[{"p": 0, "i": i, "k": "a", "x": None, "type": None} for i in range(4)]]
     read(flow, rows).key_by("k").scan(1, fail, name="divide").collect("out")
     with pytest.raises(UserCodeError, match=r"(?s)divide.*i=2.*state // \(event.i - 2\).*ZeroDivisionError"):
         run(flow, Way(2, 2))
@@ -118,19 +136,34 @@ def test_a_scan_that_raises_names_the_operator_the_event_and_the_users_line() ->
 
 def test_a_scan_that_returns_no_pair_says_so() -> None:
     flow = Flow("pair")
-    read(flow, [[{"p": 0, "i": 0, "k": "a", "x": None, "type": None}]]).key_by("k").scan(1, lambda s, e: s).collect("out")  # type: ignore[arg-type,return-value]
+    read(flow, [[{"p": 0, "i": 0, "k": "a", "x": None, "type": None}]]).key_by("k").scan(1, lambda s, e: s).collect(
+        "out"
+    )
     with pytest.raises(SchemaError, match="must return \\(state, output\\)"):
         run(flow)
 
 
-@pytest.mark.xfail(strict=True, reason="a scan behind a keyed stage takes rows as they arrive; it is promised to sort them at the watermark")
+@pytest.mark.xfail(
+    strict=True,
+    reason="a scan behind a keyed stage takes rows as they arrive; it is promised to sort them at the watermark",
+)
 def test_a_scan_behind_windows_goes_by_time_and_then_upstream_key_for_any_number_of_workers() -> None:
-    rows: Partitions = [[{"p": p, "i": i, "k": "abcdefgh"[(3 * i) % 8], "x": 1.0, "type": "t"} for i in range(64)] for p in range(2)]
+    rows: Partitions = [
+        [{"p": p, "i": i, "k": "abcdefgh"[(3 * i) % 8], "x": 1.0, "type": "t"} for i in range(64)] for p in range(2)
+    ]
     answers = []
     for way in (Way(1, 64), Way(4, 3), Way(3, 64, "workers")):
         flow = Flow("behind")
-        panes = read(flow, rows).event_time("i", unit="s", out_of_orderness="5s").key_by("k").window(tumbling("4s")).agg(n=ms.count())
-        panes.with_columns(all=1).key_by("all").scan((), lambda s, e: ((*s, (e.window_end, e.k)), {"seen": str((*s, e.k))})).collect("out")
+        panes = (
+            read(flow, rows)
+            .event_time("i", unit="s", out_of_orderness="5s")
+            .key_by("k")
+            .window(tumbling("4s"))
+            .agg(n=ms.count())
+        )
+        panes.with_columns(all=1).key_by("all").scan(
+            (), lambda s, e: ((*s, (e.window_end, e.k)), {"seen": str((*s, e.k))})
+        ).collect("out")
         answers.append(max((r["seen"] for r in run(flow, way).rows["out"]), key=len))
     assert answers[0] == answers[1] == answers[2]
 
@@ -139,9 +172,18 @@ def test_a_scan_behind_windows_goes_by_time_and_then_upstream_key_for_any_number
 
 
 @given(partitions(), ways(), st.sampled_from([("k",), ("k", "type")]))
-def test_the_last_running_aggregate_of_each_key_is_that_of_all_its_events(rows: Partitions, way: Way, keys: Sequence[str]) -> None:
+def test_the_last_running_aggregate_of_each_key_is_that_of_all_its_events(
+    rows: Partitions, way: Way, keys: Sequence[str]
+) -> None:
     flow = Flow("running")
-    aggregates = {"n": ms.count(), "x": ms.sum("x"), "most": ms.max("x"), "text": ms.max("type"), "mean": ms.mean("x"), "d": ms.count_distinct("type")}
+    aggregates = {
+        "n": ms.count(),
+        "x": ms.sum("x"),
+        "most": ms.max("x"),
+        "text": ms.max("type"),
+        "mean": ms.mean("x"),
+        "d": ms.count_distinct("type"),
+    }
     read(flow, rows).key_by(*keys).agg(**aggregates).collect("out")
     last = {tuple(r[k] for k in keys): r for r in run(flow, way).rows["out"]}
     events = [e for es in rows for e in es]
@@ -150,7 +192,9 @@ def test_the_last_running_aggregate_of_each_key_is_that_of_all_its_events(rows: 
         mine = [e for e in events if tuple(e[k] for k in keys) == key]
         xs, texts = [e["x"] for e in mine if e["x"] is not None], [e["type"] for e in mine if e["type"] is not None]
         assert row["n"] == len(mine)
-        assert (row["x"], row["most"], row["mean"]) == ((sum(xs), max(xs), sum(xs) / len(xs)) if xs else (None, None, None))
+        assert (row["x"], row["most"], row["mean"]) == (
+            (sum(xs), max(xs), sum(xs) / len(xs)) if xs else (None, None, None)
+        )
         assert (row["text"], row["d"]) == (max(texts, default=None), len(set(texts)))
 
 
@@ -187,13 +231,15 @@ def test_handlers_get_the_events_of_their_type_in_the_order_of_subscription(rows
             expected += [(e["p"], e["i"], by) for by in made]
     assert sorted((r["p"], r["i"], r["by"]) for r in flow_rows) == sorted(expected)
     for p, i in {(r["p"], r["i"]) for r in flow_rows}:
-        assert [r["by"] for r in flow_rows if (r["p"], r["i"]) == (p, i)] == [b for q, j, b in expected if (q, j) == (p, i)]
+        assert [r["by"] for r in flow_rows if (r["p"], r["i"]) == (p, i)] == [
+            b for q, j, b in expected if (q, j) == (p, i)
+        ]
 
 
 def test_events_that_no_handler_is_subscribed_to_are_counted() -> None:
     flow = Flow("unmatched")
     kinds = ["order", "ping", None, "order", "pong"]
-    rows = [[{"p": 0, "i": i, "k": "a", "x": None, "type": kind} for i, kind in enumerate(kinds)]]
+    rows: Partitions = [[{"p": 0, "i": i, "k": "a", "x": None, "type": kind} for i, kind in enumerate(kinds)]]
     read(flow, rows).on("order", lambda e: e).collect("out")
     result = flow.run_here(batch_size=2)
     assert (result.unmatched, result.tables["out"].num_rows) == (3, 2)
@@ -213,8 +259,10 @@ CHANGING_TYPE = pytest.mark.xfail(
 def test_a_mapped_field_that_is_first_null_then_whole_then_broken_is_added_up_right(batch_rows: int) -> None:
     values = [None, None, 1.0, 2.0, 0.5, None]
     flow = Flow("types")
-    rows = [[{"p": 0, "i": i, "k": "a", "x": v, "type": None} for i, v in enumerate(values)]]
+    rows: Partitions = [[{"p": 0, "i": i, "k": "a", "x": v, "type": None} for i, v in enumerate(values)]]
     stream = read(flow, rows).event_time("i", unit="s")
     mapped = stream.map(lambda e: {"k": e.k, "v": int(e.x) if e.x is not None and e.x == int(e.x) else e.x})
-    mapped.key_by("k").window(tumbling(timedelta(hours=1))).agg(s=ms.sum("v"), most=ms.max("v"), n=ms.count("v")).collect("out")
+    mapped.key_by("k").window(tumbling(timedelta(hours=1))).agg(
+        s=ms.sum("v"), most=ms.max("v"), n=ms.count("v")
+    ).collect("out")
     assert [(r["s"], r["most"], r["n"]) for r in run(flow, Way(1, batch_rows)).rows["out"]] == [(3.5, 2.0, 3)]

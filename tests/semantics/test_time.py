@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from harness.oracle import Event, Windowed, WindowRule, assign_times, into_windows
 from harness.running import Outcome, Way, run
-from harness.sources import ColumnSource
+from harness.sources import ColumnSource, fields
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from millstream import aggregates as ms
 from millstream.expr import col
 from millstream.flow import Flow, Stream, hopping, tumbling
 
-SCHEMA = pa.schema([("id", pa.int64()), ("t", pa.int64()), ("k", pa.string()), ("list", pa.list_(pa.int64()))])
+SCHEMA = fields(id=pa.int64(), t=pa.int64(), k=pa.string(), list=pa.list_(pa.int64()))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,7 +49,12 @@ def partitions(draw: st.DrawFn, *, jumps: bool = False) -> list[list[Event]]:
 
 
 def ways() -> st.SearchStrategy[Way]:
-    return st.builds(Way, workers=st.integers(1, 4), batch_rows=st.integers(1, 25), ingest=st.sampled_from(["coordinator", "workers"]))
+    return st.builds(
+        Way,
+        workers=st.integers(1, 4),
+        batch_rows=st.integers(1, 25),
+        ingest=st.sampled_from(["coordinator", "workers"]),
+    )
 
 
 def read(flow: Flow, rows: Sequence[Sequence[Event]]) -> Stream:
@@ -72,13 +77,21 @@ def late_ids(outcome: Outcome) -> list[int]:
 @example([[{"id": i, "t": t, "k": "a", "list": None} for i, t in enumerate([0, 100, 201, 200, 301, 300])]], Way())
 def test_timestamps_too_far_ahead_are_dead_letters_and_move_no_watermark(rows: list[list[Event]], way: Way) -> None:
     flow = Flow("ahead")
-    panes = read(flow, rows).event_time("t", unit="ms", max_ahead=span(100)).key_by("k").window(tumbling(span(10))).agg(ids=ms.collect("id"))
+    panes = (
+        read(flow, rows)
+        .event_time("t", unit="ms", max_ahead=span(100))
+        .key_by("k")
+        .window(tumbling(span(10)))
+        .agg(ids=ms.collect("id"))
+    )
     panes.collect("panes")
     panes.late.collect("late")
     outcome = run(flow, way)
     times = assign_times(rows, lambda e: e["t"], out_of_orderness=0, max_ahead=100)
     expected = into_windows(times.timed, WindowRule(10, 10), lambda e: e["k"])
-    assert sorted(dead.record for dead in outcome.dead if "max_ahead" in dead.reason) == sorted(_text(e) for e in times.dead)
+    assert sorted(dead.record for dead in outcome.dead if "max_ahead" in dead.reason) == sorted(
+        _text(e) for e in times.dead
+    )
     assert final(outcome, "ids") == {at: ([e.event["id"] for e in events],) for at, events in expected.held.items()}
     assert late_ids(outcome) == sorted(e.event["id"] for e in expected.late)
 
@@ -97,7 +110,7 @@ def test_the_limit_itself_is_not_too_far_ahead(time: int, dead: int) -> None:
 
 
 def test_text_that_is_no_time_is_a_dead_letter_and_the_others_go_on() -> None:
-    schema = pa.schema([("at", pa.string())])
+    schema = fields(at=pa.string())
     texts = ["2024-01-01T00:00:00Z", "2024-01-01T00:00:01", "yesterday", None, "2024-01-01T01:00:02+01:00"]
     flow = Flow("text")
     source = flow.source(ColumnSource([[{"at": t} for t in texts]], schema))
@@ -122,7 +135,12 @@ def test_streams_put_together_behind_event_time_keep_their_own_watermarks(
         right = right.map(lambda e: e, schema=SCHEMA)
     right = right.event_time("t", unit="ms", out_of_orderness=span(11))
     streams = [right, left] if twice else [right]
-    panes = left.union(*streams).key_by("k").window(hopping(span(20), span(10)), allowed_lateness=span(5)).agg(n=ms.count(), s=ms.sum("id"))
+    panes = (
+        left.union(*streams)
+        .key_by("k")
+        .window(hopping(span(20), span(10)), allowed_lateness=span(5))
+        .agg(n=ms.count(), s=ms.sum("id"))
+    )
     panes.collect("panes")
     panes.late.collect("late")
     outcome = run(flow, way)
@@ -130,7 +148,9 @@ def test_streams_put_together_behind_event_time_keep_their_own_watermarks(
     shifted = [[{**e, "id": e["id"] + 1_000} for e in rows] for rows in other]
     timed += assign_times(shifted, lambda e: e["t"], out_of_orderness=11).timed
     expected = into_windows(timed, WindowRule(20, 10, 0, 5), lambda e: e["k"])
-    assert final(outcome, "n", "s") == {at: (len(events), sum(e.event["id"] for e in events)) for at, events in expected.held.items()}
+    assert final(outcome, "n", "s") == {
+        at: (len(events), sum(e.event["id"] for e in events)) for at, events in expected.held.items()
+    }
     assert late_ids(outcome) == sorted(e.event["id"] for e in expected.late)
 
 
@@ -152,8 +172,10 @@ def test_branches_of_one_stream_put_together_before_event_time_are_in_the_order_
 @pytest.mark.parametrize("workers", [1, 3])
 def test_keys_of_two_types_that_are_equal_are_one_key_for_any_number_of_workers(workers: int) -> None:
     flow = Flow("types")
-    whole = flow.source(ColumnSource([[{"k": k, "t": 0} for k in range(20)]], pa.schema([("k", pa.int32()), ("t", pa.int64())])))
-    broken = flow.source(ColumnSource([[{"k": k / 2, "t": 0} for k in range(40)]], pa.schema([("k", pa.float64()), ("t", pa.int64())])))
+    whole = flow.source(ColumnSource([[{"k": k, "t": 0} for k in range(20)]], fields(k=pa.int32(), t=pa.int64())))
+    broken = flow.source(
+        ColumnSource([[{"k": k / 2, "t": 0} for k in range(40)]], fields(k=pa.float64(), t=pa.int64()))
+    )
     whole.union(broken).event_time("t", unit="ms").key_by("k").window(tumbling("1s")).agg(n=ms.count()).collect("panes")
     counts = {r["k"]: r["n"] for r in run(flow, Way(workers)).rows["panes"]}
     assert counts == {k / 2: 2 if k % 2 == 0 else 1 for k in range(40)}
@@ -164,17 +186,25 @@ def test_keys_of_two_types_that_are_equal_are_one_key_for_any_number_of_workers(
 
 
 @given(partitions(), ways(), st.sampled_from([0, 7]))
-def test_windows_of_windows_hold_each_pane_in_the_window_it_came_from(rows: list[list[Event]], way: Way, lateness: int) -> None:
+def test_windows_of_windows_hold_each_pane_in_the_window_it_came_from(
+    rows: list[list[Event]], way: Way, lateness: int
+) -> None:
     flow = Flow("twice")
     timed = read(flow, rows).event_time("t", unit="ms", out_of_orderness=span(3))
-    first = timed.key_by("k", third=col("id") % 3).window(tumbling(span(10)), allowed_lateness=span(lateness), emit="final").agg(n=ms.count())
+    first = (
+        timed.key_by("k", third=col("id") % 3)
+        .window(tumbling(span(10)), allowed_lateness=span(lateness), emit="final")
+        .agg(n=ms.count())
+    )
     second = first.key_by("k").window(tumbling(span(20))).agg(n=ms.sum("n"), parts=ms.count())
     second.collect("panes")
     first.late.collect("late")
     second.late.collect("late again")
     outcome = run(flow, way)
     expected = into_windows(
-        assign_times(rows, lambda e: e["t"], out_of_orderness=3).timed, WindowRule(10, 10, 0, lateness), lambda e: (e["k"], e["id"] % 3)
+        assign_times(rows, lambda e: e["t"], out_of_orderness=3).timed,
+        WindowRule(10, 10, 0, lateness),
+        lambda e: (e["k"], e["id"] % 3),
     )
     sums: dict[tuple[int, Any], list[int]] = {}
     for (start, (key, _)), events in expected.held.items():
@@ -192,7 +222,9 @@ def test_two_windows_put_together_and_windowed_again(rows: list[list[Event]], wa
     large = timed.key_by("k").window(tumbling(span(40))).agg(n=ms.count())
     small.union(large).key_by("k").window(tumbling(span(40))).agg(n=ms.sum("n")).collect("panes")
     outcome = run(flow, way)
-    expected = into_windows(assign_times(rows, lambda e: e["t"], out_of_orderness=1_000).timed, WindowRule(40, 40), lambda e: e["k"])
+    expected = into_windows(
+        assign_times(rows, lambda e: e["t"], out_of_orderness=1_000).timed, WindowRule(40, 40), lambda e: e["k"]
+    )
     assert final(outcome, "n") == {at: (2 * len(events),) for at, events in expected.held.items()}
 
 
@@ -201,7 +233,9 @@ def test_first_and_last_of_panes_go_by_their_time(workers: int) -> None:
     rows: list[Event] = [{"id": i, "t": 5 * i, "k": "a", "list": None} for i in range(40)]
     flow = Flow("order")
     small = read(flow, [rows]).event_time("t", unit="ms").key_by("k").window(tumbling(span(10))).agg(least=ms.min("id"))
-    small.key_by("k").window(tumbling(span(100))).agg(first=ms.first("least"), last=ms.last("least"), all=ms.collect("least")).collect("panes")
+    small.key_by("k").window(tumbling(span(100))).agg(
+        first=ms.first("least"), last=ms.last("least"), all=ms.collect("least")
+    ).collect("panes")
     outcome = run(flow, Way(workers, 3))
     assert final(outcome, "first", "last", "all") == {
         (0, "a"): (0, 18, list(range(0, 20, 2))), (100, "a"): (20, 38, list(range(20, 40, 2))),
@@ -219,9 +253,13 @@ def test_exploded_events_count_once_for_each_element(rows: list[list[Event]], wa
     panes.collect("panes")
     panes.late.collect("late")
     outcome = run(flow, way)
-    exploded = [e for e in assign_times(rows, lambda e: e["t"], out_of_orderness=0).timed for _ in e.event["list"] or []]
+    exploded = [
+        e for e in assign_times(rows, lambda e: e["t"], out_of_orderness=0).timed for _ in e.event["list"] or []
+    ]
     expected = into_windows(exploded, WindowRule(10, 10), lambda e: e["k"])
-    assert {at: n for at, (n,) in final(outcome, "n").items()} == {at: len(events) for at, events in expected.held.items()}
+    assert {at: n for at, (n,) in final(outcome, "n").items()} == {
+        at: len(events) for at, events in expected.held.items()
+    }
     assert late_ids(outcome) == sorted(e.event["id"] for e in expected.late)
 
 
@@ -270,6 +308,10 @@ def test_time_behind_a_flat_map_is_judged_in_the_order_of_its_results(rows: list
         __getattr__ = dict.__getitem__
 
     made = [[x for e in events for x in spread(Fields(e))] for events in rows]
-    expected = into_windows(assign_times(made, lambda e: e["at"], out_of_orderness=2).timed, WindowRule(10, 10), lambda e: e["k"])
-    assert {at: n for at, (n,) in final(outcome, "n").items()} == {at: len(events) for at, events in expected.held.items()}
+    expected = into_windows(
+        assign_times(made, lambda e: e["at"], out_of_orderness=2).timed, WindowRule(10, 10), lambda e: e["k"]
+    )
+    assert {at: n for at, (n,) in final(outcome, "n").items()} == {
+        at: len(events) for at, events in expected.held.items()
+    }
     assert late_ids(outcome) == sorted(e.event["id"] for e in expected.late)
