@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
 from millstream import aggregates as ms
 from millstream.accumulators import AccumulatorSet, Groups, RowOrder, concat, distinct_inputs, nbytes
 from millstream.aggregates import Aggregate

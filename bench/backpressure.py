@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-import millstream as ms
 import psutil
-from millstream.connectors import Counter
 from rich.console import Console
 from rich.table import Table
 
+import millstream as ms
 from bench import measure
+from millstream.connectors import Counter
 
 SLOWER = 20
 IDLE_S = 3.0
@@ -112,7 +112,9 @@ def main(seconds: float, workers: int, json_path: Path | None) -> None:
     events = int(slow_rate * seconds)
     with Watch() as watch:
         slow = moved(events, workers, workers * 1_000 * (1 / slow_rate - 1 / rate), state)
-    table = Table(title=f"{events:,} events; the sink takes {slow.events_in / slow.seconds:,.0f} of {rate:,.0f} events/s")
+    table = Table(
+        title=f"{events:,} events; the sink takes {slow.events_in / slow.seconds:,.0f} of {rate:,.0f} events/s"
+    )
     for heading in ("process", "idle MB", "peak MB", "grown MB"):
         table.add_column(heading, justify="right" if "MB" in heading else "left")
     for line in watch.growth():
@@ -123,7 +125,9 @@ def main(seconds: float, workers: int, json_path: Path | None) -> None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         about = measure.machine()
         result = {"events": events, "rows_out": slow.rows_out, "seconds": slow.seconds, "fast_events_per_s": rate}
-        json_path.write_text(json.dumps({**result, "processes": [asdict(g) for g in watch.growth()], "machine": about}, indent=2) + "\n")
+        json_path.write_text(
+            json.dumps({**result, "processes": [asdict(g) for g in watch.growth()], "machine": about}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def csv_decoders(names: list[str], schema: pa.Schema) -> Iterator[tuple[str, Dec
     yield "millstream (pyarrow, text and casts)", CsvDecoder(names, schema).decode
     yield "pyarrow, typed", lambda data: _arrow_csv(data, names, schema)
     if pl := _installed("polars"):
-        types = {name: pl.String for name in names}
+        types = dict.fromkeys(names, pl.String)
         types |= {field.name: _polars_type(pl, field.type) for field in schema if not pa.types.is_timestamp(field.type)}
         indices = [names.index(name) for name in schema.names]
 

@@ -106,6 +106,7 @@ class Coordinator:
         self.runner = Runner(plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes)
         self.outbox = self.runner.outbox
         self.members = {worker_name(i): _Member() for i in range(plan.workers)}
+        self._watched_since_us: int | None = None
         self.partitions: list[_Partition] = []
         for node, _ in plan.partitions:
             deal = next(e.id for e in plan.exchanges if (None, Port(node)) in e.outputs)
@@ -118,6 +119,7 @@ class Coordinator:
     # --- messages ---
 
     def receive(self, message: Received, now_us: int) -> None:
+        self._watch_since(now_us)
         match message:
             case ReceivedData() | Credit():
                 self.runner.receive(message)
@@ -126,7 +128,7 @@ class Coordinator:
             case Hello():
                 self._member(message.process, now_us).hello = True
                 if self.state is State.STARTING and all(m.hello for m in self.members.values()):
-                    self.state = State.RUNNING
+                    self.state = State.ENDING if self._announced_end else State.RUNNING
                     for name in self.members:
                         self.outbox.append((name, Start(len(self.partitions))))
             case Beat():
@@ -284,20 +286,20 @@ class Coordinator:
         return routed
 
     def check_members(self, now_us: int) -> None:
-        """Find out who hangs: everyone says something every quarter of a second."""
+        """Find out who hangs: from the start on everyone says something every quarter of a second."""
+        since_us = self._watch_since(now_us)
         for name, member in self.members.items():
-            expected = member.hello and not member.finished and member.seen_us
-            if expected and now_us - member.seen_us > self._hang_timeout_us:
-                seconds = (now_us - member.seen_us) // 1_000_000
-                self.fail(
-                    Failed(
-                        name,
-                        [
-                            "ProcessError",
-                            f"{name} gave no sign of life for {seconds} s: it hangs, or the machine was asleep",
-                        ],
-                    )
+            silent_us = now_us - max(member.seen_us, since_us)
+            if not member.finished and silent_us > self._hang_timeout_us:
+                text = (
+                    f"{name} gave no sign of life for {silent_us // 1_000_000} s: it hangs, or the machine was asleep"
                 )
+                self.fail(Failed(name, ["ProcessError", text]))
+
+    def _watch_since(self, now_us: int) -> int:
+        if self._watched_since_us is None:
+            self._watched_since_us = now_us
+        return self._watched_since_us
 
     def figures(self) -> dict[str, Any]:
         """What the run has done so far, of all processes."""

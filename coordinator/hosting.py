@@ -28,13 +28,10 @@ from millstream.functions import user_error
 from millstream.plan import PhysicalPlan
 from millstream.process import exit_with_parent
 from millstream.times import MIN_US
-from millstream.topology import COORDINATOR, SOURCE_STAGE
+from millstream.topology import CALLER_HOST, COORDINATOR, SOURCE_HOST, SOURCE_STAGE
 from millstream.transport import Link
 from millstream.watermarks import InputStatus
 from millstream.wire import Credit, Data, Failed, Stop
-
-HOST: Final = "source-host"
-CALLER_HOST: Final = "caller-host"
 
 _Item = tuple[int, Block | None, bool] | BaseException
 _QUEUED_BLOCKS: Final = 2
@@ -69,6 +66,9 @@ class SourceHost:
             if not self._send():
                 self._link.wait(100)
                 self._drain_wakes()
+        self.stopping.set()
+        self._link.poller.unregister(self._wake_read)
+        os.close(self._wake_read)
 
     def _send(self) -> bool:
         sent = False
@@ -121,7 +121,10 @@ class SourceHost:
         self._wake()
 
     def _wake(self) -> None:
-        os.write(self._wake_write, b"x")
+        try:
+            os.write(self._wake_write, b"x")
+        except BrokenPipeError:
+            return  # the loop has ended and needs no waking
 
     def _drain_wakes(self) -> None:
         try:
@@ -151,12 +154,12 @@ def main(descriptor: int) -> int:
     bootstrap = read_bootstrap(descriptor)
     exit_with_parent(descriptor)
     sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
-    link = Link(bootstrap.directory, HOST, bootstrap.attempt)
+    link = Link(bootstrap.directory, SOURCE_HOST, bootstrap.attempt)
     try:
         SourceHost(bootstrap.load_plan(), bootstrap.hosted, link).run()
         return 0
     except Exception as error:
-        link.send(COORDINATOR, Failed(HOST, described(error, traceback.format_exc())))
+        link.send(COORDINATOR, Failed(SOURCE_HOST, described(error, traceback.format_exc())))
         return 1
     finally:
         link.close(linger_ms=2_000)

@@ -28,10 +28,10 @@ import pyarrow as pa
 from millstream.bootstrap import Bootstrap, write_bootstrap
 from millstream.connectors import StdinSource, TableSource
 from millstream.connectors.caller import CollectSink, CollectWriter
-from millstream.coordinator.hosting import CALLER_HOST, HOST, host_in_thread
+from millstream.coordinator.hosting import host_in_thread
 from millstream.coordinator.local import LocalRun
 from millstream.coordinator.view import View, make_view
-from millstream.deadletters import DeadLetterFile
+from millstream.deadletters import DeadLetterFile, as_json
 from millstream.errors import FlowError, MillstreamError, ProcessError, restored
 from millstream.flow import Flow
 from millstream.operators.sinks import WriteSink
@@ -40,7 +40,7 @@ from millstream.planner import Ingest, make_plan
 from millstream.process import now_us
 from millstream.result import RunResult, make_result
 from millstream.runner import Runner
-from millstream.topology import CALLER, COORDINATOR, worker_name
+from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
 from millstream.transport import Link
 from millstream.wire import Beat, ClockReading, Credit, Failed, Finished, ReceivedData, Stop
 
@@ -124,9 +124,10 @@ def run_here(flow: Flow, *, batch_size: int = 65_536, state: str | Path | None =
         **{n: w.figures() for n, w in local.workers.items()},
     }
     seconds = time.monotonic() - local.started_s
-    return make_result(
+    result = make_result(
         plan, processes, seconds=seconds, tables=_tables(plan, local.caller), state=directory, interrupted=False
     )
+    return replace(result, letters=tuple(map(as_json, letters.kept)))
 
 
 def _check_batch_size(rows: int) -> None:
@@ -250,6 +251,7 @@ class _Supervisor:
             with self._signals():
                 self._start()
                 self._watch(self._link)
+                self._show(self.figures)
             processes = {**self.figures["processes"], CALLER: self.caller.figures()}
             return make_result(
                 self.plan, processes, seconds=self.figures["seconds"], tables=_tables(self.plan, self.caller),
@@ -285,7 +287,7 @@ class _Supervisor:
         for index in range(self.plan.workers):
             self._spawn(worker_name(index), "millstream.workers", [str(index)], bootstrap())
         if in_host:
-            self._spawn(HOST, "millstream.coordinator.hosting", [], bootstrap(in_host))
+            self._spawn(SOURCE_HOST, "millstream.coordinator.hosting", [], bootstrap(in_host))
         if in_caller:
             host_in_thread(self.plan, in_caller, Link(self.directory, CALLER_HOST, _ATTEMPT))
         if stdin >= 0:

@@ -17,8 +17,8 @@ from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
-from millstream.process import ProcessMeter, exit_with_parent, now_us
-from millstream.topology import CALLER, COORDINATOR
+from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us
+from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST
 from millstream.transport import Link
 from millstream.wire import Beat, Failed, Finished, Hello, ReceivedData, Stop
 
@@ -33,6 +33,7 @@ class _Shell:
         self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
         self.core = Coordinator(plan, now_us=now_us, dead_letter=self.letters, hang_timeout_s=bootstrap.hang_timeout_s)
         self.max_rows = plan.batch_rows
+        self.hosted = bootstrap.hosted
         for partition in range(len(plan.partitions)):
             source = plan.source_of(partition)
             if isinstance(source, StdinSource):
@@ -51,7 +52,7 @@ class _Shell:
                 if isinstance(message, ReceivedData) and message.data.exchange <= HOSTED:
                     self.readers.put(message)
                 else:
-                    core.receive(message, now_us())
+                    core.receive(message, monotonic_us())
             if core.state is State.RUNNING and self.started_s is None:
                 self.started_s = time.monotonic()
             progressed = self._read()
@@ -64,7 +65,7 @@ class _Shell:
                 next_beat_s = now_s + _BEAT_S
                 self.usage = self.meter.read()
                 self.link.send(CALLER, Beat(COORDINATOR, self.figures()))
-                core.check_members(now_us())
+                core.check_members(monotonic_us())
             if not more and not progressed and core.next_partition() is None:
                 self._wait(next_beat_s - now_s)
 
@@ -77,7 +78,7 @@ class _Shell:
         block, ended = self.readers.read(index, self.max_rows, BLOCK_BYTES)
         for receiver, credit in self.readers.credits():
             self.link.send(receiver, credit)
-        self.core.on_block(index, block, ended, now_us())
+        self.core.on_block(index, block, ended, monotonic_us())
         return block is not None or ended
 
     def _flush(self) -> None:
@@ -94,14 +95,20 @@ class _Shell:
         self.ended_s = time.monotonic()
         self.usage = self.meter.read()
         done = self.core.state is State.DONE
-        for name in self.core.members:
-            self.link.send(name, Stop(False))
+        self.stop_others()
         if done:
             self.link.send(CALLER, Finished(COORDINATOR, self.figures()))
         else:
             self.core.runner.abort()
             self.link.send(CALLER, self.core.failure or Failed(COORDINATOR, ["stopped"]))
         return 0 if done else 1
+
+    def stop_others(self) -> None:
+        """Tell the workers, and whoever reads partitions for this process, that the run is over."""
+        sources = [self.core.plan.source_of(p) for p in self.hosted]
+        hosts = {CALLER_HOST if source.in_caller else SOURCE_HOST for source in sources}
+        for name in (*self.core.members, *hosts):
+            self.link.send(name, Stop(False))
 
     def figures(self) -> dict[str, object]:
         figures = self.core.figures()
@@ -132,8 +139,8 @@ def main(descriptor: int) -> int:
         return shell.serve()
     except Exception as error:
         link.send(CALLER, Failed(COORDINATOR, described(error, traceback.format_exc())))
-        for name in () if shell is None else shell.core.members:
-            link.send(name, Stop(False))
+        if shell is not None:
+            shell.stop_others()
         return 1
     finally:
         if shell is not None:

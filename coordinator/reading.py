@@ -52,10 +52,6 @@ class HostedReader(Reader):
         assert data.payload is None or isinstance(data.payload, Block)
         return data.payload
 
-    @property
-    def has_blocks(self) -> bool:
-        return bool(self._blocks)
-
     def close(self) -> None:
         return None
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from millstream.operators.base import DeadLetter
 
+LETTERS_KEPT: Final = 1_000
+
 
 class DeadLetterFile:
-    """Appends dead letters to a file, which is made with the first."""
+    """Appends dead letters to a file, which is made with the first.
+
+    Attributes:
+        kept: the first of them, where there is no file.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        self.kept: list[DeadLetter] = []
         self._file: IO[str] | None = None
 
     def __call__(self, letter: DeadLetter) -> None:
         if self.path is None:
+            if len(self.kept) < LETTERS_KEPT:
+                self.kept.append(letter)
             return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)

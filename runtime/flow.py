@@ -403,7 +403,7 @@ class Stream:
         """Bring the events back to whoever runs the flow, as an Arrow table: ``result.tables[name]``."""
         self.sink(connectors.CollectSink(name or ""), name="collect")
 
-    def for_each(self, function: Callable[[Any], None], *, on_error: Errors = "fail") -> None:
+    def for_each(self, function: Callable[[Any], None]) -> None:
         """Call a function with every event, in the workers."""
         self.sink(connectors.ForEachSink(UserFunction(function)), name="for_each")
 

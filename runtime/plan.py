@@ -112,6 +112,12 @@ class ExplodeSpec(Spec):
 
 @dataclass(frozen=True)
 class UnionSpec(Spec):
+    """Attributes:
+    in_order: branches of one source meet here: their rows go on in the order of the source.
+    """
+
+    in_order: bool = False
+
     def describe(self) -> str:
         return "union"
 
@@ -229,6 +235,11 @@ class RunningAggregateSpec(Spec):
 
 @dataclass(frozen=True)
 class ScanSpec(Spec):
+    """Attributes:
+    by_event_time: it is behind a keyed stage, whose rows come in no particular order: they are taken by
+        event time, as far as the watermark has come.
+    """
+
     keyed: ClassVar[bool] = True
     columnar: ClassVar[bool] = False
     init: UserFunction

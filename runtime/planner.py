@@ -104,7 +104,7 @@ def make_plan(
     bound: dict[int, _Bound] = {}
     for node in list(nodes.values()):
         bound[node.id] = _bind(node, bound, nodes)
-    nodes = {n.id: _resolved(n, bound) for n in nodes.values()}
+    nodes = {n.id: _ordered(_resolved(n, bound), nodes, bound) for n in nodes.values()}
     needed = _prune(nodes, bound)
     nodes = {n.id: _narrowed(n, needed) for n in nodes.values()}
     reads = {n.id: _reads(n, bound[n.id].schema, needed[n.id]) for n in nodes.values() if isinstance(n.spec, ReadSpec)}
@@ -113,11 +113,18 @@ def make_plan(
         assert isinstance(spec, ReadSpec)
         if names is not None:
             nodes[number] = replace(nodes[number], spec=ReadSpec(spec.source.with_fields(names)))
+    unknown = [n for n in nodes.values() if isinstance(n.spec, ReadSpec) and bound[n.id].schema is None]
     where = _ingest(nodes, workers) if ingest == "auto" else ingest
+    if any(isinstance(n.spec, ReadSpec) and n.spec.source.decoder(None) is not None for n in unknown):
+        where = "coordinator"  # the first block shows the fields: one decoder has to see them all
     cut = _Cutter(nodes, needed, where, workers)
     cut.run()
     if cut.deals_twice:
         # The numbers of a block can be put together again from one dealt stream of it, not from two.
+        if unknown:
+            raise FlowError(
+                f"{unknown[0].title}: its fields are not known before it is read; say schema=, so that several operators can read it"
+            )
         where = "workers"
         cut = _Cutter(nodes, needed, where, workers)
         cut.run()
@@ -335,6 +342,39 @@ def _resolved(node: Node, bound: Mapping[int, _Bound]) -> Node:
     return node
 
 
+def _ordered(node: Node, nodes: Mapping[int, Node], bound: Mapping[int, _Bound]) -> Node:
+    """The node; where it depends on an order that its input has lost, it is told to restore one.
+
+    That is a scan behind a keyed stage, and a union in which branches of one source meet.
+    """
+    if isinstance(node.spec, ScanSpec):
+        port = node.inputs[0]
+        by_event_time = bound[port.node].stateful is not None and _has_event_time(port.node, nodes)
+        return replace(node, spec=replace(node.spec, by_event_time=by_event_time))
+    if not isinstance(node.spec, UnionSpec):
+        return node
+    sources = [_sources_of(p.node, nodes) for p in node.inputs]
+    meets = sum(map(len, sources)) > len(frozenset().union(*sources))
+    return replace(node, spec=UnionSpec(in_order=meets))
+
+
+def _has_event_time(number: int, nodes: Mapping[int, Node]) -> bool:
+    node = nodes[number]
+    if isinstance(node.spec, EventTimeSpec | ReadSpec):
+        return isinstance(node.spec, EventTimeSpec)
+    return all(_has_event_time(p.node, nodes) for p in node.inputs)
+
+
+def _sources_of(number: int, nodes: Mapping[int, Node]) -> frozenset[int]:
+    """The sources whose blocks reach a node; what a keyed operator puts out is of no block."""
+    node = nodes[number]
+    if isinstance(node.spec, ReadSpec):
+        return frozenset((number,))
+    if node.spec.keyed:
+        return frozenset()
+    return frozenset().union(*(_sources_of(p.node, nodes) for p in node.inputs))
+
+
 # --- prune ---
 
 
@@ -412,6 +452,8 @@ def _narrowed(node: Node, needed: Mapping[int, Fields]) -> Node:
     wanted = needed[node.id]
     if wanted is not None and isinstance(node.spec, SelectSpec | WithColumnsSpec):
         kept = tuple((n, e) for n, e in node.spec.columns if n in wanted)
+        if not kept and isinstance(node.spec, SelectSpec):
+            kept = node.spec.columns[:1]  # rows alone are counted, and Arrow forgets the length of no columns
         return replace(node, spec=replace(node.spec, columns=kept))
     return node
 
@@ -429,7 +471,11 @@ def _needs_position(nodes: Mapping[int, Node]) -> bool:
         if isinstance(n.spec, WindowAggregateSpec | RunningAggregateSpec)
         for _, a in n.spec.aggregates
     ]
-    return any(a.needs_order for a in aggregates)
+    specs = [n.spec for n in nodes.values()]
+    sorts = any(
+        (isinstance(s, UnionSpec) and s.in_order) or (isinstance(s, ScanSpec) and s.by_event_time) for s in specs
+    )
+    return sorts or any(a.needs_order for a in aggregates)
 
 
 # --- cut ---

@@ -14,6 +14,11 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
+def monotonic_us() -> int:
+    """A clock that nobody sets, microseconds since some moment: for how long something took."""
+    return time.monotonic_ns() // 1_000
+
+
 def exit_with_parent(descriptor: int) -> None:
     """End this process when the pipe from its parent closes: no orphan outlives the supervisor."""
 

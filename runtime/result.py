@@ -30,6 +30,7 @@ class RunResult:
         dead_letter_path: the directory of the dead letters, when there are any.
         late_path: the directory of late events that the flow did not consume, when there are any.
         interrupted: whether it was told to stop before its input ended.
+        letters: of `Flow.run_here` without a state directory, the first dead letters; else they are in files.
     """
 
     flow: str
@@ -44,6 +45,7 @@ class RunResult:
     dead_letter_path: Path | None = None
     late_path: Path | None = None
     interrupted: bool = False
+    letters: tuple[dict[str, Any], ...] = ()
 
 
 def operator_totals(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:

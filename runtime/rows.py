@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from millstream.batch import EMPTY_COLUMNS, Array, make_columns
 from millstream.errors import FlowError, SchemaError, unknown_field
+from millstream.schema import array_of, to_schema
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -190,7 +191,13 @@ def columns_of(results: Sequence[Any], schema: pa.Schema | None, where: str) -> 
     """
     if not results:
         return EMPTY_COLUMNS if schema is None else pa.RecordBatch.from_pylist([], schema=schema)
-    names, values = _fields_of(results, where)
+    try:
+        names, values = _fields_of(results, where)
+    except (AttributeError, ValueError) as error:
+        kinds = sorted({type(r).__name__ for r in results})
+        raise SchemaError(
+            f"{where}: the function returned different kinds of things: {', '.join(kinds)}; return one kind"
+        ) from error
     raw = type(results[0])._raw if isinstance(results[0], Row) and set(map(type, results)) == {type(results[0])} else {}
     if schema is not None:
         missing = [n for n in schema.names if n not in names]
@@ -200,7 +207,12 @@ def columns_of(results: Sequence[Any], schema: pa.Schema | None, where: str) -> 
                 f"it returned {', '.join(names)}"
             )
         places = [(names.index(f.name), f) for f in schema]
-        arrays = [_array(values[i], raw.get(i, f.type), f.name, where).cast(f.type) for i, f in places]
+        arrays = [
+            _array(values[i], raw[i], f.name, where).cast(f.type)
+            if i in raw
+            else array_of(values[i], f.type, f"{where}: field {f.name!r}")
+            for i, f in places
+        ]
         return make_columns(schema.names, arrays)
     arrays = [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))]
     return make_columns(names, arrays)
@@ -271,8 +283,6 @@ def declared_schema(schema: Any) -> pa.Schema | None:
     """The Arrow schema of a ``schema=`` argument: an Arrow schema, a dataclass or a TypedDict."""
     if schema is None:
         return None
-    from millstream.schema import to_schema  # the conversion pulls in typing machinery that most flows never need
-
     try:
         return to_schema(schema)
     except TypeError as error:

@@ -183,7 +183,6 @@ class _Unit:
     sequence: int
     timed: dict[int, list[Batch]]
     readings: dict[int, ClockReading] = field(default_factory=dict)
-    size_bytes: int = 0
     credit: list[ReceivedData] = field(default_factory=list)
 
     @property
@@ -226,6 +225,7 @@ class BlockStage(StageRun):
         self._partitions_of = partitions_of
         self._clocks_of = clocks_of
         self._timed_exchanges = timed_exchanges
+        self._timed_nodes = _behind_event_time(operators, edges)
         self._deals_open = deals
         self._units_open = 0
         self._timed: dict[int, list[Batch]] = {}
@@ -263,6 +263,7 @@ class BlockStage(StageRun):
             return
         self._credit.append(received)
         credit, self._credit = self._credit, []
+        yield from self._end_block(second=False)
         yield from self._finish(partition, data.sequence, data.watermark_us, data.status, timed=False)
         clocks = [n for n, reach in self._clocks_of.items() if partition in reach]
         if not clocks:
@@ -335,11 +336,17 @@ class BlockStage(StageRun):
                 stamped = operator.with_watermarks(batch, largest_us, reading.floor_us)
                 largest_us = max(largest_us, _largest([batch]))
                 yield from self._switched(self._emit(Port(node), stamped), second=True)
+        yield from self._end_block(second=True)
         watermark_us = min(r.watermark_us for r in unit.readings.values())
         status = min(r.status for r in unit.readings.values())
         yield from self._finish(unit.partition, unit.sequence, watermark_us, status, timed=True)
         self.finished += unit.credit
         self._units_open -= 1
+
+    def _end_block(self, *, second: bool) -> Iterator[Emission]:
+        for node, operator in self.operators.items():
+            if (node in self._timed_nodes) == second:
+                yield from self._switched(self._pass_on(node, operator, operator.on_block_end()), second=second)
 
     @property
     def between_blocks(self) -> bool:
@@ -457,6 +464,15 @@ class KeyedStage(StageRun):
 
     def _number(self, output: ExchangeOutput) -> tuple[int, int]:
         return self.worker_index, self._sequence
+
+
+def _behind_event_time(operators: Mapping[int, Operator], edges: Mapping[Port, Sequence[tuple[int, int]]]) -> set[int]:
+    """The nodes of a block stage that work in the second half: those that an ``event_time()`` of it leads to."""
+    behind: set[int] = set()
+    for port, readers in sorted(edges.items(), key=lambda edge: edge[0].node):
+        if port.node in behind or isinstance(operators[port.node], EventTime):
+            behind.update(node for node, _ in readers)
+    return behind
 
 
 def _largest(batches: Iterable[Batch]) -> int:

@@ -21,6 +21,8 @@ from millstream.plan import (
 
 COORDINATOR = "coordinator"
 CALLER = "caller"
+SOURCE_HOST = "source-host"
+CALLER_HOST = "caller-host"
 SOURCE_STAGE = -1
 """The upstream stage of a block that comes straight from its source."""
 

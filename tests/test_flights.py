@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
-import millstream as ms
 import pytest
+
+import millstream as ms
 from millstream import col
 
 _JANUARY = Path(__file__).parent.parent / "examples" / "data" / "flights-january.csv.gz"
@@ -49,10 +50,13 @@ class Expected:
 def expected(path: Path) -> Expected:
     base = _EXPECTED.format(path=path)
     panes = duckdb.sql(
-        base + "select strftime(w, '%Y-%m-%dT%H:%M:%SZ'), carrier, count(*), avg(dep_delay::double), max(dep_delay::double)"
+        base
+        + "select strftime(w, '%Y-%m-%dT%H:%M:%SZ'), carrier, count(*), avg(dep_delay::double), max(dep_delay::double)"
         " from judged where not late group by 1, 2"
     ).fetchall()
-    late = duckdb.sql(base + "select scheduled, departed, carrier, flight, coalesce(tailnum, '') from judged where late").fetchall()
+    late = duckdb.sql(
+        base + "select scheduled, departed, carrier, flight, coalesce(tailnum, '') from judged where late"
+    ).fetchall()
     return Expected({(w, c): (n, mean, worst) for w, c, n, mean, worst in panes}, sorted(late))
 
 
@@ -111,8 +115,12 @@ def year() -> Expected:
 @pytest.mark.parametrize("ingest", ["coordinator", "workers"])
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [1, 100, 65_536])
-def test_january_is_the_same_however_it_is_run(tmp_path: Path, january: Expected, workers: int, batch_size: int, ingest: Ingest) -> None:
-    result = build(_JANUARY, tmp_path).run(workers=workers, batch_size=batch_size, ingest=ingest, state=tmp_path / "state")
+def test_january_is_the_same_however_it_is_run(
+    tmp_path: Path, january: Expected, workers: int, batch_size: int, ingest: Ingest
+) -> None:
+    result = build(_JANUARY, tmp_path).run(
+        workers=workers, batch_size=batch_size, ingest=ingest, state=tmp_path / "state"
+    )
     check(tmp_path, january)
     assert result.late == len(january.late)
     assert result.dead_letters == 0

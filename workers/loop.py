@@ -55,7 +55,7 @@ def _serve(worker: Worker, link: Link) -> int:
             for message in link.received():
                 worker.receive(message)
             more = _slice(worker)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's function may call sys.exit()
             link.send(COORDINATOR, worker.failed(error, traceback.format_exc()))
             return _wait_for_stop(worker, link)
         now_s = time.monotonic()

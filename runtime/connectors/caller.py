@@ -45,7 +45,9 @@ class PrintWriter(Writer):
         names = shown.schema.names
         widths = [min(_WIDTH_LIMIT, max(len(n), *(len(r[i]) for r in rows))) for i, n in enumerate(names)]
         if names != self._header or any(w > old for w, old in zip(widths, self._widths, strict=False)):
-            self._widths = widths if names != self._header else [max(a, b) for a, b in zip(widths, self._widths, strict=True)]
+            self._widths = (
+                widths if names != self._header else [max(a, b) for a, b in zip(widths, self._widths, strict=True)]
+            )
             self._header = names
             print("  ".join(n.ljust(w) for n, w in zip(names, self._widths, strict=True)).rstrip())
         for row in rows:

@@ -109,6 +109,7 @@ def json_decoder(schema: pa.Schema | None, fields: Sequence[str] | None, label: 
 
 # ---------------------------------------------------------------- CSV
 
+
 class CsvFilesDecoder:
     """CSV of files whose columns may stand in different orders.
 
@@ -163,6 +164,4 @@ class CsvFilesDecoder:
     def _decoder(self, names: list[str], schema: pa.Schema | None) -> Decoder:
         assert schema is not None
         wanted = narrow(schema, self._fields, self._label)
-        return CsvDecoder(
-            names, wanted, delimiter=self._delimiter, quote=self._quote, null_values=self._null_values
-        )
+        return CsvDecoder(names, wanted, delimiter=self._delimiter, quote=self._quote, null_values=self._null_values)

@@ -19,6 +19,7 @@ LOOK_AGAIN_S = 0.1
 
 _LEAST_BYTES = 4096
 
+
 class TextReader(Reader):
     """The files of one source partition."""
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from millstream.accumulators import AccumulatorSet, RowOrder, distinct_inputs
 from millstream.aggregates import Aggregate, UserAggregate
 from millstream.batch import Batch
+from millstream.errors import SchemaError
 from millstream.evaluate import output_type
 from millstream.functions import UserFunction
 
@@ -37,9 +38,50 @@ def _loaded(aggregate: Aggregate) -> Aggregate:
     return replace(aggregate, **{n: f.load() if isinstance(f, UserFunction) else f for n, f in functions.items()})
 
 
-def accumulators_for(aggregates: dict[str, Aggregate], batch: Batch, where: str) -> AccumulatorSet:
-    """The accumulators for batches like this one."""
-    return AccumulatorSet(aggregates, input_types(aggregates, batch.all_columns().schema, where), where)
+class TypedAccumulators:
+    """The accumulators of an operator, for the types that its batches have shown so far.
+
+    Columns made by Python functions may show another type later: integers, then numbers with a point; or
+    nothing but null at first. Then the types widen, and accumulators of before are combined with those of after.
+    """
+
+    def __init__(self, aggregates: dict[str, Aggregate], where: str) -> None:
+        self.aggregates = aggregates
+        self.where = where
+        self._schema: pa.Schema | None = None
+        self._types: list[pa.DataType] = []
+        self._set: AccumulatorSet | None = None
+
+    def for_batch(self, batch: Batch) -> AccumulatorSet:
+        """The accumulators for a batch, and for all before it.
+
+        Raises:
+            SchemaError: a field has a type that does not go with the one it had before.
+        """
+        schema = batch.columns.schema
+        if self._set is None or (schema is not self._schema and not schema.equals(self._schema)):
+            self._widen(input_types(self.aggregates, batch.all_columns().schema, self.where))
+            self._schema = schema
+        assert self._set is not None
+        return self._set
+
+    def _widen(self, types: list[pa.DataType]) -> None:
+        if self._set is not None:
+            types = [self._wider(e, a, b) for e, a, b in zip(self._set.inputs, self._types, types, strict=True)]
+        if self._set is None or types != self._types:
+            self._types = types
+            self._set = AccumulatorSet(self.aggregates, types, f"{self.where} agg")
+
+    def _wider(self, field: object, before: pa.DataType, now: pa.DataType) -> pa.DataType:
+        if before == now:
+            return before
+        try:
+            parts = [pa.schema([("x", kind)]) for kind in (before, now)]
+            return pa.unify_schemas(parts, promote_options="permissive").field(0).type
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            raise SchemaError(
+                f"{self.where} agg: {field} was {before} and is now {now}; say schema= where the field is made, or cast it"
+            ) from error
 
 
 def input_columns(batch: Batch, accumulators: AccumulatorSet) -> pa.RecordBatch:

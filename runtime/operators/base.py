@@ -91,6 +91,10 @@ class Operator:
         """Take a batch from the input with this number; yield what comes out of it."""
         raise NotImplementedError
 
+    def on_block_end(self) -> Iterator[Output]:
+        """All of a source block, or of a batch that was dealt on, has come; asked of stateless operators only."""
+        return iter(())
+
     def on_watermark(self, watermark_us: int) -> Iterator[Output]:
         """No event with time < watermark_us is expected any more; `MAX_US`: the input has ended."""
         return iter(())

@@ -52,7 +52,7 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
         case ExplodeSpec():
             return columnar.Explode(spec, context)
         case UnionSpec():
-            return columnar.Union(spec, context)
+            return columnar.Union(spec, context, plan.schemas[node])
         case EventTimeSpec():
             return EventTime(spec, context, Topology(plan).is_live(node))
         case RowFunctionSpec():

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Array, Batch, index_array, make_columns
+from millstream.batch import Array, Batch, concat, index_array, make_columns
 from millstream.errors import SchemaError, unknown_field
 from millstream.evaluate import evaluate_rows
 from millstream.expr import Expr
@@ -119,11 +119,11 @@ class Rename(Operator):
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         names = batch.columns.schema.names
-        for old in self.names:
-            # Only where the fields were unknown when the flow was built; a pruned field is simply not there.
-            if old not in names and not names:
-                raise unknown_field(old, names, self.context.name)
-        yield MAIN, batch.with_columns(make_columns([self.names.get(n, n) for n in names], batch.columns.columns))
+        # A field that nobody reads was pruned, and is not here to be renamed.
+        renamed = [self.names.get(n, n) for n in names]
+        if len(set(renamed)) < len(renamed):
+            raise SchemaError(f"{self.context.name}: two fields would have one name; there are {', '.join(names)}")
+        yield MAIN, batch.with_columns(make_columns(renamed, batch.columns.columns))
 
 
 class Explode(Operator):
@@ -154,8 +154,38 @@ class Explode(Operator):
 
 
 class Union(Operator):
-    def __init__(self, spec: UnionSpec, context: Context) -> None:
+    """Brings the fields of several streams to one order and to the types that hold them all.
+
+    Args:
+        schema: what the planner found; None where the fields of a stream are not known before its rows.
+    """
+
+    def __init__(self, spec: UnionSpec, context: Context, schema: pa.Schema | None) -> None:
         super().__init__(context)
+        self.in_order = spec.in_order
+        self.schema = schema
+        self._held: list[Batch] = []
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
-        yield MAIN, batch
+        batch = self._unified(batch)
+        if not self.in_order:
+            yield MAIN, batch
+        elif batch.num_rows:
+            self._held.append(batch)
+
+    def on_block_end(self) -> Iterator[Output]:
+        """Branches of one source come one behind the other: put their rows back into the order of the source."""
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        together = concat(held)
+        assert together.position is not None
+        yield MAIN, together if len(held) == 1 else together.take(np.argsort(together.position, kind="stable"))
+
+    def _unified(self, batch: Batch) -> Batch:
+        if self.schema is None:
+            return batch
+        columns = batch.columns
+        fields = [f for f in self.schema if f.name in columns.schema.names]
+        arrays = [columns.column(f.name).cast(f.type) for f in fields]
+        return batch.with_columns(make_columns([f.name for f in fields], arrays))

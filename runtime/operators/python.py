@@ -6,7 +6,8 @@ live for a slice only. Between slices the operator pauses, for the loop to serve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,18 @@ def call_rows(
         UserCodeError: it raised, and the operator does not tolerate that.
     """
     results: list[Any] = []
+    append = results.append
     failed: list[int] = []
     at = 0
     while at < len(rows):
         try:
-            results.extend(map(function, rows[at:] if at else rows))
+            # Not map(): a StopIteration out of the user's function would end it without a word.
+            for row in islice(rows, at, None):
+                append(function(row))
             break
-        except Exception as error:
+        except MillstreamError:
+            raise
+        except (Exception, SystemExit) as error:
             at = len(results) + len(failed)
             failure = user_error(context.name, rows[at], error)
             if on_error is OnError.FAIL:
@@ -54,7 +60,26 @@ class RowFunction(Operator):
     def __init__(self, spec: RowFunctionSpec, context: Context) -> None:
         super().__init__(context)
         self.spec = spec
-        self.function = spec.function.load()
+        function = spec.function.load()
+        self.function = self._listing(function) if spec.shape is Shape.FLAT_MAP else function
+
+    def _listing(self, function: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+        """A flat_map function whose result is taken to its end at once: a generator may raise half-way."""
+
+        def listed(row: Any) -> list[Any]:
+            made = function(row)
+            if type(made) is list:
+                return made
+            if made is None:
+                return []
+            if not isinstance(made, Iterable) or isinstance(made, str | bytes | Mapping | Row):
+                raise SchemaError(
+                    f"{self.context.name}: a flat_map function returns a list (or another iterable) of events, "
+                    f"found {type(made).__name__}"
+                )
+            return list(made)
+
+        return listed
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         results: list[Any] = []
@@ -66,7 +91,8 @@ class RowFunction(Operator):
             if failed:
                 index = np.delete(index, failed)
             if self.spec.shape is Shape.FLAT_MAP:
-                made, index = self._flatten(made, index)
+                index = np.repeat(index, list(map(len, made)))
+                made = list(chain.from_iterable(made))
             results += made
             sources.append(index)
             if start + SLICE_ROWS < batch.num_rows:
@@ -81,26 +107,6 @@ class RowFunction(Operator):
             unchanged = len(origin) == batch.num_rows and self.spec.shape is Shape.MAP
             yield MAIN, (batch if unchanged else batch.take(origin)).with_columns(columns)
 
-    def _flatten(
-        self, made: list[Any], index: np.ndarray[Any, np.dtype[np.intp]]
-    ) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.intp]]]:
-        flat: list[Any] = []
-        counts: list[int] = []
-        for produced in made:
-            if produced is None:
-                counts.append(0)
-                continue
-            before = len(flat)
-            try:
-                flat += produced
-            except TypeError:
-                raise SchemaError(
-                    f"{self.context.name}: a flat_map function returns a list (or another iterable) of events, "
-                    f"found {type(produced).__name__}"
-                ) from None
-            counts.append(len(flat) - before)
-        return flat, np.repeat(index, counts)
-
 
 class MapBatches(Operator):
     """A function over Arrow columns. A batch on which it raises is split until the bad row is found."""
@@ -111,12 +117,14 @@ class MapBatches(Operator):
         self.function = spec.function.load()
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        if batch.num_rows == 0:
+            return
         try:
             result = self.function(batch.columns)
         except MillstreamError:
             raise
         except Exception as error:
-            if self.spec.on_error is OnError.FAIL or batch.num_rows == 1:
+            if self.spec.on_error is OnError.FAIL or batch.num_rows <= 1:
                 if self.spec.on_error is OnError.FAIL:
                     raise user_error(self.context.name, f"a batch of {batch.num_rows} events", error) from error
                 self.context.reject(

@@ -16,7 +16,7 @@ from millstream.accumulators import AccumulatorSet, Column, concat, nbytes, take
 from millstream.batch import Batch, index_array, make_columns
 from millstream.evaluate import evaluate_all
 from millstream.grouping import Groups, group_codes
-from millstream.operators.aggregation import accumulators_for, input_columns, loaded_aggregates, row_order
+from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.scan import key_values
 from millstream.plan import MAIN, RunningAggregateSpec
@@ -28,31 +28,30 @@ class RunningAggregate(Operator):
     def __init__(self, spec: RunningAggregateSpec, context: Context) -> None:
         super().__init__(context)
         self.aggregates = loaded_aggregates(spec.aggregates)
-        self.accumulators: AccumulatorSet | None = None
+        self.typed = TypedAccumulators(self.aggregates, context.name)
         self.slots: dict[Any, int] = {}
         self.state: list[_StateColumn] = []
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         assert batch.keys is not None
-        if self.accumulators is None:
-            self.accumulators = accumulators_for(self.aggregates, batch, self.context.name)
-            self.state = [_StateColumn() for _ in range(self.accumulators.width)]
+        accumulators = self.typed.for_batch(batch)
+        if not self.state:
+            self.state = [_StateColumn() for _ in range(accumulators.width)]
         groups, first = group_codes([(batch.keys.codes, max(1, batch.keys.distinct.num_rows))])
         keys = batch.keys.distinct.take(index_array(batch.keys.codes[first]))
-        inputs = evaluate_all(self.accumulators.inputs, input_columns(batch, self.accumulators))
-        partial = self.accumulators.partial(inputs, groups, row_order(batch, self.accumulators))
-        merged = self._merge(keys, partial)
+        inputs = evaluate_all(accumulators.inputs, input_columns(batch, accumulators))
+        partial = accumulators.partial(inputs, groups, row_order(batch, accumulators))
+        merged = self._merge(keys, partial, accumulators)
         names = [*keys.schema.names, *self.aggregates]
-        columns = make_columns(names, [*keys.columns, *self.accumulators.results(merged)])
+        columns = make_columns(names, [*keys.columns, *accumulators.results(merged)])
         time_us = None
         if batch.time_us is not None:
             time_us = np.full(groups.count, np.iinfo(np.int64).min)
             np.maximum.at(time_us, groups.codes, batch.time_us)
         yield MAIN, Batch(columns, time_us)
 
-    def _merge(self, keys: pa.RecordBatch, partial: list[Column]) -> list[Column]:
+    def _merge(self, keys: pa.RecordBatch, partial: list[Column], accumulators: AccumulatorSet) -> list[Column]:
         """Merge a row for each of these keys into the state; returns the state's rows for them."""
-        assert self.accumulators is not None
         known = len(self.slots)
         slots = np.fromiter(
             (self.slots.setdefault(k, len(self.slots)) for k in key_values(keys)), np.int64, keys.num_rows
@@ -62,7 +61,7 @@ class RunningAggregate(Operator):
         if len(old):
             held = [c.take(slots[old]) for c in self.state]
             groups = Groups(np.concatenate([np.arange(len(slots)), old]), len(slots))
-            merged = self.accumulators.combine([concat([p, h]) for p, h in zip(partial, held, strict=True)], groups)
+            merged = accumulators.combine([concat([p, h]) for p, h in zip(partial, held, strict=True)], groups)
         for column, rows in zip(self.state, merged, strict=True):
             column.put(slots, rows, len(self.slots))
         return merged

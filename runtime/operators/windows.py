@@ -27,7 +27,7 @@ from millstream.accumulators import AccumulatorSet, Column, concat
 from millstream.batch import Array, Batch, BoolArray, IntArray, make_columns
 from millstream.evaluate import evaluate_all
 from millstream.keys import hash_keys
-from millstream.operators.aggregation import accumulators_for, input_columns, loaded_aggregates, row_order
+from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.plan import LATE, MAIN, WindowAggregateSpec
 from millstream.runs import Run, RunStore, combine, group_run, merge_runs, sort_run, unify_keys
@@ -59,6 +59,7 @@ class WindowAggregate(Operator):
         self.keeps_fired = spec.allowed_lateness_us > 0 and not spec.final_only
         self.watermark_us = MIN_US
         self.fired_until = -_AFTER_ALL  # the first window that has not fired
+        self.typed = TypedAccumulators(self.aggregates, context.name)
         self.stores: _Stores | None = None
 
     # --- input ---
@@ -95,7 +96,7 @@ class WindowAggregate(Operator):
 
     def _add(self, batch: Batch, behind_us: IntArray | None) -> bool:
         """Add rows to their windows. Returns whether one that has fired was changed."""
-        stores = self._stores(batch)
+        stores = self._stores_for(batch)
         assert batch.time_us is not None
         assert batch.keys is not None
         if not self.hopping:
@@ -134,9 +135,12 @@ class WindowAggregate(Operator):
             Run(index, keys, stores.accumulators.partial(inputs, groups, row_order(batch, stores.accumulators)))
         )
 
-    def _stores(self, batch: Batch) -> _Stores:
+    def _stores_for(self, batch: Batch) -> _Stores:
+        accumulators = self.typed.for_batch(batch)
         if self.stores is None:
-            self.stores = _Stores(accumulators_for(self.aggregates, batch, self.context.name))
+            self.stores = _Stores(accumulators)
+        elif accumulators is not self.stores.accumulators:
+            self.stores.use(accumulators)
         return self.stores
 
     # --- time ---
@@ -265,6 +269,12 @@ class _Stores:
         self.windows = RunStore(accumulators)
         self.slices = RunStore(accumulators)
         self.fired = FiredStore(accumulators)
+
+    def use(self, accumulators: AccumulatorSet) -> None:
+        """Go on with accumulators of wider types."""
+        self.accumulators = accumulators
+        for store in (self.windows, self.slices, self.fired):
+            store.accumulators = accumulators
 
     def lowest_window(self, operator: WindowAggregate) -> int | None:
         lowest = [] if (w := self.windows.lowest()) is None else [w]

@@ -72,6 +72,8 @@ def test_explain_shows_the_plan_on_standard_output(folder: Path) -> None:
         (["run", "totals.py", "--workers", "257"], "257 is not possible; a run has 1 to 256 workers"),
         (["run", "totals.py", "--workers", "many"], "'many' is neither a number nor 'auto'"),
         (["run", "totals.py", "--batch-size", "0"], "0 is not in the range"),
+        (["run", "totals.py", "--hang-timeout", "soon"], "'soon' is not a duration"),
+        (["run", "totals.py", "--hang-timeout", "10ms"], "10ms is too short"),
         (["run", "totals.py", "--ingest", "nowhere"], "'nowhere' is not one of"),
         (["run", "totals.py", "--wrkers", "2"], "Did you mean '--workers'?"),
         (["rum", "totals.py"], "Did you mean 'run'?"),
@@ -133,11 +135,10 @@ def test_options_reach_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         return RunResult(flow.name, 1.0, 3, 2, 0, 0, 0)
 
     monkeypatch.setattr(launch, "run", run)
-    result = invoke(
-        "run", "totals.py", "--workers", "3", "--batch-size", "10", "--ingest", "workers", "--state", "kept", "--plain"
-    )
+    sizes = ["--workers", "3", "--batch-size", "10", "--hang-timeout", "2m"]
+    result = invoke("run", "totals.py", *sizes, "--ingest", "workers", "--state", "kept", "--plain")
     assert result.exit_code == 0, result.output
-    assert seen == [launch.RunOptions(3, 10, "workers", Path("kept"), False, (str(folder),))]
+    assert seen == [launch.RunOptions(3, 10, "workers", Path("kept"), False, (str(folder),), 120.0)]
 
 
 def test_what_follows_two_dashes_is_for_the_flow_file(folder: Path) -> None:

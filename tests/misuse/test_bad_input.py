@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import millstream as ms
 import pyarrow as pa
 import pytest
+
+import millstream as ms
 from millstream import col
 
 Run = Callable[[ms.Flow], ms.RunResult]
@@ -18,7 +19,11 @@ Run = Callable[[ms.Flow], ms.RunResult]
 def both_ways(state: Path) -> list[Any]:
     return [
         pytest.param(lambda flow, s: flow.run_here(state=s), id="in one process"),
-        pytest.param(lambda flow, s: flow.run(workers=2, ingest="workers", state=s), id="decoded by workers", marks=pytest.mark.slow),
+        pytest.param(
+            lambda flow, s: flow.run(workers=2, ingest="workers", state=s),
+            id="decoded by workers",
+            marks=pytest.mark.slow,
+        ),
     ]
 
 
@@ -31,7 +36,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 def dead_letters(result: ms.RunResult) -> list[dict[str, Any]]:
     if result.dead_letter_path is None:
         return []
-    return [json.loads(line) for file in sorted(result.dead_letter_path.iterdir()) for line in file.read_text().splitlines()]
+    return [
+        json.loads(line) for file in sorted(result.dead_letter_path.iterdir()) for line in file.read_text().splitlines()
+    ]
 
 
 def counted(flow: ms.Flow, events: ms.Stream) -> ms.Flow:
@@ -42,7 +49,9 @@ def counted(flow: ms.Flow, events: ms.Stream) -> ms.Flow:
 def read_jsonl(tmp_path: Path, *lines: str) -> tuple[ms.Flow, ms.Stream]:
     (tmp_path / "in.jsonl").write_text("".join(line + "\n" for line in lines))
     flow = ms.Flow("bad-input")
-    return flow, flow.read_jsonl(tmp_path / "in.jsonl", schema=pa.schema([("k", pa.string()), ("t", pa.int64()), ("v", pa.float64())]))
+    return flow, flow.read_jsonl(
+        tmp_path / "in.jsonl", schema=pa.schema([("k", pa.string()), ("t", pa.int64()), ("v", pa.float64())])
+    )
 
 
 GOOD = '{"k":"a","t":1000,"v":1.5}'
@@ -82,7 +91,9 @@ def test_a_line_that_does_not_fit_is_a_dead_letter_with_file_line_offset_and_rea
 def test_a_quoted_newline_in_csv_is_part_of_its_record(tmp_path: Path, run: Run) -> None:
     (tmp_path / "in.csv").write_text('k,t,note\na,1000,"two\nlines"\na,2000,one\na,oops,three\n')
     flow = ms.Flow("bad-input")
-    rows = flow.read_csv(tmp_path / "in.csv", schema=pa.schema([("k", pa.string()), ("t", pa.int64()), ("note", pa.string())]))
+    rows = flow.read_csv(
+        tmp_path / "in.csv", schema=pa.schema([("k", pa.string()), ("t", pa.int64()), ("note", pa.string())])
+    )
     rows.collect("rows")
     result = run(flow)
     assert result.tables["rows"].column("note").to_pylist() == ["two\nlines", "one"]
@@ -127,8 +138,12 @@ def test_an_empty_file_gives_an_empty_result(tmp_path: Path, run: Run) -> None:
     assert result.tables["panes"].num_rows == 0
 
 
-def test_a_field_that_changes_its_type_in_the_middle_of_a_file_is_a_dead_letter_from_there_on(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "in.jsonl").write_text("".join(f'{{"k":"a","t":{i}}}\n' for i in range(60_000)) + '{"k":"a","t":"later"}\n' * 3)
+def test_a_field_that_changes_its_type_in_the_middle_of_a_file_is_a_dead_letter_from_there_on(
+    tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "in.jsonl").write_text(
+        "".join(f'{{"k":"a","t":{i}}}\n' for i in range(60_000)) + '{"k":"a","t":"later"}\n' * 3
+    )
     flow = ms.Flow("bad-input")
     result = run(counted(flow, flow.read_jsonl(tmp_path / "in.jsonl").event_time("t", unit="ms")))
     assert events_of(result) == 60_000

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import millstream as ms
 import pyarrow as pa
 import pytest
+
+import millstream as ms
 from millstream import col
 
 TABLE = pa.table({"carrier": ["UA", "AA"], "delay": [3, 4]})

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from millstream import aggregates as ms
 from millstream.accumulators import (
     AccumulatorSet,

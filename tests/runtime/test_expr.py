@@ -9,6 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from millstream.errors import FlowError, MillstreamError, SchemaError
 from millstream.evaluate import evaluate
 from millstream.expr import (

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millstream.errors import SchemaError
+
 from millstream.batch import Array
+from millstream.errors import SchemaError
 from millstream.grouping import Groups, factorize, group_codes, raw_values
 
 NAN = float("nan")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -11,13 +10,13 @@ import pytest
 from harness.oracle import Event
 from harness.running import Rows, Way, run
 from harness.sources import ColumnSource, TextSource, fields
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millstream import aggregates as ms
 from millstream.errors import SchemaError, UserCodeError
 from millstream.expr import col
-from millstream.flow import Flow, Stream, tumbling
+from millstream.flow import Flow, Stream, hopping, tumbling
 
 SCHEMA = fields(p=pa.int64(), i=pa.int64(), k=pa.string(), x=pa.float64(), type=pa.string())
 
@@ -143,10 +142,6 @@ def test_a_scan_that_returns_no_pair_says_so() -> None:
         run(flow)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a scan behind a keyed stage takes rows as they arrive; it is promised to sort them at the watermark",
-)
 def test_a_scan_behind_windows_goes_by_time_and_then_upstream_key_for_any_number_of_workers() -> None:
     rows: Partitions = [
         [{"p": p, "i": i, "k": "abcdefgh"[(3 * i) % 8], "x": 1.0, "type": "t"} for i in range(64)] for p in range(2)
@@ -248,21 +243,37 @@ def test_events_that_no_handler_is_subscribed_to_are_counted() -> None:
 # --- functions whose results show their type late ---
 
 
-CHANGING_TYPE = pytest.mark.xfail(
-    strict=True,
-    reason="accumulators take the types of the first batch; a map without schema= whose field is null or whole in it "
-    "and something wider later fails with an Arrow error",
-)
-
-
-@pytest.mark.parametrize("batch_rows", [*(pytest.param(n, marks=CHANGING_TYPE) for n in (1, 2, 3)), 6])
-def test_a_mapped_field_that_is_first_null_then_whole_then_broken_is_added_up_right(batch_rows: int) -> None:
-    values = [None, None, 1.0, 2.0, 0.5, None]
+@given(st.lists(st.sampled_from([None, 1.0, 2.0, -3.0, 0.5]), min_size=1, max_size=12), ways(), st.booleans())
+@example([None, None, 1.0, 2.0, 0.5, None], Way(1, 1), True)
+@example([None, None, 1.0, 2.0, 0.5, None], Way(1, 2), False)
+def test_a_mapped_field_that_is_now_null_now_whole_now_broken_is_aggregated_right(
+    values: list[float | None], way: Way, windowed: bool
+) -> None:
     flow = Flow("types")
     rows: Partitions = [[{"p": 0, "i": i, "k": "a", "x": v, "type": None} for i, v in enumerate(values)]]
     stream = read(flow, rows).event_time("i", unit="s")
-    mapped = stream.map(lambda e: {"k": e.k, "v": int(e.x) if e.x is not None and e.x == int(e.x) else e.x})
-    mapped.key_by("k").window(tumbling(timedelta(hours=1))).agg(
-        s=ms.sum("v"), most=ms.max("v"), n=ms.count("v")
-    ).collect("out")
-    assert [(r["s"], r["most"], r["n"]) for r in run(flow, Way(1, batch_rows)).rows["out"]] == [(3.5, 2.0, 3)]
+    keyed = stream.map(lambda e: {"k": e.k, "v": int(e.x) if e.x is not None and e.x == int(e.x) else e.x}).key_by("k")
+    aggregates = {
+        "n": ms.count("v"),
+        "s": ms.sum("v"),
+        "mean": ms.mean("v"),
+        "most": ms.max("v"),
+        "first": ms.first("v"),
+        "last": ms.last("v"),
+        "all": ms.collect("v"),
+        "different": ms.count_distinct("v"),
+    }
+    panes = keyed.window(hopping("2h", "1h", offset="30m")).agg(**aggregates) if windowed else keyed.agg(**aggregates)
+    panes.collect("out")
+    row = run(flow, way).rows["out"][-1]
+    there = [v for v in values if v is not None]
+    assert {name: row[name] for name in aggregates} == {
+        "n": len(there),
+        "s": sum(there) if there else None,
+        "mean": sum(there) / len(there) if there else None,
+        "most": max(there, default=None),
+        "first": there[0] if there else None,
+        "last": there[-1] if there else None,
+        "all": values,
+        "different": len(set(there)),
+    }

@@ -154,19 +154,54 @@ def test_streams_put_together_behind_event_time_keep_their_own_watermarks(
     assert late_ids(outcome) == sorted(e.event["id"] for e in expected.late)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="branches of one source are put together a block at a time, one branch behind the other, so which rows "
-    "are behind the watermark depends on where blocks end: a union has to restore the order of the source",
-)
-def test_branches_of_one_stream_put_together_before_event_time_are_in_the_order_of_the_source() -> None:
-    rows: list[Event] = [{"id": i, "t": 10 * i, "k": "a", "list": None} for i in range(10)]
-    for batch_rows in (1, 3, 10):
-        flow = Flow("branches")
-        even, odd = read(flow, [rows]).split(col("id") % 2 == 0)
-        panes = even.union(odd).event_time("t", unit="ms").key_by("k").window(tumbling(span(10))).agg(n=ms.count())
-        panes.collect("panes")
-        assert run(flow, Way(1, batch_rows)).late == 0
+def branches(stream: Stream, shape: str) -> Stream:
+    """A stream taken apart and put together again, so that its events are those that it had."""
+    even, odd = stream.split(col("id") % 2 == 0)
+    match shape:
+        case "expressions":
+            return even.union(odd)
+        case "functions":
+            return odd.map(lambda e: e, schema=SCHEMA).union(even.filter(lambda e: True))
+        case "one function":
+            return even.map(lambda e: e, schema=SCHEMA).union(odd)
+        case _:
+            third, rest = odd.split(col("id") % 3 == 0)
+            return even.union(rest.union(third))
+
+
+shapes = st.sampled_from(["expressions", "functions", "one function", "three"])
+
+
+@given(partitions(), ways(), shapes)
+@example([[{"id": i, "t": 10 * i, "k": "a", "list": None} for i in range(10)]], Way(), "expressions")
+def test_branches_of_one_stream_put_together_before_event_time_are_in_the_order_of_the_source(
+    rows: list[list[Event]], way: Way, shape: str
+) -> None:
+    flow = Flow("branches")
+    timed = branches(read(flow, rows), shape).event_time("t", unit="ms", out_of_orderness=span(4))
+    panes = timed.key_by("k").window(tumbling(span(10))).agg(ids=ms.collect("id"))
+    panes.collect("panes")
+    panes.late.collect("late")
+    outcome = run(flow, way)
+    times = assign_times(rows, lambda e: e["t"], out_of_orderness=4)
+    expected = into_windows(times.timed, WindowRule(10, 10), lambda e: e["k"])
+    assert final(outcome, "ids") == {at: ([e.event["id"] for e in events],) for at, events in expected.held.items()}
+    assert late_ids(outcome) == sorted(e.event["id"] for e in expected.late)
+
+
+@given(partitions(), ways(), shapes, st.booleans())
+def test_branches_of_one_stream_put_together_keep_the_order_for_a_scan(
+    rows: list[list[Event]], way: Way, shape: str, timed: bool
+) -> None:
+    flow = Flow("branches")
+    stream = read(flow, rows)
+    stream = branches(stream.event_time("t", unit="ms") if timed else stream, shape)
+    stream.key_by("k").scan(0, lambda s, e: (s, {"k": e.k, "id": e.id})).collect("out")
+    out = run(flow, way).rows["out"]
+    for partition, events in enumerate(rows):
+        for key in {e["k"] for e in events}:
+            found = [r["id"] for r in out if r["k"] == key and r["id"] // 100 == partition]
+            assert found == [e["id"] for e in events if e["k"] == key]
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -95,14 +95,9 @@ def several_batches_a_block(flow: Flow, seed: int) -> None:
 
 
 def several_batches_dealt_before_time(flow: Flow, seed: int) -> None:
-    stream = flow.source(source(seed)).select("id", "t", "k", "n")
-    together = (
-        stream.filter(col("n") < 7)
-        .union(stream.filter(col("n") >= 4).with_columns(id=col("id") + 1_000_000))
-        .map(lambda e: e)
-    )
-    # So far behind that nothing is late: the order of the two branches is another test's matter.
-    window(together.event_time("t", unit="ms", out_of_orderness="10s"))
+    """A block that is dealt on as several messages, whose rows have to be put in order before they get a time."""
+    few, many = flow.source(source(seed)).select("id", "t", "k", "n").split(col("n") < 3)
+    window(timed(few.map(lambda e: e).union(many.filter(lambda e: e.n != 5))))
 
 
 def two_sources(flow: Flow, seed: int) -> None:
