@@ -5,6 +5,7 @@ Whatever fails, no torn record is left behind: a text file is cut back to its la
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -261,10 +262,8 @@ def _hidden_name(path: str) -> str:
 
 
 def _remove(path: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 class _Gzip:

@@ -73,8 +73,8 @@ VALUES: list[tuple[Expr, dict[str, Any], list[Any]]] = [
     (a == b, {"a": pa.array([2**63, 1], pa.uint64()), "b": [-1, 1]}, [False, True]),
     (a >= 1.5, {"a": [Decimal("1.5"), Decimal("1.4"), None]}, [True, False, None]),
     (a == "Ünï", {"a": TEXT}, [False, True, None, False]),
-    (a < b, {"a": ["é", "z"], "b": ["z", "é"]}, [False, True]),  # noqa: E711  (an expression)
-    (a != None, {"a": INTS}, [None] * 4),
+    (a < b, {"a": ["é", "z"], "b": ["z", "é"]}, [False, True]),
+    (a != None, {"a": INTS}, [None] * 4),  # noqa: E711  (an expression)
     (a > datetime(2000, 1, 1), {"a": TIMES}, [True, False, None]),
     (a > datetime(2000, 1, 1), {"a": TIMES.cast(pa.timestamp("us"))}, [True, False, None]),
     (a == b, {"a": TIMES, "b": TIMES.cast(pa.timestamp("us", "Europe/Berlin"))}, [True, True, None]),
