@@ -106,8 +106,9 @@ def _choose(groups: Groups, keys: Sequence[tuple[Values, bool]]) -> IndexArray:
     """The best row of each group, -1 where it has none, intp[count].
 
     Args:
-        keys: int64[n] each, the most significant first, and whether the largest wins. The first of
-            rows with equal keys is taken.
+        keys: int64[n] each, the most significant first, and whether the largest wins. Of rows with equal
+            keys (the elements of one exploded event) the last is taken where the largest position wins,
+            else the first.
     """
     rows: IndexArray | None = None
     for key, largest in keys:
@@ -116,6 +117,10 @@ def _choose(groups: Groups, keys: Sequence[tuple[Values, bool]]) -> IndexArray:
         rows = np.flatnonzero(kept) if rows is None else rows[kept]
         groups = groups.where(kept)
     assert rows is not None
+    if keys[-1][1]:
+        best = np.full(groups.count, -1, np.intp)
+        np.maximum.at(best, groups.codes, rows)
+        return best
     best = np.full(groups.count, _INT64.max, np.intp)
     np.minimum.at(best, groups.codes, rows)
     best[best == _INT64.max] = -1

@@ -246,6 +246,8 @@ def _stored(column: Column, output: pa.DataType) -> Array:
 
 
 def _exact(column: Column, output: pa.DataType, label: str) -> Array:
+    if pa.types.is_null(output):
+        return pa.nulls(len(column))  # of a field that has shown nothing but null
     try:
         return to_arrow(column).cast(output)
     except pa.ArrowInvalid as error:

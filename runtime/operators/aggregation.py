@@ -59,7 +59,7 @@ class TypedAccumulators:
             SchemaError: a field has a type that does not go with the one it had before.
         """
         schema = batch.columns.schema
-        if self._set is None or (schema is not self._schema and not schema.equals(self._schema)):
+        if self._set is None or self._schema is None or not (schema is self._schema or schema.equals(self._schema)):
             self._widen(input_types(self.aggregates, batch.all_columns().schema, self.where))
             self._schema = schema
         assert self._set is not None
@@ -77,7 +77,8 @@ class TypedAccumulators:
             return before
         try:
             parts = [pa.schema([("x", kind)]) for kind in (before, now)]
-            return pa.unify_schemas(parts, promote_options="permissive").field(0).type
+            wider: pa.DataType = pa.unify_schemas(parts, promote_options="permissive").field(0).type
+            return wider
         except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
             raise SchemaError(
                 f"{self.where} agg: {field} was {before} and is now {now}; say schema= where the field is made, or cast it"

@@ -1,7 +1,7 @@
 """Tumbling and hopping windows by event or processing time, aggregated by columns.
 
-A window [start, end) fires when the watermark reaches its end, fires again for each batch that changes
-it, and expires when the watermark reaches end + allowed lateness. A row is late when all of its windows
+A window [start, end) fires when the watermark reaches its end, fires again soon after it has changed,
+and expires when the watermark reaches end + allowed lateness. A row is late when all of its windows
 have expired by the watermark of its own source partition before it; late rows leave by the late output.
 
 Windows are counted: window w starts at w * slide + offset. Hopping windows share slices of
@@ -37,6 +37,9 @@ PANE_ROWS: Final = 65_536
 _AFTER_ALL: Final = 2**62
 """A window index behind every window: all have fired, or all have expired."""
 
+FIRE_AGAIN_US: Final = 100_000
+_FEW_TIMES: Final = 8
+
 RESERVED: Final = ("window_start", "window_end", "pane")
 
 
@@ -59,6 +62,8 @@ class WindowAggregate(Operator):
         self.keeps_fired = spec.allowed_lateness_us > 0 and not spec.final_only
         self.watermark_us = MIN_US
         self.fired_until = -_AFTER_ALL  # the first window that has not fired
+        self._expired_until = -_AFTER_ALL
+        self.fire_again_us: int | None = None
         self.typed = TypedAccumulators(self.aggregates, context.name)
         self.stores: _Stores | None = None
 
@@ -78,9 +83,8 @@ class WindowAggregate(Operator):
                 batch, behind_us = batch.where(~late), behind_us[~late]
         if batch.num_rows == 0:
             return
-        refires = self._add(batch, behind_us)
-        if refires:
-            yield from self._fire(self.fired_until)
+        self._add(batch, behind_us)
+        yield from self._fire_again(self._expired_until)
 
     def _behind(self, batch: Batch) -> IntArray | None:
         """The watermark that each row is judged by, or None when no row is behind it.
@@ -94,15 +98,15 @@ class WindowAggregate(Operator):
             return np.full(batch.num_rows, self.watermark_us)
         return None
 
-    def _add(self, batch: Batch, behind_us: IntArray | None) -> bool:
-        """Add rows to their windows. Returns whether one that has fired was changed."""
+    def _add(self, batch: Batch, behind_us: IntArray | None) -> None:
+        """Add rows to their windows."""
         stores = self._stores_for(batch)
         assert batch.time_us is not None
         assert batch.keys is not None
         if not self.hopping:
             windows = self._last_window(batch.time_us)
-            stores.windows.add(self._reduce(windows, batch, stores))
-            return self.keeps_fired and self.fired_until > -_AFTER_ALL and bool((windows < self.fired_until).any())
+            stores.add(self._reduce(windows, batch, stores), self.fired_until)
+            return
         slices = self._slice(batch.time_us)
         first = self._first_window(slices)
         apart = first < self.fired_until
@@ -110,13 +114,13 @@ class WindowAggregate(Operator):
             apart |= first < self._expired_until_each(behind_us)
         if not apart.any():
             stores.slices.add(self._reduce(slices, batch, stores))
-            return False
+            return
         if not apart.all():
             whole = batch.where(~apart)
             stores.slices.add(self._reduce(slices[~apart], whole, stores))
-        return self._add_apart(batch.where(apart), None if behind_us is None else behind_us[apart], stores)
+        self._add_apart(batch.where(apart), None if behind_us is None else behind_us[apart], stores)
 
-    def _add_apart(self, batch: Batch, behind_us: IntArray | None, stores: _Stores) -> bool:
+    def _add_apart(self, batch: Batch, behind_us: IntArray | None, stores: _Stores) -> None:
         assert batch.time_us is not None
         first, last = self._first_window(self._slice(batch.time_us)), self._last_window(batch.time_us)
         if behind_us is not None:
@@ -124,8 +128,7 @@ class WindowAggregate(Operator):
         if not self.keeps_fired:
             first = np.maximum(first, self.fired_until)
         rows, windows = expand(first, last)
-        stores.windows.add(self._reduce(windows, batch.take(rows), stores))
-        return bool((windows < self.fired_until).any())
+        stores.add(self._reduce(windows, batch.take(rows), stores), self.fired_until)
 
     def _reduce(self, index: IntArray, batch: Batch, stores: _Stores) -> Run:
         assert batch.keys is not None
@@ -150,12 +153,16 @@ class WindowAggregate(Operator):
             yield from self._advance(watermark_us)
 
     def on_clock(self, now_us: int) -> Iterator[Output]:
-        if not self.spec.event_time:
+        if self.spec.event_time:
+            yield from self._fire_again(self._expired_until)
+        else:
             yield from self._advance(now_us)
 
     def due_us(self) -> int | None:
-        if self.spec.event_time or self.stores is None:
+        if self.stores is None:
             return None
+        if self.spec.event_time:
+            return self.fire_again_us
         lowest = self.stores.lowest_window(self)
         return None if lowest is None else lowest * self.slide_us + self.offset_us + self.size_us
 
@@ -166,9 +173,12 @@ class WindowAggregate(Operator):
         if watermark_us <= self.watermark_us:
             return
         self.watermark_us = watermark_us
+        expired_until = self._ended(watermark_us, self.spec.allowed_lateness_us)
+        yield from self._fire_again(expired_until)
         yield from self._fire(max(self.fired_until, self._ended(watermark_us, self.fire_delay_us)))
+        self._expired_until = expired_until
         if self.keeps_fired and self.stores is not None:
-            self.stores.fired.drop_below(self._ended(watermark_us, self.spec.allowed_lateness_us))
+            self.stores.fired.drop_below(expired_until)
 
     def _ended(self, watermark_us: int, delay_us: int) -> int:
         """The first window with end + delay > watermark."""
@@ -201,7 +211,7 @@ class WindowAggregate(Operator):
     # --- output ---
 
     def _fire(self, until: int) -> Iterator[Output]:
-        """Put out the windows before ``until`` that have not fired or have changed since."""
+        """Put out the windows before ``until`` that have not fired."""
         stores, since = self.stores, self.fired_until
         self.fired_until = until
         if stores is None:
@@ -211,11 +221,30 @@ class WindowAggregate(Operator):
             due += self._from_slices(stores, since, until)
         if not due:
             return
-        changed = merge_runs(due, stores.accumulators)
-        if not self.keeps_fired:
-            yield from self._panes(changed, np.zeros(len(changed), np.int64), stores)
+        new = merge_runs(due, stores.accumulators)
+        if self.keeps_fired:
+            stores.fired.add(new)
+        yield from self._panes(new, np.zeros(len(new), np.int64), stores)
+
+    def _fire_again(self, expired_until: int) -> Iterator[Output]:
+        """Put out again what has changed since it fired; not yet, if little has changed and there is time.
+
+        A changed group costs a look at all that fired and may still change, so changes are gathered: for a
+        tenth of a second of processing time, until they are many, or until one of them is about to expire.
+        """
+        stores = self.stores
+        if stores is None or not stores.changed.runs:
             return
-        changed, pane = stores.fired.update(changed, since)
+        lowest, now_us = stores.changed.lowest(), self.context.now_us()
+        assert lowest is not None
+        many = _FEW_TIMES * stores.changed.rows >= stores.fired.rows
+        if self.fire_again_us is None:
+            self.fire_again_us = now_us + FIRE_AGAIN_US
+        if not many and lowest >= expired_until and now_us < self.fire_again_us:
+            return
+        self.fire_again_us = None
+        changed = merge_runs(stores.changed.take_below(_AFTER_ALL), stores.accumulators)
+        changed, pane = stores.fired.update(changed)
         yield from self._panes(changed, pane, stores)
 
     def _from_slices(self, stores: _Stores, since: int, until: int) -> list[Run]:
@@ -259,7 +288,8 @@ class _Stores:
     """What the operator holds, made when the first batch shows the types.
 
     Attributes:
-        windows: groups by window that have not fired since they were added.
+        windows: groups by window, of windows that have not fired.
+        changed: what was added to windows that have fired, and was not put out yet.
         slices: groups by slice, for hopping windows.
         fired: windows that have fired and still take rows.
     """
@@ -267,14 +297,21 @@ class _Stores:
     def __init__(self, accumulators: AccumulatorSet) -> None:
         self.accumulators = accumulators
         self.windows = RunStore(accumulators)
+        self.changed = RunStore(accumulators)
         self.slices = RunStore(accumulators)
         self.fired = FiredStore(accumulators)
 
     def use(self, accumulators: AccumulatorSet) -> None:
         """Go on with accumulators of wider types."""
         self.accumulators = accumulators
-        for store in (self.windows, self.slices, self.fired):
+        for store in (self.windows, self.changed, self.slices, self.fired):
             store.accumulators = accumulators
+
+    def add(self, run: Run, fired_until: int) -> None:
+        """Add groups by window, of which those before ``fired_until`` have fired."""
+        changed, unfired = run.split(fired_until)
+        self.changed.add(changed)
+        self.windows.add(unfired)
 
     def lowest_window(self, operator: WindowAggregate) -> int | None:
         lowest = [] if (w := self.windows.lowest()) is None else [w]
@@ -284,11 +321,11 @@ class _Stores:
 
     @property
     def groups(self) -> int:
-        return self.windows.rows + self.slices.rows + self.fired.rows
+        return self.windows.rows + self.changed.rows + self.slices.rows + self.fired.rows
 
     @property
     def nbytes(self) -> int:
-        return self.windows.nbytes + self.slices.nbytes + self.fired.nbytes
+        return self.windows.nbytes + self.changed.nbytes + self.slices.nbytes + self.fired.nbytes
 
 
 class FiredStore:
@@ -299,32 +336,19 @@ class FiredStore:
         self.runs: list[Run] = []
         self.panes: list[IntArray] = []
 
-    def update(self, changed: Run, fired_until: int) -> tuple[Run, IntArray]:
+    def add(self, new: Run) -> None:
+        """Keep groups that fire for the first time."""
+        self._append(new, np.zeros(len(new), np.int64))
+
+    def update(self, changed: Run) -> tuple[Run, IntArray]:
         """Merge what changed into what had fired.
 
-        Args:
-            fired_until: windows before this one had fired before; the others are new.
         Returns:
             The changed groups as they are now, and the number of the pane that each puts out.
         """
-        again, new = changed.split(fired_until)
-        if len(again):
-            again, pane = self._merge(again)
-            self._append(again, pane)
-        else:
-            pane = np.zeros(0, np.int64)
-        if len(new):
-            self._append(new, np.zeros(len(new), np.int64))
-        if not len(again):
-            return new, np.zeros(len(new), np.int64)
-        if not len(new):
-            return again, pane
-        together = Run(
-            np.concatenate([again.index, new.index]),
-            unify_keys([again.keys, new.keys]),
-            [concat([a, b]) for a, b in zip(again.columns, new.columns, strict=True)],
-        )
-        return together, np.concatenate([pane, np.zeros(len(new), np.int64)])
+        merged, pane = self._merge(changed)
+        self._append(merged, pane)
+        return merged, pane
 
     def _merge(self, again: Run) -> tuple[Run, IntArray]:
         """Take the groups of ``again`` that fired before out of the runs, and combine both."""

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from millstream import aggregates as ms
+from millstream.aggregates import Aggregate
 from millstream.errors import SchemaError, UserCodeError
 from millstream.expr import col
 from millstream.flow import Flow, Stream, hopping, tumbling
@@ -243,19 +244,26 @@ def test_events_that_no_handler_is_subscribed_to_are_counted() -> None:
 # --- functions whose results show their type late ---
 
 
+def typed_by_row(values: list[float | None], way: Way, windowed: bool, **aggregates: Aggregate) -> dict[str, Any]:
+    """The last result for a field that a function makes: null, an integer where it is whole, else a float."""
+    flow = Flow("types")
+    rows: Partitions = [[{"p": 0, "i": i, "k": "a", "x": v, "type": None} for i, v in enumerate(values)]]
+    stream = read(flow, rows).event_time("i", unit="s")
+    keyed = stream.map(lambda e: {"k": e.k, "v": int(e.x) if e.x is not None and e.x == int(e.x) else e.x}).key_by("k")
+    panes = keyed.window(hopping("2h", "1h", offset="30m")).agg(**aggregates) if windowed else keyed.agg(**aggregates)
+    panes.collect("out")
+    row = run(flow, way).rows["out"][-1]
+    return {name: row[name] for name in aggregates}
+
+
 @given(st.lists(st.sampled_from([None, 1.0, 2.0, -3.0, 0.5]), min_size=1, max_size=12), ways(), st.booleans())
 @example([None, None, 1.0, 2.0, 0.5, None], Way(1, 1), True)
 @example([None, None, 1.0, 2.0, 0.5, None], Way(1, 2), False)
 def test_a_mapped_field_that_is_now_null_now_whole_now_broken_is_aggregated_right(
     values: list[float | None], way: Way, windowed: bool
 ) -> None:
-    flow = Flow("types")
-    rows: Partitions = [[{"p": 0, "i": i, "k": "a", "x": v, "type": None} for i, v in enumerate(values)]]
-    stream = read(flow, rows).event_time("i", unit="s")
-    keyed = stream.map(lambda e: {"k": e.k, "v": int(e.x) if e.x is not None and e.x == int(e.x) else e.x}).key_by("k")
     aggregates = {
         "n": ms.count("v"),
-        "s": ms.sum("v"),
         "mean": ms.mean("v"),
         "most": ms.max("v"),
         "first": ms.first("v"),
@@ -263,13 +271,9 @@ def test_a_mapped_field_that_is_now_null_now_whole_now_broken_is_aggregated_righ
         "all": ms.collect("v"),
         "different": ms.count_distinct("v"),
     }
-    panes = keyed.window(hopping("2h", "1h", offset="30m")).agg(**aggregates) if windowed else keyed.agg(**aggregates)
-    panes.collect("out")
-    row = run(flow, way).rows["out"][-1]
     there = [v for v in values if v is not None]
-    assert {name: row[name] for name in aggregates} == {
+    assert typed_by_row(values, way, windowed, **aggregates) == {
         "n": len(there),
-        "s": sum(there) if there else None,
         "mean": sum(there) / len(there) if there else None,
         "most": max(there, default=None),
         "first": there[0] if there else None,
@@ -277,3 +281,13 @@ def test_a_mapped_field_that_is_now_null_now_whole_now_broken_is_aggregated_righ
         "all": values,
         "different": len(set(there)),
     }
+
+
+@given(st.lists(st.sampled_from([None, 1.0, 2.0, -3.0, 0.5]), max_size=12), ways(), st.booleans())
+def test_the_sum_of_a_mapped_field_widens_with_its_type(values: list[float | None], way: Way, windowed: bool) -> None:
+    values = [1.0, *values]
+    assert typed_by_row(values, way, windowed, s=ms.sum("v")) == {"s": sum(v for v in values if v is not None)}
+
+
+def test_the_sum_of_a_field_that_was_only_null_so_far_is_null() -> None:
+    assert typed_by_row([None, None], Way(), True, s=ms.sum("v")) == {"s": None}

@@ -307,11 +307,6 @@ def test_elements_of_one_event_stay_in_order(rows: list[list[Event]], way: Way) 
         assert first == next((e for e in elements if e is not None), None)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="of rows alike in time and position (elements of one event) `last` takes the first: "
-    "accumulators.ordered._choose takes the lowest row of equals also where the latest is asked for",
-)
 def test_the_last_element_of_the_last_event_is_the_last() -> None:
     panes, _ = elements_of([[{"id": 0, "t": 0, "k": "a", "list": [2, 3]}]], Way())
     assert [last for _, _, last in panes.values()] == [3, 3]
