@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import pyarrow as pa
 import zmq
@@ -27,6 +27,10 @@ from millstream.times import Duration, duration_us
 
 LINGER_S = 0.005
 HIGH_WATER_MARK = 1_000
+
+
+GATHER_S: Final = 0.001
+"""While a block is gathered, how long messages may pile up in the socket: far from its high-water mark."""
 
 
 class ZeroMQSource(Source):
@@ -114,10 +118,11 @@ class ZeroMQReader(Reader):
         return block
 
     def due_s(self) -> float | None:
-        return self._leave_s if self._messages else None
+        return min(self._leave_s, time.monotonic() + GATHER_S) if self._messages else None
 
-    def wait_on(self) -> zmq.Socket[bytes]:
-        return self._socket
+    def wait_on(self) -> zmq.Socket[bytes] | None:
+        # While messages are gathered, waking up for each of them would cost more than they do.
+        return None if self._messages else self._socket
 
     def close(self) -> None:
         self.ended = True
@@ -127,7 +132,9 @@ class ZeroMQReader(Reader):
         """Take what is there; whether that fills a block."""
         while len(self._messages) < max_rows and self._nbytes < max_bytes:
             try:
-                message = self._socket.recv_multipart(zmq.NOBLOCK)[-1]
+                message = self._socket.recv(zmq.NOBLOCK)
+                if self._socket.get(zmq.RCVMORE):
+                    message = self._socket.recv_multipart()[-1]
             except zmq.Again:
                 return False
             except zmq.ZMQError as error:

@@ -111,6 +111,7 @@ def test_a_source_that_is_not_read_makes_its_pusher_wait(endpoint: str, context:
     assert sent < 200
     next_block(reader)
     pusher.send(b"x")
+    pusher.close(linger=0)
     reader.close()
 
 
