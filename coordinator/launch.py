@@ -242,6 +242,7 @@ class _Supervisor:
         self.figures: dict[str, Any] = {}
         self.finished = False
         self.interrupts = 0
+        self._gone_since_s: dict[str, float] = {}
         self._handled = 0
         self._link: Link | None = None
 
@@ -352,7 +353,7 @@ class _Supervisor:
         if self.finished:
             return
         for child in self.children:
-            death = child.died()
+            death = child.died() or self._left_early(child)
             if death is None:
                 continue
             # The reason may still be on its way: from itself, or from whoever noticed first.
@@ -365,6 +366,15 @@ class _Supervisor:
                     break  # killed: it had no time for words
                 link.wait(50)
             raise ProcessError(f"{death}; the run ends, and is run again from its start")
+
+    def _left_early(self, child: _Child) -> str | None:
+        """Whether it ended as if all were well, long before the run did; in words, or None."""
+        if child.name == SOURCE_HOST or child.process.poll() != 0:
+            return None  # a source host ends when it has sent all that there is
+        since_s = self._gone_since_s.setdefault(child.name, time.monotonic())
+        if time.monotonic() - since_s < _LAST_WORDS_S:
+            return None
+        return f"{child.name} (process {child.process.pid}) ended before its work was done"
 
     # --- stopping ---
 

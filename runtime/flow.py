@@ -423,33 +423,23 @@ class HandledStream(Stream):
     def __init__(
         self, upstream: Stream, handlers: tuple[tuple[str, UserFunction], ...], field: str, on_error: OnError
     ) -> None:
-        self.flow = upstream.flow
-        self._upstream = upstream
+        super().__init__(upstream.flow, upstream.flow._add("on", HandlersSpec(handlers, field, on_error), [upstream.port]))
         self._handlers = handlers
         self._field = field
         self._on_error = on_error
-        self._port: Port | None = None
-        self._flow_position = upstream.flow._add("on", HandlersSpec(handlers, field, on_error), [upstream.port])
-
-    @property
-    def port(self) -> Port:
-        return self._flow_position
-
-    @port.setter
-    def port(self, port: Port) -> None:
-        self._flow_position = port
 
     def on(
         self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"
     ) -> HandledStream:
         if field not in ("type", self._field):
             raise FlowError(f"{_caller()} on: these handlers go by field {self._field!r}, not {field!r}")
+        if on_error not in ("fail", self._on_error.value):
+            raise FlowError(f"{_caller()} on: say on_error={on_error!r} with the first handler; it holds for all of them")
         # The same operator takes the further handler: its node is replaced, so that all see one order.
         self._handlers = (*self._handlers, (kind, UserFunction(handler)))
         old = self.flow.nodes[self.port.node]
-        self.flow.nodes[old.id] = Node(
-            old.id, old.name, HandlersSpec(self._handlers, self._field, self._on_error), old.inputs, old.where
-        )
+        spec = HandlersSpec(self._handlers, self._field, self._on_error)
+        self.flow.nodes[old.id] = Node(old.id, old.name, spec, old.inputs, old.where)
         return self
 
 

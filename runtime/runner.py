@@ -37,14 +37,6 @@ class _Lane:
     blocked: Outgoing | None = None
 
 
-@dataclass(slots=True)
-class Progress:
-    """What a process can say of its own flow control."""
-
-    blocked_steps: int = 0
-    steps: int = 0
-
-
 class Runner:
     """The stages of process ``me``.
 
@@ -67,7 +59,6 @@ class Runner:
         self.me = me
         self.topology = Topology(plan)
         self.outbox: deque[tuple[str, Message]] = deque()
-        self.progress = Progress()
         self._now_us = now_us
         self._dead_letter = dead_letter
         self._budget_bytes = budget_bytes
@@ -206,7 +197,6 @@ class Runner:
     def _advance(self, lane: _Lane) -> bool:
         if lane.blocked is not None:
             if not self.allows(lane.blocked):
-                self.progress.blocked_steps += 1
                 return False
             outgoing, lane.blocked = lane.blocked, None
             self.send(outgoing)
@@ -215,7 +205,6 @@ class Runner:
             self._start(lane)
             if lane.work is None:
                 return False
-        self.progress.steps += 1
         try:
             emission = next(lane.work)
         except StopIteration:
