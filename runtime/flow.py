@@ -423,7 +423,9 @@ class HandledStream(Stream):
     def __init__(
         self, upstream: Stream, handlers: tuple[tuple[str, UserFunction], ...], field: str, on_error: OnError
     ) -> None:
-        super().__init__(upstream.flow, upstream.flow._add("on", HandlersSpec(handlers, field, on_error), [upstream.port]))
+        super().__init__(
+            upstream.flow, upstream.flow._add("on", HandlersSpec(handlers, field, on_error), [upstream.port])
+        )
         self._handlers = handlers
         self._field = field
         self._on_error = on_error
@@ -434,7 +436,9 @@ class HandledStream(Stream):
         if field not in ("type", self._field):
             raise FlowError(f"{_caller()} on: these handlers go by field {self._field!r}, not {field!r}")
         if on_error not in ("fail", self._on_error.value):
-            raise FlowError(f"{_caller()} on: say on_error={on_error!r} with the first handler; it holds for all of them")
+            raise FlowError(
+                f"{_caller()} on: say on_error={on_error!r} with the first handler; it holds for all of them"
+            )
         # The same operator takes the further handler: its node is replaced, so that all see one order.
         self._handlers = (*self._handlers, (kind, UserFunction(handler)))
         old = self.flow.nodes[self.port.node]
