@@ -4,17 +4,22 @@ Rows come in the order in which planes left. A flight that leaves five hours lat
 been closed: it is a late event, and is written to a file of its own.
 
     millstream run examples/flights.py --workers 2
+    millstream run examples/flights.py -- flights-2013.csv.gz     another file than January's, with the same fields
 """
 
+import sys
 from pathlib import Path
 
 import millstream as ms
 from millstream import col
 
+january = Path(__file__).parent / "data" / "flights-january.csv.gz"
+departures = sys.argv[1] if len(sys.argv) > 1 else january
+
 flow = ms.Flow("flights")
 
 delays = (
-    flow.read_csv(Path(__file__).parent / "data" / "flights-january.csv.gz")
+    flow.read_csv(departures)
     .filter(col("departed").is_not_null())  # cancelled flights never depart
     .event_time("scheduled", out_of_orderness="2h")
     .key_by("carrier")

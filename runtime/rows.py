@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from millstream.batch import EMPTY_COLUMNS, Array, make_columns
+from millstream.batch import EMPTY_COLUMNS, Array, concat_columns, make_columns
 from millstream.errors import FlowError, SchemaError, unknown_field
 from millstream.schema import array_of, to_schema
 
@@ -216,6 +216,20 @@ def columns_of(results: Sequence[Any], schema: pa.Schema | None, where: str) -> 
         return make_columns(schema.names, arrays)
     arrays = [_array(v, raw.get(i), n, where) for i, (n, v) in enumerate(zip(names, values, strict=True))]
     return make_columns(names, arrays)
+
+
+def joined(parts: Sequence[pa.RecordBatch], where: str) -> pa.RecordBatch:
+    """What a function returned for several slices of a batch, as one; numbers widen, missing fields are null.
+
+    Raises:
+        SchemaError: a field has types in different slices that do not go together.
+    """
+    try:
+        return concat_columns(parts)
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise SchemaError(
+            f"{where}: the function returned different types in one field: {error}; return one, or say schema="
+        ) from error
 
 
 def _fields_of(results: Sequence[Any], where: str) -> tuple[list[str], list[Sequence[Any]]]:

@@ -18,7 +18,7 @@ from millstream.errors import MillstreamError, SchemaError, unknown_field
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.plan import MAIN, HandlersSpec, MapBatchesSpec, OnError, RowFunctionSpec, Shape
-from millstream.rows import Row, columns_of, rows_of
+from millstream.rows import Row, columns_of, joined, rows_of
 
 
 def call_rows(
@@ -82,7 +82,7 @@ class RowFunction(Operator):
         return listed
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
-        results: list[Any] = []
+        parts: list[pa.RecordBatch] = []
         sources: list[np.ndarray[Any, np.dtype[np.intp]]] = []
         for start in range(0, batch.num_rows, SLICE_ROWS):
             rows = rows_of(batch.columns.slice(start, SLICE_ROWS))
@@ -93,17 +93,19 @@ class RowFunction(Operator):
             if self.spec.shape is Shape.FLAT_MAP:
                 index = np.repeat(index, list(map(len, made)))
                 made = list(chain.from_iterable(made))
-            results += made
+            if self.spec.shape is Shape.FILTER:
+                index = index[np.fromiter(map(bool, made), np.bool_, len(made))]
+            elif made:
+                parts.append(columns_of(made, self.spec.schema, self.context.name))
             sources.append(index)
             if start + SLICE_ROWS < batch.num_rows:
                 yield None
         origin = np.concatenate(sources) if sources else np.zeros(0, np.intp)
         if self.spec.shape is Shape.FILTER:
-            kept = batch.take(origin[np.fromiter(map(bool, results), np.bool_, len(results))])
-            if kept.num_rows:
-                yield MAIN, kept
-        elif results:
-            columns = columns_of(results, self.spec.schema, self.context.name)
+            if len(origin):
+                yield MAIN, batch.take(origin)
+        elif parts:
+            columns = joined(parts, self.context.name)
             unchanged = len(origin) == batch.num_rows and self.spec.shape is Shape.MAP
             yield MAIN, (batch if unchanged else batch.take(origin)).with_columns(columns)
 
