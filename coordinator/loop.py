@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
-from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us
+from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us, spare_the_collector
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST
 from millstream.transport import Link
 from millstream.wire import Beat, Failed, Finished, Hello, ReceivedData, Stop
@@ -134,8 +133,7 @@ def main(descriptor: int) -> int:
     shell: _Shell | None = None
     try:
         shell = _Shell(bootstrap, link)
-        gc.collect()
-        gc.freeze()
+        spare_the_collector()
         return shell.serve()
     except Exception as error:
         link.send(CALLER, Failed(COORDINATOR, described(error, traceback.format_exc())))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ import traceback
 from millstream.bootstrap import Bootstrap, read_bootstrap
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
-from millstream.process import ProcessMeter, exit_with_parent, now_us
+from millstream.process import ProcessMeter, exit_with_parent, now_us, spare_the_collector
 from millstream.topology import COORDINATOR
 from millstream.transport import Link
 from millstream.wire import Failed, Hello, Stop
@@ -36,10 +35,7 @@ def run(bootstrap: Bootstrap, index: int) -> int:
         link.close(linger_ms=2_000)
         return 1
     link.send(COORDINATOR, Hello(worker.name, os.getpid()))
-    # What was imported stays: the collector need not look at it again, and events make no cycles.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    spare_the_collector()
     try:
         return _serve(worker, link)
     finally:
