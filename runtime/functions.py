@@ -8,7 +8,6 @@ a line of the user's code.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -84,7 +83,3 @@ _HERE = __file__.rsplit("/", 1)[0]
 
 def _ours(filename: str) -> bool:
     return filename.startswith(_HERE)
-
-
-def described(function: Callable[..., Any] | UserFunction) -> str:
-    return function.name if isinstance(function, UserFunction) else getattr(function, "__qualname__", repr(function))

@@ -212,10 +212,6 @@ class WindowAggregateSpec(Spec):
     final_only: bool
     event_time: bool = True
 
-    @property
-    def columnar_only(self) -> bool:
-        return not any(a.user_defined for _, a in self.aggregates)
-
     def describe(self) -> str:
         lateness = f", allowed_lateness={format_duration(self.allowed_lateness_us)}" if self.allowed_lateness_us else ""
         clock = "" if self.event_time else ", processing time"

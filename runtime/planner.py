@@ -326,7 +326,7 @@ def _aggregate_schema(
 ) -> pa.Schema:
     from millstream.accumulators import AccumulatorSet  # compiles the kernels that only a planned aggregate needs
 
-    results = AccumulatorSet(dict(spec.aggregates), types, f"{node.title} agg").schema
+    results = AccumulatorSet(dict(spec.aggregates), types, node.title).schema
     window = (
         [("window_start", STAMP), ("window_end", STAMP), ("pane", pa.int64())]
         if isinstance(spec, WindowAggregateSpec)

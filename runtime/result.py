@@ -11,8 +11,6 @@ import pyarrow as pa
 
 from millstream.plan import PhysicalPlan, ReadSpec, SinkSpec
 
-SUMMED = ("rows_in", "rows_out", "late", "dead_letters", "unmatched", "panes", "groups", "keys", "state_bytes")
-
 
 @dataclass(frozen=True)
 class RunResult:

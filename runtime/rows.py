@@ -301,8 +301,3 @@ def declared_schema(schema: Any) -> pa.Schema | None:
         return to_schema(schema)
     except TypeError as error:
         raise FlowError(f"schema={schema!r}: {error}") from error
-
-
-def chunks(columns: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
-    for start in range(0, columns.num_rows, rows):
-        yield columns.slice(start, rows)

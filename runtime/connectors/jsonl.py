@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple, Optional
@@ -343,16 +342,6 @@ def encode_jsonl(batch: pa.RecordBatch, *, times: Times = "iso") -> pa.Buffer:
     parts = [_encode_slice(batch.slice(start, _SLICE_ROWS), times) for start in range(0, batch.num_rows, _SLICE_ROWS)]
     whole: pa.Buffer = parts[0] if len(parts) == 1 else pa.py_buffer(b"".join(parts))
     return whole
-
-
-@dataclass(frozen=True, slots=True)
-class JsonEncoder:
-    """`encode_jsonl` as a sink's encoder."""
-
-    times: Times = "iso"
-
-    def encode(self, columns: pa.RecordBatch) -> pa.Buffer:
-        return encode_jsonl(columns, times=self.times)
 
 
 def _encode_slice(batch: pa.RecordBatch, times: Times) -> pa.Buffer:

@@ -70,7 +70,7 @@ class TypedAccumulators:
             types = [self._wider(e, a, b) for e, a, b in zip(self._set.inputs, self._types, types, strict=True)]
         if self._set is None or types != self._types:
             self._types = types
-            self._set = AccumulatorSet(self.aggregates, types, f"{self.where} agg")
+            self._set = AccumulatorSet(self.aggregates, types, self.where)
 
     def _wider(self, field: object, before: pa.DataType, now: pa.DataType) -> pa.DataType:
         if before == now:
@@ -92,7 +92,7 @@ def input_columns(batch: Batch, accumulators: AccumulatorSet) -> pa.RecordBatch:
 
 
 def input_types(aggregates: dict[str, Aggregate], schema: pa.Schema, where: str) -> list[pa.DataType]:
-    return [output_type(e, schema, f"{where} agg") for e in distinct_inputs(aggregates.values())]
+    return [output_type(e, schema, where) for e in distinct_inputs(aggregates.values())]
 
 
 def row_order(batch: Batch, accumulators: AccumulatorSet) -> RowOrder | None:

@@ -20,7 +20,7 @@ from millstream.evaluate import evaluate_rows
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.columnar import row_text
 from millstream.plan import MAIN, EventTimeSpec
-from millstream.times import MAX_US, MIN_US, UNIT_US, format_duration, format_us
+from millstream.times import MAX_US, UNIT_US, format_duration, format_us
 from millstream.watermarks import too_far_ahead, watermark_before
 
 _LIMIT_US = 2**62  # far beyond any calendar, and far enough from the ends that window arithmetic cannot wrap
@@ -151,15 +151,6 @@ class EventTime(Operator):
         assert batch.time_us is not None
         before = watermark_before(batch.time_us, max_us, self.spec.out_of_orderness_us, floor_us)
         return batch if before is None else replace(batch, before_us=before)
-
-    def needs_resolving(self, max_us: int, largest_us: int) -> bool:
-        """Whether a block with this largest time may hold rows too far ahead."""
-        return (
-            not self.live
-            and largest_us != MIN_US
-            and self.spec.max_ahead_us != MAX_US
-            and largest_us - self.spec.max_ahead_us > max_us
-        )
 
     def _too_far(self, times: IntArray, row: int) -> str:
         return f"the time {format_us(int(times[row]))} is more than max_ahead={format_duration(self.spec.max_ahead_us)}"
