@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from millstream.errors import InternalError
-from millstream.plan import EventTimeSpec, PhysicalPlan
+from millstream.plan import PhysicalPlan
+from millstream.specs.ends import EventTimeSpec
 from millstream.times import MAX_US, MIN_US, saturating_add
 from millstream.topology import Topology
 from millstream.watermarks import InputStatus, InputWatermarks, PartitionClock

@@ -11,28 +11,13 @@ from rich.text import Text
 from rich.tree import Tree
 
 from millstream.functions import UserFunction
-from millstream.plan import (
-    LATE,
-    EncodeSpec,
-    EventTimeSpec,
-    Exchange,
-    ExchangeKind,
-    MapBatchesSpec,
-    Node,
-    PhysicalPlan,
-    Place,
-    Port,
-    ReadSpec,
-    RunningAggregateSpec,
-    ScanSpec,
-    SinkSpec,
-    Spec,
-    Stage,
-    StageKind,
-    WindowAggregateSpec,
-)
+from millstream.plan import Exchange, ExchangeKind, Node, PhysicalPlan, Place, Port, Stage, StageKind
 from millstream.planner import Ingest
-from millstream.times import MAX_US, format_duration
+from millstream.specs.base import LATE, Spec
+from millstream.specs.ends import EncodeSpec, ReadSpec, SinkSpec
+from millstream.specs.functions import MapBatchesSpec
+from millstream.specs.keyed import RunningAggregateSpec
+from millstream.specs.windows import WindowAggregateSpec
 
 
 def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
@@ -150,28 +135,12 @@ def way_of(spec: Spec) -> str:
 
 
 def _notes(plan: PhysicalPlan, node: Node) -> Iterator[str]:
-    spec = node.spec
-    if isinstance(spec, EventTimeSpec):
-        if spec.idle_us is not None:
-            yield f"a source partition that is silent for {format_duration(spec.idle_us)} no longer holds the others back"
-        if spec.quiet_us is not None:
-            yield f"after {format_duration(spec.quiet_us)} of silence the watermark follows the wall clock"
-        if spec.max_ahead_us != MAX_US:
-            yield f"events further ahead than {format_duration(spec.max_ahead_us)} are dead letters"
-    elif isinstance(spec, WindowAggregateSpec):
-        clock = "event time" if spec.event_time else "processing time: results depend on when events arrive"
-        fires = "once, when it has expired" if spec.final_only else "at its end"
-        again = ", and again for late changes" if spec.allowed_lateness_us and not spec.final_only else ""
-        yield f"by {clock}; a window fires {fires}{again}"
-        if spec.event_time:
-            takers = [
-                n for n in plan.nodes.values() if Port(node.id, LATE) in n.inputs and not isinstance(n.spec, EncodeSpec)
-            ]
-            yield f"late events: {', '.join(n.spec.describe() for n in takers) or 'only counted'}"
-    elif isinstance(spec, RunningAggregateSpec):
-        yield "a changelog: each batch puts out the new values of the keys it changed"
-    elif isinstance(spec, ScanSpec):
-        yield "events of one key in the order of their arrival"
+    yield from node.spec.notes()
+    for name in node.spec.late_ports:
+        takers = [
+            n for n in plan.nodes.values() if Port(node.id, name) in n.inputs and not isinstance(n.spec, EncodeSpec)
+        ]
+        yield f"{name.replace('_', ' ')} events: {', '.join(n.spec.describe() for n in takers) or 'only counted'}"
 
 
 def _exchange(plan: PhysicalPlan, exchange: Exchange) -> str:
@@ -185,6 +154,8 @@ def _exchange(plan: PhysicalPlan, exchange: Exchange) -> str:
                 for n, e in exchange.keys
             )
             return f"by key {keys} {to}{carried}"
+        case ExchangeKind.BROADCAST:
+            return f"every row goes to every worker, {to}{carried}"
         case ExchangeKind.DEAL:
             return f"dealt batch by batch {to}{carried}"
         case ExchangeKind.GATHER:

@@ -35,11 +35,12 @@ from millstream.deadletters import DeadLetterFile, as_json
 from millstream.errors import FlowError, MillstreamError, ProcessError, restored
 from millstream.flow import Flow
 from millstream.operators.sinks import WriteSink
-from millstream.plan import PhysicalPlan, ReadSpec, SinkSpec
+from millstream.plan import PhysicalPlan
 from millstream.planner import Ingest, make_plan
 from millstream.process import now_us
 from millstream.result import RunResult, make_result
 from millstream.runner import Runner
+from millstream.specs.ends import ReadSpec, SinkSpec
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
 from millstream.transport import Link
 from millstream.wire import Beat, ClockReading, Credit, Failed, Finished, ReceivedData, Stop

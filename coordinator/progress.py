@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from millstream.plan import EncodeSpec, EventTimeSpec, Node, PhysicalPlan, ReadSpec, SinkSpec
+from millstream.plan import Node, PhysicalPlan
 from millstream.result import operator_totals
+from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
 from millstream.times import MAX_US, MIN_US
 from millstream.topology import CALLER
 

@@ -12,8 +12,10 @@ from rich.text import Text
 
 from millstream.coordinator.progress import count_text, rate_text, span_text
 from millstream.flow import Flow
-from millstream.plan import LATE, Node, Port, SinkSpec
+from millstream.plan import Node, Port
 from millstream.result import RunResult
+from millstream.specs.base import LATE
+from millstream.specs.ends import SinkSpec
 
 _INDENT = "  "
 

@@ -42,9 +42,12 @@ from millstream.errors import (
     UserCodeError,
 )
 from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, max_horizontal, min_horizontal, when
-from millstream.flow import Flow, HandledStream, KeyedStream, Stream, WindowedStream, WindowResult, hopping, tumbling
+from millstream.flow import Flow
+from millstream.keyed import KeyedStream, WindowedStream, WindowResult
 from millstream.result import RunResult
 from millstream.rows import Row
+from millstream.streams import HandledStream, Stream
+from millstream.windows import hopping, tumbling
 
 __version__ = "0.1.0"
 

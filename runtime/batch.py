@@ -1,7 +1,7 @@
 """The batch: the unit of everything that moves and of everything that operators take and give.
 
 A batch is a set of Arrow columns with what the runtime knows of each row beside them, as NumPy arrays
-of the same length: event time, the watermark before the row, the position in the source, and the key.
+of the same length: event time, the watermark before the row, the position in the source, the key, and the sign.
 Columns are read only: they may be views of a message or of a mapped file.
 """
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 IntArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+SignArray = npt.NDArray[np.int8]
 Array: TypeAlias = "pa.Array[Any]"
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -56,6 +57,7 @@ class Batch:
         position: int64[n], grows along each source partition, breaks ties of equal times; None unless
             an operator of the flow depends on order.
         keys: each row's key, behind an exchange by key.
+        sign: int8[n], +1 for a row that counts, -1 for one that takes an earlier row back; None when all count.
     """
 
     columns: pa.RecordBatch
@@ -63,6 +65,7 @@ class Batch:
     before_us: IntArray | None = None
     position: IntArray | None = None
     keys: Keys | None = None
+    sign: SignArray | None = None
 
     @property
     def num_rows(self) -> int:
@@ -76,7 +79,7 @@ class Batch:
     @property
     def nbytes(self) -> int:
         size = int(self.columns.nbytes)
-        for beside in (self.time_us, self.before_us, self.position):
+        for beside in (self.time_us, self.before_us, self.position, self.sign):
             size += 0 if beside is None else beside.nbytes
         if self.keys is not None:
             size += self.keys.codes.nbytes + int(self.keys.distinct.nbytes)
@@ -91,6 +94,7 @@ class Batch:
             None if self.before_us is None else self.before_us[rows],
             None if self.position is None else self.position[rows],
             None if self.keys is None else self.keys.take(rows),
+            None if self.sign is None else self.sign[rows],
         )
 
     def where(self, mask: BoolArray) -> Batch:
@@ -107,6 +111,7 @@ class Batch:
             None if self.before_us is None else self.before_us[part],
             None if self.position is None else self.position[part],
             None if self.keys is None else Keys(self.keys.distinct, self.keys.codes[part]),
+            None if self.sign is None else self.sign[part],
         )
 
     def with_columns(self, columns: pa.RecordBatch) -> Batch:
@@ -172,4 +177,8 @@ def concat(parts: Sequence[Batch]) -> Batch:
     if any(p.before_us is not None for p in parts):
         from_us = [np.full(p.num_rows, np.iinfo(np.int64).min) if p.before_us is None else p.before_us for p in parts]
         before = np.concatenate(from_us)
-    return Batch(concat_columns([p.columns for p in parts]), beside("time_us"), before, beside("position"))
+    sign: SignArray | None = None
+    if any(p.sign is not None for p in parts):
+        sign = np.concatenate([np.ones(p.num_rows, np.int8) if p.sign is None else p.sign for p in parts])
+    columns = concat_columns([p.columns for p in parts])
+    return Batch(columns, beside("time_us"), before, beside("position"), sign=sign)

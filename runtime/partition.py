@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from millstream.grouping import factorize
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context
 from millstream.operators.columnar import evaluate_all
-from millstream.plan import Named
+from millstream.specs.base import Named
 
 
 class KeyPartitioner:
@@ -52,7 +53,7 @@ class KeyPartitioner:
                 batch.columns.select([f for f in batch.columns.schema.names if f in self.fields])
             )
         if self.workers == 1:
-            return [(0, _keyed(batch, Keys(distinct, codes)))]
+            return [(0, replace(batch, keys=Keys(distinct, codes)))]
         return self._by_owner(batch, distinct, codes)
 
     def _by_owner(self, batch: Batch, distinct: pa.RecordBatch, codes: CodeArray) -> list[tuple[int, Batch]]:
@@ -60,7 +61,7 @@ class KeyPartitioner:
         row_owner = key_owner[codes]
         counts = np.bincount(row_owner, minlength=self.workers)
         if counts.max() == batch.num_rows:
-            return [(int(row_owner[0]), _keyed(batch, Keys(distinct, codes)))]
+            return [(int(row_owner[0]), replace(batch, keys=Keys(distinct, codes)))]
         # Sorting by an 8-bit owner is a radix pass; it is stable, so each key's rows keep their order.
         order = np.argsort(row_owner, kind="stable")
         batch, codes = batch.take(order), codes[order]
@@ -72,13 +73,9 @@ class KeyPartitioner:
                 mine = np.flatnonzero(key_owner == worker)
                 renumbered[mine] = np.arange(len(mine), dtype=np.int32)
                 keys = Keys(distinct.take(index_array(mine)), renumbered[codes[start : start + count]])
-                parts.append((worker, _keyed(batch.slice(start, count), keys)))
+                parts.append((worker, replace(batch.slice(start, count), keys=keys)))
             start += count
         return parts
-
-
-def _keyed(batch: Batch, keys: Keys) -> Batch:
-    return Batch(batch.columns, batch.time_us, batch.before_us, batch.position, keys)
 
 
 def _plain(array: Array) -> Array:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.plan import PhysicalPlan, ReadSpec, SinkSpec
+from millstream.plan import PhysicalPlan
+from millstream.specs.ends import ReadSpec, SinkSpec
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from millstream.errors import WireError
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
 from millstream.partition import KeyPartitioner
-from millstream.plan import MAIN, Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
+from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
+from millstream.specs.base import MAIN
 from millstream.stage import BlockStage, Emission, ExchangeOutput, KeyedStage, Outgoing, StageRun, splitter
 from millstream.topology import COORDINATOR, Topology
 from millstream.wire import NO_MORE_BLOCKS, ClockReading, Credit, Message, ReceivedData, TimeReport

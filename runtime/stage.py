@@ -24,7 +24,8 @@ from millstream.operators.base import Operator
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
 from millstream.partition import KeyPartitioner
-from millstream.plan import MAIN, Exchange, ExchangeKind, Port, Stage
+from millstream.plan import Exchange, ExchangeKind, Port, Stage
+from millstream.specs.base import MAIN
 from millstream.times import MAX_US, MIN_US, saturating_add
 from millstream.watermarks import InputStatus
 from millstream.wire import NO_MORE_BLOCKS, ClockReading, Data, ReceivedData, TimeReport
@@ -107,11 +108,12 @@ def splitter(exchange: Exchange, receivers: Sequence[str], partitioner: KeyParti
         assert partitioner is not None
         return lambda batch: [(receivers[i], part) for i, part in partitioner.split(batch)]
     fields = exchange.fields
+    to = receivers if exchange.kind is ExchangeKind.BROADCAST else receivers[:1]
 
     def whole(batch: Batch) -> list[tuple[str, Batch]]:
         if fields is not None:
             batch = batch.with_columns(batch.columns.select([f for f in batch.columns.schema.names if f in fields]))
-        return [(receivers[0], batch)] if batch.num_rows else []
+        return [(receiver, batch) for receiver in to] if batch.num_rows else []
 
     return whole
 

@@ -7,17 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from millstream.plan import (
-    EventTimeSpec,
-    Exchange,
-    ExchangeKind,
-    PhysicalPlan,
-    Place,
-    Port,
-    ReadSpec,
-    Stage,
-    StageKind,
-)
+from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Place, Port, Stage, StageKind
+from millstream.specs.ends import EventTimeSpec, ReadSpec
 
 COORDINATOR = "coordinator"
 CALLER = "caller"

@@ -341,7 +341,7 @@ _SCHEMAS_KEPT: Final = 256
 
 
 def _encode_batch(batch: Batch, frames: list[Frame]) -> list[Any]:
-    beside = [batch.time_us, batch.before_us, batch.position]
+    beside = [batch.time_us, batch.before_us, batch.position, batch.sign]
     has_columns = _encode_columns(batch.columns, frames)
     frames += [_buffer(array) for array in beside if array is not None]
     if batch.keys is not None:
@@ -352,14 +352,16 @@ def _encode_batch(batch: Batch, frames: list[Frame]) -> list[Any]:
 
 def _decode_batch(described: Sequence[Any], frames: Sequence[Frame]) -> Batch:
     rest = iter(frames)
-    has_columns, has_time, has_before, has_position, has_keys = described
+    has_columns, has_time, has_before, has_position, has_sign, has_keys = described
     columns = _decode_columns(rest) if has_columns else EMPTY_COLUMNS
     time_us, before_us, position = (
         as_numpy(next(rest), np.int64) if present else None for present in (has_time, has_before, has_position)
     )
+    sign = as_numpy(next(rest), np.int8) if has_sign else None
     keys = Keys(_decode_columns(rest), as_numpy(next(rest), np.int32)) if has_keys else None
-    batch = Batch(columns, time_us, before_us, position, keys)
-    lengths = {len(a) for a in (time_us, before_us, position, None if keys is None else keys.codes) if a is not None}
+    batch = Batch(columns, time_us, before_us, position, keys, sign)
+    codes = None if keys is None else keys.codes
+    lengths = {len(a) for a in (time_us, before_us, position, sign, codes) if a is not None}
     if columns.num_columns:
         lengths.add(columns.num_rows)
     if len(lengths) > 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from millstream.batch import Batch
-from millstream.plan import MAIN
+from millstream.specs.base import MAIN
 
 Output = tuple[str, Batch] | None
 """A batch for a port, or None: "I have worked for a while, serve your sockets"."""

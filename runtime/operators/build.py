@@ -10,26 +10,20 @@ from millstream.operators.event_time import EventTime
 from millstream.operators.running import RunningAggregate
 from millstream.operators.scan import Scan
 from millstream.operators.windows import WindowAggregate
-from millstream.plan import (
+from millstream.plan import PhysicalPlan
+from millstream.specs.columns import (
     DropSpec,
-    EncodeSpec,
-    EventTimeSpec,
     ExplodeSpec,
     FilterSpec,
-    HandlersSpec,
-    MapBatchesSpec,
-    PhysicalPlan,
-    ReadSpec,
     RenameSpec,
-    RowFunctionSpec,
-    RunningAggregateSpec,
-    ScanSpec,
     SelectSpec,
-    SinkSpec,
     UnionSpec,
-    WindowAggregateSpec,
     WithColumnsSpec,
 )
+from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
+from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec
+from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
+from millstream.specs.windows import WindowAggregateSpec
 from millstream.topology import Topology
 
 

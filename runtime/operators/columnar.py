@@ -17,12 +17,11 @@ from millstream.errors import SchemaError, unknown_field
 from millstream.evaluate import evaluate_rows
 from millstream.expr import Expr
 from millstream.operators.base import Context, Operator, Output
-from millstream.plan import (
-    MAIN,
+from millstream.specs.base import MAIN, Named
+from millstream.specs.columns import (
     DropSpec,
     ExplodeSpec,
     FilterSpec,
-    Named,
     RenameSpec,
     SelectSpec,
     UnionSpec,

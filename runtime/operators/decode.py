@@ -11,7 +11,8 @@ import pyarrow as pa
 from millstream.batch import Batch
 from millstream.connectors.base import Block
 from millstream.operators.base import Context, Operator, Output
-from millstream.plan import MAIN, ReadSpec
+from millstream.specs.base import MAIN
+from millstream.specs.ends import ReadSpec
 
 ROW_BITS: Final = 20
 SEQUENCE_BITS: Final = 33

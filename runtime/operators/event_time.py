@@ -15,34 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, IntArray
-from millstream.errors import SchemaError
 from millstream.evaluate import evaluate_rows
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.columnar import row_text
-from millstream.plan import MAIN, EventTimeSpec
+from millstream.specs.base import MAIN
+from millstream.specs.ends import EventTimeSpec, check_time_type, is_text
 from millstream.times import MAX_US, UNIT_US, format_duration, format_us
 from millstream.watermarks import too_far_ahead, watermark_before
 
 _LIMIT_US = 2**62  # far beyond any calendar, and far enough from the ends that window arithmetic cannot wrap
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def check_time_type(kind: pa.DataType, unit: str | None, where: str) -> None:
-    """Refuse what cannot be a time.
-
-    Raises:
-        SchemaError: the type is no time, or a number without a unit.
-    """
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or is_text(kind):
-        return
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        if unit is None:
-            raise SchemaError(f"{where}: the time is a number ({kind}); say what it counts: unit='s', 'ms' or 'us'")
-        return
-    raise SchemaError(f"{where}: {kind} is not a time; expected a timestamp, ISO 8601 text, or a number with unit=")
 
 
 def to_times(values: Array, unit: str | None, where: str) -> tuple[IntArray, dict[int, str]]:

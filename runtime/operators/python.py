@@ -17,8 +17,9 @@ from millstream.batch import Batch
 from millstream.errors import MillstreamError, SchemaError, unknown_field
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
-from millstream.plan import MAIN, HandlersSpec, MapBatchesSpec, OnError, RowFunctionSpec, Shape
 from millstream.rows import Row, columns_of, joined, rows_of
+from millstream.specs.base import MAIN, OnError
+from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec, Shape
 
 
 def call_rows(

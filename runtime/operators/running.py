@@ -19,7 +19,8 @@ from millstream.grouping import Groups, group_codes
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.scan import key_values
-from millstream.plan import MAIN, RunningAggregateSpec
+from millstream.specs.base import MAIN
+from millstream.specs.keyed import RunningAggregateSpec
 
 _FIRST_CAPACITY: Final = 1_024
 

@@ -21,9 +21,10 @@ from millstream.batch import Array, Batch, concat
 from millstream.errors import SchemaError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
-from millstream.plan import MAIN, OnError, ScanSpec
 from millstream.rows import Row, columns_of, rows_of
 from millstream.runs import unify_keys
+from millstream.specs.base import MAIN, OnError
+from millstream.specs.keyed import ScanSpec
 
 _MISSING = object()
 

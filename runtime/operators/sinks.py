@@ -11,7 +11,8 @@ from millstream.batch import Batch, make_columns
 from millstream.connectors.base import Placement, Writer
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.columnar import with_arrays
-from millstream.plan import MAIN, EncodeSpec, SinkSpec
+from millstream.specs.base import MAIN
+from millstream.specs.ends import EncodeSpec, SinkSpec
 from millstream.times import SECOND_US, STAMP
 
 ENCODED: Final = "encoded"

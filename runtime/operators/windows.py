@@ -29,8 +29,9 @@ from millstream.evaluate import evaluate_all
 from millstream.keys import hash_keys
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
-from millstream.plan import LATE, MAIN, WindowAggregateSpec
 from millstream.runs import Run, RunStore, combine, group_run, merge_runs, sort_run, unify_keys
+from millstream.specs.base import LATE, MAIN
+from millstream.specs.windows import WindowAggregateSpec
 from millstream.times import MAX_US, MIN_US, STAMP
 
 PANE_ROWS: Final = 65_536

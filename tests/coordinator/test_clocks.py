@@ -12,12 +12,13 @@ from harness.sources import ColumnSource
 from millstream import aggregates as ms
 from millstream.coordinator.clocks import EventClocks, Mark
 from millstream.errors import InternalError
-from millstream.flow import Flow, tumbling
-from millstream.plan import EventTimeSpec
+from millstream.flow import Flow
 from millstream.planner import make_plan
+from millstream.specs.ends import EventTimeSpec
 from millstream.times import MAX_US, MIN_US
 from millstream.topology import Topology
 from millstream.watermarks import InputStatus
+from millstream.windows import tumbling
 from millstream.wire import ClockReading, TimeReport
 
 SECOND = 1_000_000

@@ -12,11 +12,12 @@ from harness.sources import ColumnSource
 from millstream import aggregates as ms
 from millstream.connectors.base import Block
 from millstream.coordinator.core import HANG_TIMEOUT_S, QUIET_STEP_US, Coordinator, State
-from millstream.flow import Flow, tumbling
+from millstream.flow import Flow
 from millstream.operators.base import DeadLetter
 from millstream.planner import Ingest, make_plan
 from millstream.topology import COORDINATOR
 from millstream.watermarks import InputStatus
+from millstream.windows import tumbling
 from millstream.wire import NO_MORE_BLOCKS, Beat, Credit, Data, Failed, Finished, Hello, Message, Start, Stop
 
 HANG_US = int(HANG_TIMEOUT_S * 1_000_000)

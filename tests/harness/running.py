@@ -13,9 +13,10 @@ from millstream.coordinator.local import LocalRun
 from millstream.flow import Flow
 from millstream.operators.base import DeadLetter
 from millstream.operators.sinks import WriteSink
-from millstream.plan import PhysicalPlan, SinkSpec
+from millstream.plan import PhysicalPlan
 from millstream.planner import Ingest, make_plan
 from millstream.runner import Runner
+from millstream.specs.ends import SinkSpec
 
 Rows = list[dict[str, Any]]
 

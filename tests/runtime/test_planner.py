@@ -11,9 +11,13 @@ from harness.sources import ColumnSource, TextSource, fields
 from millstream import aggregates as ms
 from millstream.errors import FlowError, SchemaError
 from millstream.expr import col
-from millstream.flow import Flow, Stream, WindowResult, hopping, tumbling
-from millstream.plan import ExchangeKind, PhysicalPlan, Place, ReadSpec, StageKind
+from millstream.flow import Flow
+from millstream.keyed import WindowResult
+from millstream.plan import ExchangeKind, PhysicalPlan, Place, StageKind
 from millstream.planner import Ingest, make_plan
+from millstream.specs.ends import ReadSpec
+from millstream.streams import Stream
+from millstream.windows import hopping, tumbling
 
 SCHEMA = fields(
     carrier=pa.string(),

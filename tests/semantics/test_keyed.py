@@ -17,7 +17,9 @@ from millstream import aggregates as ms
 from millstream.aggregates import Aggregate
 from millstream.errors import SchemaError, UserCodeError
 from millstream.expr import col
-from millstream.flow import Flow, Stream, hopping, tumbling
+from millstream.flow import Flow
+from millstream.streams import Stream
+from millstream.windows import hopping, tumbling
 
 SCHEMA = fields(p=pa.int64(), i=pa.int64(), k=pa.string(), x=pa.float64(), type=pa.string())
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from millstream import aggregates as ms
 from millstream.expr import col
-from millstream.flow import Flow, Stream, hopping, tumbling
+from millstream.flow import Flow
+from millstream.streams import Stream
+from millstream.windows import hopping, tumbling
 
 SCHEMA = fields(id=pa.int64(), t=pa.int64(), k=pa.string(), list=pa.list_(pa.int64()))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

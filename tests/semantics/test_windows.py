@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from millstream import aggregates as ms
 from millstream.expr import col
-from millstream.flow import Flow, hopping, tumbling
+from millstream.flow import Flow
+from millstream.windows import hopping, tumbling
 
 SCHEMA = fields(
     id=pa.int64(),

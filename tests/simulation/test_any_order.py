@@ -19,8 +19,10 @@ from harness.sources import ColumnSource, TextSource, fields
 
 from millstream import aggregates as ms
 from millstream.expr import col
-from millstream.flow import Flow, Stream, hopping, tumbling
+from millstream.flow import Flow
 from millstream.planner import make_plan
+from millstream.streams import Stream
+from millstream.windows import hopping, tumbling
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "20"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FROM", "0"))

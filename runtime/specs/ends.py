@@ -1,0 +1,112 @@
+"""Specs of where a flow begins and ends: sources, event time, sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pyarrow as pa
+
+from millstream.connectors.base import Sink, Source
+from millstream.errors import FlowError, SchemaError
+from millstream.evaluate import output_type
+from millstream.expr import Expr
+from millstream.specs.base import MAIN, Bound, Fields, Spec, Time, both
+from millstream.times import MAX_US, format_duration
+
+
+@dataclass(frozen=True)
+class ReadSpec(Spec):
+    source: Source
+
+    def describe(self) -> str:
+        return self.source.label()
+
+    def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
+        return Bound(self.source.schema())
+
+
+@dataclass(frozen=True)
+class EventTimeSpec(Spec):
+    """Attributes: all durations in microseconds; None: off."""
+
+    time: Expr
+    unit: str | None
+    out_of_orderness_us: int
+    idle_us: int | None
+    quiet_us: int | None
+    max_ahead_us: int
+
+    def describe(self) -> str:
+        return f"event_time({self.time}, out_of_orderness={format_duration(self.out_of_orderness_us)})"
+
+    def notes(self) -> Iterator[str]:
+        if self.idle_us is not None:
+            silent = format_duration(self.idle_us)
+            yield f"a source partition that is silent for {silent} no longer holds the others back"
+        if self.quiet_us is not None:
+            yield f"after {format_duration(self.quiet_us)} of silence the watermark follows the wall clock"
+        if self.max_ahead_us != MAX_US:
+            yield f"events further ahead than {format_duration(self.max_ahead_us)} are dead letters"
+
+    def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
+        upstream = inputs[0]
+        if upstream.stateful:
+            raise FlowError(
+                f"{where}: event time cannot be assigned behind {upstream.stateful}, which has a time of its own; "
+                "call event_time() before key_by()"
+            )
+        if upstream.schema is not None:
+            check_time_type(output_type(self.time, upstream.schema, where), self.unit, where)
+        return replace(upstream, time=Time.EVENT)
+
+    def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
+        return both(out, self.time.fields())
+
+
+@dataclass(frozen=True)
+class SinkSpec(Spec):
+    """Attributes:
+    takes_what_is_there: it reads no field for its own sake, but writes those that others read.
+    """
+
+    columnar: ClassVar[bool] = False  # sinks run in workers, the user's own among them
+    sink: Sink
+    takes_what_is_there: bool = False
+
+    def describe(self) -> str:
+        return self.sink.label()
+
+    def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
+        return frozenset() if self.takes_what_is_there else None
+
+
+@dataclass(frozen=True)
+class EncodeSpec(Spec):
+    """The half of a gathered sink that runs in every worker: columns to bytes."""
+
+    columnar: ClassVar[bool] = False
+    sink: Sink
+
+    def describe(self) -> str:
+        return f"encode for {self.sink.label()}"
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def check_time_type(kind: pa.DataType, unit: str | None, where: str) -> None:
+    """Refuse what cannot be a time.
+
+    Raises:
+        SchemaError: the type is no time, or a number without a unit.
+    """
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or is_text(kind):
+        return
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        if unit is None:
+            raise SchemaError(f"{where}: the time is a number ({kind}); say what it counts: unit='s', 'ms' or 'us'")
+        return
+    raise SchemaError(f"{where}: {kind} is not a time; expected a timestamp, ISO 8601 text, or a number with unit=")
