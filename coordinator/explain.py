@@ -136,6 +136,8 @@ def way_of(spec: Spec) -> str:
 
 def _notes(plan: PhysicalPlan, node: Node) -> Iterator[str]:
     yield from node.spec.notes()
+    if (kept := node.spec.unbounded_state) is not None:
+        yield kept
     for name in node.spec.late_ports:
         takers = [
             n for n in plan.nodes.values() if Port(node.id, name) in n.inputs and not isinstance(n.spec, EncodeSpec)
@@ -156,6 +158,8 @@ def _exchange(plan: PhysicalPlan, exchange: Exchange) -> str:
             return f"by key {keys} {to}{carried}"
         case ExchangeKind.BROADCAST:
             return f"every row goes to every worker, {to}{carried}"
+        case ExchangeKind.SPREAD:
+            return f"batch by batch to whichever worker has room, {to}{carried}"
         case ExchangeKind.DEAL:
             return f"dealt batch by batch {to}{carried}"
         case ExchangeKind.GATHER:

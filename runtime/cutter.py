@@ -77,6 +77,8 @@ class Cutter:
             self.places[node.id] = []  # a key is made at the exchange into whatever is keyed by it
         elif spec.keyed:
             self._keyed(node)
+        elif spec.holds_rows:
+            self._holding(node)
         elif isinstance(spec, SinkSpec):
             self._sink(node, spec)
         else:
@@ -137,6 +139,19 @@ class Cutter:
             draft.targets.append((node.id, number))
         assert stage is not None
         self._join(node, [stage])
+
+    def _holding(self, node: Node) -> None:
+        """Behind an operator with state it joins that stage; the blocks of a source cannot wait for one another."""
+        (port,) = node.inputs
+        stages = self._stages_of(port)
+        if any(self.stages[s].kind is StageKind.BLOCKS for s in stages):
+            stage = self._stage(StageKind.KEYED, Place.WORKERS)
+            outputs: list[tuple[int | None, Port]] = [(s, port) for s in stages]
+            self.exchanges.append(
+                _Draft(ExchangeKind.SPREAD, stage, outputs, [(node.id, 0)], fields=self._shipped(port))
+            )
+            stages = [stage]
+        self._join(node, stages)
 
     def _exchange_into(self, stage: int, node: Node, port: Port) -> _Draft:
         """The exchange of one input of a keyed operator: by key, or to everyone where it is not keyed."""

@@ -55,6 +55,7 @@ class ExchangeKind(Enum):
     DEAL = "deal"  # each batch or block goes to whichever worker has room
     KEY = "key"  # each row goes to the owner of its key
     BROADCAST = "broadcast"  # every row goes to everyone
+    SPREAD = "spread"  # each batch goes to whichever worker has room, and everyone learns of its watermark
     GATHER = "gather"  # everything goes to one receiver
 
 

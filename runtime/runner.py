@@ -21,7 +21,7 @@ from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, S
 from millstream.specs.base import MAIN
 from millstream.stage import BlockStage, Emission, ExchangeOutput, KeyedStage, Outgoing, StageRun, splitter
 from millstream.topology import COORDINATOR, Topology
-from millstream.wire import NO_MORE_BLOCKS, ClockReading, Credit, Message, ReceivedData, TimeReport
+from millstream.wire import NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class _Lane:
     stage: StageRun
     second: bool
     work: Iterator[Emission] | None = None
-    message: ReceivedData | None = None
+    message: Data | None = None
     blocked: Outgoing | None = None
 
 
@@ -129,10 +129,9 @@ class Runner:
             partitioner = KeyPartitioner(
                 exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where)
             )
+        split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id))
         choose = (lambda: self.roomiest(exchange.id)) if exchange.kind is ExchangeKind.DEAL else None
-        return ExchangeOutput(
-            exchange, stage.id, self.me, receivers, splitter(exchange, receivers, partitioner), choose
-        )
+        return ExchangeOutput(exchange, stage.id, self.me, receivers, split, choose)
 
     def _credit(self, exchange: int, receiver: str) -> SendCredit:
         key = (exchange, receiver)
@@ -143,11 +142,11 @@ class Runner:
 
     # --- messages ---
 
-    def receive(self, message: ReceivedData | Credit | ClockReading) -> None:
-        if isinstance(message, ReceivedData):
-            inbox = self._inboxes.get(message.data.exchange)
+    def receive(self, message: Data | Credit | ClockReading) -> None:
+        if isinstance(message, Data):
+            inbox = self._inboxes.get(message.exchange)
             if inbox is None:
-                raise WireError(f"{self.me}: a message for exchange {message.data.exchange}, which does not end here")
+                raise WireError(f"{self.me}: a message for exchange {message.exchange}, which does not end here")
             inbox.put(message)
         elif isinstance(message, Credit):
             self._credit(message.exchange, message.receiver).returned(message.grant_bytes)
@@ -160,11 +159,10 @@ class Runner:
     def send(self, outgoing: Outgoing) -> None:
         """Send a message for which there is credit."""
         data = outgoing.data
-        size = data.size_bytes
-        if size:
-            self._credit(data.exchange, outgoing.receiver).sent(size)
+        if data.size_bytes:
+            self._credit(data.exchange, outgoing.receiver).sent(data.size_bytes)
         if outgoing.receiver == self.me:
-            self.receive(ReceivedData(data, size))
+            self.receive(data)
         else:
             self.outbox.append((outgoing.receiver, data))
 
@@ -240,14 +238,14 @@ class Runner:
             message = inbox.take()
             if message is not None:
                 lane.message = message
-                lane.work = stage.on_data(message, self._targets[message.data.exchange])
+                lane.work = stage.on_data(message, self._targets[message.exchange])
                 return
 
     def _must_wait(self, inbox: Inbox, stage: StageRun) -> bool:
         """The message that ends a block stage waits until the blocks before it are through."""
         if not isinstance(stage, BlockStage) or stage.between_blocks or not inbox.ready:
             return False
-        return inbox.ready[0].data.origin[1] == NO_MORE_BLOCKS
+        return inbox.ready[0].origin[1] == NO_MORE_BLOCKS
 
     def _done(self, lane: _Lane) -> None:
         lane.work = None
@@ -259,14 +257,14 @@ class Runner:
             self._return_credit(lane.message)
         lane.message = None
 
-    def _return_credit(self, message: ReceivedData) -> None:
+    def _return_credit(self, message: Data) -> None:
         if message.size_bytes == 0:
             return
-        credit = Credit(message.data.exchange, self.me, message.size_bytes)
-        if message.data.sender == self.me:
+        credit = Credit(message.exchange, self.me, message.size_bytes)
+        if message.sender == self.me:
             self.receive(credit)
         else:
-            self.outbox.append((message.data.sender, credit))
+            self.outbox.append((message.sender, credit))
 
     def _report(self, report: TimeReport) -> None:
         self.outbox.append((COORDINATOR, report))

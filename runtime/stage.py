@@ -26,9 +26,9 @@ from millstream.operators.event_time import EventTime
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, Port, Stage
 from millstream.specs.base import MAIN
-from millstream.times import MAX_US, MIN_US, saturating_add
+from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
-from millstream.wire import NO_MORE_BLOCKS, ClockReading, Data, ReceivedData, TimeReport
+from millstream.wire import NO_MORE_BLOCKS, ClockReading, Data, TimeReport
 
 
 class Outgoing(NamedTuple):
@@ -103,17 +103,25 @@ class ExchangeOutput:
         return Data(self.exchange.id, self.me, (self.stage, partition), sequence, more, watermark_us, status, payload)
 
 
-def splitter(exchange: Exchange, receivers: Sequence[str], partitioner: KeyPartitioner | None) -> Splitter:
+def splitter(
+    exchange: Exchange,
+    receivers: Sequence[str],
+    partitioner: KeyPartitioner | None,
+    choose: Callable[[], str],
+) -> Splitter:
     if exchange.kind is ExchangeKind.KEY:
         assert partitioner is not None
         return lambda batch: [(receivers[i], part) for i, part in partitioner.split(batch)]
     fields = exchange.fields
-    to = receivers if exchange.kind is ExchangeKind.BROADCAST else receivers[:1]
 
     def whole(batch: Batch) -> list[tuple[str, Batch]]:
         if fields is not None:
             batch = batch.with_columns(batch.columns.select([f for f in batch.columns.schema.names if f in fields]))
-        return [(receiver, batch) for receiver in to] if batch.num_rows else []
+        if batch.num_rows == 0:
+            return []
+        if exchange.kind is ExchangeKind.BROADCAST:
+            return [(receiver, batch) for receiver in receivers]
+        return [(choose() if exchange.kind is ExchangeKind.SPREAD else receivers[0], batch)]
 
     return whole
 
@@ -143,7 +151,7 @@ class StageRun(ABC):
         self.exchange_outputs = list(seen.values())
 
     @abstractmethod
-    def on_data(self, received: ReceivedData, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
+    def on_data(self, data: Data, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
         """Work on one input message."""
 
     @abstractmethod
@@ -185,7 +193,7 @@ class _Unit:
     sequence: int
     timed: dict[int, list[Batch]]
     readings: dict[int, ClockReading] = field(default_factory=dict)
-    credit: list[ReceivedData] = field(default_factory=list)
+    credit: list[Data] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
@@ -234,15 +242,14 @@ class BlockStage(StageRun):
         self._current = (0, 0)
         self._second = (0, 0)
         self._in_second_half = False
-        self._credit: list[ReceivedData] = []
+        self._credit: list[Data] = []
         self.waiting: list[_Unit] = []
-        self.finished: list[ReceivedData] = []
+        self.finished: list[Data] = []
         """Input messages that are done with: whoever drives the stage returns their credit."""
 
     # --- first half ---
 
-    def on_data(self, received: ReceivedData, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
-        data = received.data
+    def on_data(self, data: Data, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
         partition = data.origin[1]
         if partition == NO_MORE_BLOCKS:
             self._deals_open -= 1
@@ -261,9 +268,9 @@ class BlockStage(StageRun):
                     yield from self._switched(self._push(node, port, payload), second=False)
         if data.more:
             # Its credit returns at once: the sender may need it for the rest of this very block.
-            self.finished.append(received)
+            self.finished.append(data)
             return
-        self._credit.append(received)
+        self._credit.append(data)
         credit, self._credit = self._credit, []
         yield from self._end_block(second=False)
         yield from self._finish(partition, data.sequence, data.watermark_us, data.status, timed=False)
@@ -418,8 +425,7 @@ class KeyedStage(StageRun):
     def watermark_us(self) -> int:
         return self.inputs.watermarks.watermark_us
 
-    def on_data(self, received: ReceivedData, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
-        data = received.data
+    def on_data(self, data: Data, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
         if data.payload is not None:
             assert isinstance(data.payload, Batch)
             for node, port in targets:
@@ -462,7 +468,7 @@ class KeyedStage(StageRun):
     def _outgoing_watermark_us(self) -> int:
         if self.watermark_us == MAX_US:
             return MAX_US
-        return saturating_add(self.watermark_us, -max((o.held_back_us() for o in self.operators.values()), default=0))
+        return min((o.passes_on_us(self.watermark_us) for o in self.operators.values()), default=self.watermark_us)
 
     def _number(self, output: ExchangeOutput) -> tuple[int, int]:
         return self.worker_index, self._sequence

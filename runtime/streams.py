@@ -15,6 +15,7 @@ from millstream.expr import Expr, field_expr, to_expr
 from millstream.functions import UserFunction
 from millstream.plan import Node, Port
 from millstream.rows import declared_schema
+from millstream.specs.asynchronous import MapAsyncSpec
 from millstream.specs.base import Named, OnError, Spec
 from millstream.specs.columns import (
     DropSpec,
@@ -92,6 +93,47 @@ class Stream:
     def map_batches(self, function: Callable[[pa.RecordBatch], pa.RecordBatch], *, on_error: Errors = "fail") -> Stream:
         """A function over Arrow columns: a record batch in, a record batch with as many rows out."""
         return self._then("map_batches", MapBatchesSpec(UserFunction(function), OnError(on_error)))
+
+    def map_async(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        capacity: int = 100,
+        timeout: Duration = "10s",
+        retries: int = 0,
+        ordered: bool = True,
+        schema: Any = None,
+        on_error: Errors = "fail",
+        name: str | None = None,
+    ) -> Stream:
+        """One event for each event, by calls to a database or service, many of them under way at once.
+
+        Event time, if the flow has one, is assigned before. Behind it rows come from all workers: what depends
+        on order restores it by event time, as behind an operator with state.
+
+        Args:
+            function: a coroutine function of the row (it is awaited), or a plain one (it runs in a thread). It
+                returns what ``map`` takes, or None for no event.
+            capacity: how many calls may be under way at once, in each worker.
+            timeout: how long one call may take; each attempt has it anew.
+            retries: how often a call that raised or took too long is made again, after 0.1 s and then
+                twice as long each time, up to 10 s.
+            ordered: results leave in the order of their events; False: as they come, though never behind
+                the watermark of their event.
+            on_error: "fail" ends the run when the last attempt failed; "dead_letter" keeps the event there.
+        """
+        where = f"{caller()} map_async"
+        if not callable(function):
+            raise FlowError(f"{where}: expected a function, found {function!r}")
+        if capacity < 1 or retries < 0:
+            raise FlowError(f"{where}: capacity={capacity}, retries={retries}: at least 1 and at least 0 are possible")
+        timeout_us = duration_us(timeout, where)
+        if timeout_us <= 0:
+            raise FlowError(f"{where}: a timeout of {timeout!r} leaves no time for an answer")
+        spec = MapAsyncSpec(
+            UserFunction(function), capacity, timeout_us, retries, ordered, declared_schema(schema), OnError(on_error)
+        )
+        return self._then("map_async", spec, name)
 
     def on(
         self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"

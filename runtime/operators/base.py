@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from millstream.batch import Batch
 from millstream.specs.base import MAIN
+from millstream.times import saturating_add
 
 Output = tuple[str, Batch] | None
 """A batch for a port, or None: "I have worked for a while, serve your sockets"."""
@@ -117,6 +118,10 @@ class Operator:
     def held_back_us(self) -> int:
         """By how much outputs may be older than the watermark they follow."""
         return 0
+
+    def passes_on_us(self, watermark_us: int) -> int:
+        """The watermark that those behind may learn when the stage has reached this one."""
+        return saturating_add(watermark_us, -self.held_back_us())
 
     def figures(self) -> dict[str, Any]:
         return dict(self.context.counters.figures())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from millstream.errors import InternalError
 from millstream.operators import columnar, python, sinks
+from millstream.operators.asynchronous import MapAsync
 from millstream.operators.base import Context, Operator
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
@@ -11,6 +12,7 @@ from millstream.operators.running import RunningAggregate
 from millstream.operators.scan import Scan
 from millstream.operators.windows import WindowAggregate
 from millstream.plan import PhysicalPlan
+from millstream.specs.asynchronous import MapAsyncSpec
 from millstream.specs.columns import (
     DropSpec,
     ExplodeSpec,
@@ -53,6 +55,8 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
             return python.RowFunction(spec, context)
         case MapBatchesSpec():
             return python.MapBatches(spec, context)
+        case MapAsyncSpec():
+            return MapAsync(spec, context)
         case HandlersSpec():
             return python.Handlers(spec, context)
         case WindowAggregateSpec():

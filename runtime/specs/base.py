@@ -90,10 +90,12 @@ class Spec:
         columnar: it works on columns and calls no Python function of the user's, so it may run in the
             coordinator.
         keyed: it needs its inputs partitioned by key, and keeps state for each key.
+        holds_rows: it keeps rows for a while whatever their key, and holds the watermark back for them.
     """
 
     columnar: ClassVar[bool] = True
     keyed: ClassVar[bool] = False
+    holds_rows: ClassVar[bool] = False
 
     def describe(self) -> str:
         """The operator in one line, as the user would write it."""
@@ -133,6 +135,14 @@ class Spec:
     def resolved(self, inputs: Sequence[Bound]) -> Self:
         """The same with what binding found out about the inputs."""
         return self
+
+    @property
+    def unbounded_state(self) -> str | None:
+        """What it keeps for ever, and what to do about that, in one sentence; None: its state is bounded.
+
+        Where a source has no end it is warned of, and `explain` always shows it.
+        """
+        return None
 
     @property
     def needs_position(self) -> bool:
