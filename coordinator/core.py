@@ -30,14 +30,13 @@ from millstream.wire import (
     Failed,
     Finished,
     Hello,
-    Received,
-    ReceivedData,
+    Message,
     Start,
     Stop,
     TimeReport,
 )
 
-BLOCK_BYTES: Final = 2**20
+BLOCK_BYTES: Final = 2**21
 QUIET_STEP_US: Final = 200_000
 HANG_TIMEOUT_S: Final = 60.0
 
@@ -118,10 +117,10 @@ class Coordinator:
 
     # --- messages ---
 
-    def receive(self, message: Received, now_us: int) -> None:
+    def receive(self, message: Message, now_us: int) -> None:
         self._watch_since(now_us)
         match message:
-            case ReceivedData() | Credit():
+            case Data() | Credit():
                 self.runner.receive(message)
             case TimeReport():
                 self._report(message)

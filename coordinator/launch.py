@@ -43,7 +43,7 @@ from millstream.runner import Runner
 from millstream.specs.ends import ReadSpec, SinkSpec
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
 from millstream.transport import Link
-from millstream.wire import Beat, ClockReading, Credit, Failed, Finished, ReceivedData, Stop
+from millstream.wire import Beat, ClockReading, Credit, Data, Failed, Finished, Stop
 
 _ATTEMPT: Final = 1
 _STEPS: Final = 64
@@ -321,7 +321,7 @@ class _Supervisor:
                     case Failed():
                         self._ask_for_stack(message)
                         raise self._failure(message)
-                    case ReceivedData() | Credit() | ClockReading():
+                    case Data() | Credit() | ClockReading():
                         self.caller.receive(message)
                     case _:
                         pass  # a child says hello

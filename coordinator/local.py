@@ -16,7 +16,7 @@ from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.topology import CALLER, COORDINATOR
-from millstream.wire import ClockReading, Credit, Data, Hello, Message, Received, ReceivedData
+from millstream.wire import ClockReading, Credit, Data, Hello, Message
 from millstream.workers.task import Worker
 
 _STEPS = 64
@@ -103,14 +103,13 @@ class LocalRun:
         return block is not None or ended
 
     def _deliver(self, receiver: str, message: Message) -> None:
-        arrived: Received = ReceivedData(message, message.size_bytes) if isinstance(message, Data) else message
         if receiver == COORDINATOR:
-            self.coordinator.receive(arrived, self.clock())
+            self.coordinator.receive(message, self.clock())
         elif receiver == CALLER:
-            if isinstance(arrived, ReceivedData | Credit | ClockReading):
-                self.caller.receive(arrived)
+            if isinstance(message, Data | Credit | ClockReading):
+                self.caller.receive(message)
         else:
-            self.workers[receiver].receive(arrived)
+            self.workers[receiver].receive(message)
 
     def _pass_time(self) -> None:
         dues = [d for w in self.workers.values() if (d := w.runner.due_us()) is not None]

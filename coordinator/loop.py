@@ -19,7 +19,7 @@ from millstream.errors import described
 from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us, spare_the_collector
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST
 from millstream.transport import Link
-from millstream.wire import Beat, Failed, Finished, Hello, ReceivedData, Stop
+from millstream.wire import Beat, Data, Failed, Finished, Hello, Stop
 
 _STEPS: Final = 16
 _BEAT_S: Final = 0.25
@@ -48,7 +48,7 @@ class _Shell:
         while True:
             core = self.core
             for message in self.link.received():
-                if isinstance(message, ReceivedData) and message.data.exchange <= HOSTED:
+                if isinstance(message, Data) and message.exchange <= HOSTED:
                     self.readers.put(message)
                 else:
                     core.receive(message, monotonic_us())

@@ -17,7 +17,7 @@ from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.connectors.base import Block, Reader
 from millstream.plan import PhysicalPlan
 from millstream.watermarks import InputStatus
-from millstream.wire import Credit, ReceivedData
+from millstream.wire import Credit, Data
 
 HOSTED: Final = -2
 """Exchanges from this number downwards carry the blocks of hosted partitions: HOSTED - partition."""
@@ -35,19 +35,18 @@ class HostedReader(Reader):
 
     def __init__(self) -> None:
         self.ended = False
-        self._blocks: deque[ReceivedData] = deque()
+        self._blocks: deque[Data] = deque()
         self.credits: list[tuple[str, Credit]] = []
 
-    def put(self, received: ReceivedData) -> None:
-        self._blocks.append(received)
+    def put(self, data: Data) -> None:
+        self._blocks.append(data)
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         if not self._blocks:
             return None
-        received = self._blocks.popleft()
-        data = received.data
-        if received.size_bytes:
-            self.credits.append((data.sender, Credit(data.exchange, "coordinator", received.size_bytes)))
+        data = self._blocks.popleft()
+        if data.size_bytes:
+            self.credits.append((data.sender, Credit(data.exchange, "coordinator", data.size_bytes)))
         self.ended = data.status is InputStatus.ENDED
         assert data.payload is None or isinstance(data.payload, Block)
         return data.payload
@@ -77,12 +76,12 @@ class Readers:
             self._sleep(partition, reader)
         return block, reader.ended
 
-    def put(self, received: ReceivedData) -> None:
+    def put(self, data: Data) -> None:
         """Take a hosted block."""
-        partition = HOSTED - received.data.exchange
+        partition = HOSTED - data.exchange
         reader = self._readers[partition]
         assert isinstance(reader, HostedReader)
-        reader.put(received)
+        reader.put(data)
         if partition in self._again_s:
             self._again_s[partition] = 0.0
 

@@ -39,15 +39,17 @@ from millstream.errors import (
     SchemaError,
     SinkError,
     SourceError,
+    UnboundedStateWarning,
     UserCodeError,
 )
 from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, max_horizontal, min_horizontal, when
 from millstream.flow import Flow
 from millstream.keyed import KeyedStream, WindowedStream, WindowResult
+from millstream.patterns import Pattern, pattern
 from millstream.result import RunResult
 from millstream.rows import Row
 from millstream.streams import HandledStream, Stream
-from millstream.windows import hopping, tumbling
+from millstream.windows import hopping, sliding, tumbling
 
 __version__ = "0.1.0"
 
@@ -60,6 +62,7 @@ __all__ = [
     "InternalError",
     "KeyedStream",
     "MillstreamError",
+    "Pattern",
     "ProcessError",
     "Row",
     "RunResult",
@@ -69,6 +72,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Stream",
+    "UnboundedStateWarning",
     "UserCodeError",
     "WindowResult",
     "WindowedStream",
@@ -92,6 +96,8 @@ __all__ = [
     "mean",
     "min",
     "min_horizontal",
+    "pattern",
+    "sliding",
     "stddev",
     "sum",
     "tumbling",

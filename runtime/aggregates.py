@@ -41,12 +41,14 @@ class Aggregate(ABC):
         inputs: the expressions it reads, evaluated on each batch.
         needs_order: whether ties are broken by event time, then source position.
         user_defined: whether it runs the user's functions, and so only where users' code may run.
+        retractable: whether rows can be taken back from it.
     """
 
     inputs: tuple[Expr, ...]
     name: ClassVar[str]
     needs_order: ClassVar[bool] = False
     user_defined: ClassVar[bool] = False
+    retractable: ClassVar[bool] = False
 
     @abstractmethod
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
@@ -68,6 +70,7 @@ class Aggregate(ABC):
 
 class Count(Aggregate):
     name = "count"
+    retractable = True
 
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
         return pa.int64()
@@ -75,6 +78,7 @@ class Count(Aggregate):
 
 class Sum(Aggregate):
     name = "sum"
+    retractable = True
 
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
         kind = plain_type(input_types[0])
@@ -93,6 +97,8 @@ class Sum(Aggregate):
 
 class _Moment(Aggregate):
     """An aggregate of numbers whose result is a double."""
+
+    retractable = True
 
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
         kind = plain_type(input_types[0])
@@ -120,6 +126,8 @@ class Stddev(Variance):
 
 
 class _Extreme(Aggregate):
+    retractable = True
+
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
         kind = plain_type(input_types[0])
         if not is_ordered(kind):
@@ -170,6 +178,7 @@ class ArgMax(_ArgExtreme):
 
 class CountDistinct(Aggregate):
     name = "count_distinct"
+    retractable = True
 
     def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
         kind = plain_type(input_types[0])

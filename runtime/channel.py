@@ -17,7 +17,7 @@ from typing import Final
 
 from millstream.errors import WireError
 from millstream.watermarks import InputStatus, InputWatermarks
-from millstream.wire import Data, ReceivedData
+from millstream.wire import Data
 
 RECEIVER_BUDGET_BYTES: Final = 16 * 2**20
 
@@ -46,7 +46,7 @@ class _Sequence:
     """One input of an exchange: what arrived ahead of its turn waits here (bounded by its senders' credit)."""
 
     next: int = 0
-    early: dict[int, deque[ReceivedData]] = field(default_factory=dict)
+    early: dict[int, deque[Data]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,37 +59,36 @@ class Inbox:
 
     in_order: bool
     inputs: dict[tuple[int, int], _Sequence] = field(default_factory=dict)
-    ready: deque[ReceivedData] = field(default_factory=deque)
+    ready: deque[Data] = field(default_factory=deque)
     held_bytes: int = 0
 
-    def put(self, received: ReceivedData) -> None:
-        self.held_bytes += received.size_bytes
+    def put(self, data: Data) -> None:
+        self.held_bytes += data.size_bytes
         if not self.in_order:
-            self.ready.append(received)
+            self.ready.append(data)
             return
-        data = received.data
         turn = self.inputs.setdefault(data.origin, _Sequence())
         if data.sequence < turn.next:
             raise WireError(f"exchange {data.exchange}: number {data.sequence} of input {data.origin} came twice")
         if data.sequence > turn.next:
-            turn.early.setdefault(data.sequence, deque()).append(received)
+            turn.early.setdefault(data.sequence, deque()).append(data)
             return
-        self.ready.append(received)
+        self.ready.append(data)
         while not data.more:
             turn.next += 1
             waiting = turn.early.pop(turn.next, None)
             if waiting is None:
                 return
             self.ready.extend(waiting)
-            data = waiting[-1].data
+            data = waiting[-1]
 
-    def take(self) -> ReceivedData | None:
+    def take(self) -> Data | None:
         """The next message in order, if it is here; the caller returns its credit when it has finished it."""
         if not self.ready:
             return None
-        received = self.ready.popleft()
-        self.held_bytes -= received.size_bytes
-        return received
+        data = self.ready.popleft()
+        self.held_bytes -= data.size_bytes
+        return data
 
 
 @dataclass(slots=True)

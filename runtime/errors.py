@@ -55,6 +55,10 @@ class InternalError(MillstreamError):
     """An invariant of Millstream's own does not hold: this is a bug in Millstream."""
 
 
+class UnboundedStateWarning(UserWarning):
+    """An operator of a flow that never ends keeps more and more: told when the flow is planned, not when memory is out."""
+
+
 def unknown_field(name: str, known: Iterable[str], where: str) -> SchemaError:
     """The error for a field that is not there, with the nearest names that are.
 

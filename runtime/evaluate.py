@@ -22,6 +22,7 @@ from millstream.batch import Array, index_array
 from millstream.errors import InternalError, SchemaError, unknown_field
 from millstream.expr import Alias, Call, Column, Expr, Literal
 from millstream.kernels import KERNELS, NULL, Kernel, Refused, Value, decoded, logical, repeated, unified
+from millstream.kernels.scan import Parts, is_one_byte
 
 
 class EvaluationError(SchemaError):
@@ -122,6 +123,7 @@ class _Evaluation:
         self.batch = batch
         self.where = where
         self.known: dict[int, Value] = {}
+        self.splits: dict[int, Parts] = {}
 
     def array(self, expr: Expr) -> Array:
         value = self.value(expr)
@@ -154,6 +156,8 @@ class _Evaluation:
         kernel = KERNELS.get(call.operation)
         if kernel is None:
             raise InternalError(f"{call}: no kernel {call.operation!r}; this is a bug in Millstream")
+        if call.operation == "list.get" and (parts := self._split(call.arguments[0])) is not None:
+            return parts.get(call.options["index"])
         try:
             arguments = [decoded(self.value(argument)) for argument in call.arguments]
         except EvaluationError:
@@ -161,6 +165,19 @@ class _Evaluation:
                 raise
             return self._when_by_rows(call)
         return _run(kernel, arguments, call.options, call)
+
+    def _split(self, expr: Expr) -> Parts | None:
+        """Text split at a byte, for whoever wants some of its parts: the list of all of them need not be made."""
+        if not isinstance(expr, Call) or expr.operation != "str.split" or not is_one_byte(expr.options["by"]):
+            return None
+        if (parts := self.splits.get(id(expr))) is None:
+            text = decoded(self.value(expr.arguments[0]))
+            if not isinstance(text, pa.Array) or not (
+                pa.types.is_string(text.type) or pa.types.is_large_string(text.type)
+            ):
+                return None
+            parts = self.splits[id(expr)] = Parts(text, expr.options["by"])
+        return parts
 
     def _when_by_rows(self, call: Call) -> Array:
         """``when``, with each condition and value evaluated only for the rows that come to it."""

@@ -55,8 +55,12 @@ class Expr:
         """The root columns that the expression reads."""
         return frozenset().union(*(child.fields() for child in self._children()))
 
+    def paths(self) -> frozenset[Text]:
+        """What it reads of the root columns: ``bid.price`` where of a struct it reads one field only."""
+        return frozenset().union(*(child.paths() for child in self._children()))
+
     def name(self) -> Text:
-        """The name of the column it makes: its alias, or its leftmost root column.
+        """The name of the column it makes: its alias, or its leftmost root column or field of a struct.
 
         Raises:
             FlowError: it has neither.
@@ -270,6 +274,9 @@ class Column(Expr):
     def fields(self) -> frozenset[Text]:
         return frozenset((self.column,))
 
+    def paths(self) -> frozenset[Text]:
+        return frozenset((self.column,))
+
     def _name(self) -> Text | None:
         return self.column
 
@@ -303,6 +310,15 @@ class Call(Expr):
 
     def _children(self) -> tuple[Expr, ...]:
         return self.arguments
+
+    def paths(self) -> frozenset[Text]:
+        path = _path(self)
+        return super().paths() if path is None else frozenset((path,))
+
+    def _name(self) -> Text | None:
+        if self.operation == "struct.field":
+            return self.options["name"]  # type: ignore[no-any-return]
+        return super()._name()
 
     def _text(self) -> tuple[Text, int]:
         if level := _INFIX.get(self.operation):
@@ -662,6 +678,22 @@ _PYTHON_TYPES: Final[dict[type, pa.DataType]] = {
 
 def _binary(operation: str, left: object, right: object) -> Expr:
     return Call(operation, (to_expr(left), to_expr(right)))
+
+
+def _path(expr: Expr) -> str | None:
+    """The path of a field in a struct, or of a column; None where something is computed.
+
+    A name with a dot in it is no part of a path: the struct that holds it is read as a whole.
+    """
+    if isinstance(expr, Column):
+        return expr.column
+    if isinstance(expr, Call) and expr.operation == "struct.field":
+        struct, name = expr.arguments[0], expr.options["name"]
+        outer = _path(struct)
+        if outer is None or "." in name or (isinstance(struct, Column) and "." in outer):
+            return outer
+        return f"{outer}.{name}"
+    return None
 
 
 def _over_fields(operation: str, values: tuple[str | Expr, ...]) -> Call:

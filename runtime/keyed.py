@@ -9,10 +9,13 @@ from millstream.aggregates import Aggregate
 from millstream.errors import FlowError
 from millstream.functions import UserFunction
 from millstream.operators.aggregation import shipped
+from millstream.patterns import Pattern
 from millstream.plan import Port
 from millstream.rows import declared_schema
-from millstream.specs.base import LATE, OnError
+from millstream.specs.base import LATE, OnError, Spec
 from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
+from millstream.specs.ordering import RowWindows
+from millstream.specs.patterns import MatchSpec
 from millstream.specs.windows import WindowAggregateSpec, Windows
 from millstream.streams import Errors, Stream
 from millstream.times import MAX_US, Duration, duration_us
@@ -31,7 +34,7 @@ class KeyedStream:
 
     def window(
         self,
-        windows: Windows,
+        windows: Windows | RowWindows,
         *,
         allowed_lateness: Duration | None = "0s",
         emit: Literal["updates", "final"] = "updates",
@@ -45,6 +48,11 @@ class KeyedStream:
                 "final" waits until the window has expired and puts out one.
         """
         where = f"{caller()} window"
+        if isinstance(windows, RowWindows) and (allowed_lateness != "0s" or emit != "updates"):
+            raise FlowError(
+                f"{where}: {windows.describe()} takes events in the order of event time, each once: "
+                "allowed_lateness= and emit= are for windows of time"
+            )
         lateness = MAX_US if allowed_lateness is None else duration_us(allowed_lateness, where)
         if lateness == MAX_US and emit == "final":
             raise FlowError(
@@ -57,6 +65,21 @@ class KeyedStream:
         where = caller()
         spec = RunningAggregateSpec(_checked_aggregates(where, aggregates))
         return Stream(self.flow, self.flow.add("agg", spec, [self.port], name))
+
+    def match(self, pattern: Pattern, *, overlapping: bool = True, name: str | None = None) -> MatchResult:
+        """Find events that follow one another; one row for each match.
+
+        Its fields are the key, ``match_start`` and ``match_end``, and for each step of the pattern the whole event
+        (or, for steps of one name, the list of events). Events are taken in the order of event time where there is
+        one, each when the watermark has passed it; one that comes too late for that leaves by ``late``.
+
+        Args:
+            pattern: made by `millstream.pattern`.
+            overlapping: every event that fits the first step begins a match; False: matches of one key share no
+                span of time, the one that begins first counts.
+        """
+        spec = MatchSpec(pattern, overlapping)
+        return MatchResult(self.flow, self.flow.add("match", spec, [self.port], name))
 
     def scan(
         self,
@@ -79,10 +102,20 @@ class KeyedStream:
         return Stream(self.flow, self.flow.add("scan", spec, [self.port], name))
 
 
+class MatchResult(Stream):
+    """The matches of a pattern; `late` has the events that came when later ones had been looked at."""
+
+    @property
+    def late(self) -> Stream:
+        return Stream(self.flow, Port(self.port.node, LATE))
+
+
 class WindowedStream:
     """Windows of a keyed stream, to be aggregated."""
 
-    def __init__(self, keyed: KeyedStream, windows: Windows, allowed_lateness_us: int, final_only: bool) -> None:
+    def __init__(
+        self, keyed: KeyedStream, windows: Windows | RowWindows, allowed_lateness_us: int, final_only: bool
+    ) -> None:
         self._keyed = keyed
         self._windows = windows
         self._allowed_lateness_us = allowed_lateness_us
@@ -91,9 +124,14 @@ class WindowedStream:
     def agg(self, *, name: str | None = None, **aggregates: Aggregate) -> WindowResult:
         """One pane for each key and window: ``window_start, window_end, pane``, the key, the aggregates."""
         checked = _checked_aggregates(caller(), aggregates)
+        if isinstance(self._windows, RowWindows):
+            return self._result("agg", self._windows.aggregated(checked), name)
         spec = WindowAggregateSpec(self._windows, self._allowed_lateness_us, checked, self._final_only)
+        return self._result("agg", spec, name)
+
+    def _result(self, kind: str, spec: Spec, name: str | None) -> WindowResult:
         flow = self._keyed.flow
-        return WindowResult(flow, flow.add("agg", spec, [self._keyed.port], name))
+        return WindowResult(flow, flow.add(kind, spec, [self._keyed.port], name))
 
 
 class WindowResult(Stream):

@@ -11,6 +11,7 @@ The passes over the graph, in the order in which nodes were made (inputs come fi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from typing import Literal
 
 from millstream.connectors import JsonLinesSink
 from millstream.cutter import Cutter
-from millstream.errors import FlowError
+from millstream.errors import FlowError, UnboundedStateWarning
 from millstream.flow import Flow
 from millstream.plan import Node, PhysicalPlan, Port
+from millstream.projection import parts_read
 from millstream.specs.base import MAIN, Bound, Fields, both
 from millstream.specs.columns import UnionSpec
 from millstream.specs.ends import ReadSpec, SinkSpec
@@ -67,12 +69,28 @@ def make_plan(
     for node in nodes.values():
         if isinstance(node.spec, SinkSpec):
             node.spec.sink.check()
+    _warn_of_unbounded_state(nodes)
     return PhysicalPlan(
         name=flow.name, workers=workers, ingest=where, batch_rows=batch_rows, nodes={**nodes, **cut.added},
         schemas={n: bound[Port(n)].schema for n in nodes}, stages=tuple(cut.stages),
         exchanges=tuple(cut.finished_exchanges()), partitions=tuple(partitions), reads=reads,
         needs_position=any(n.spec.needs_position for n in nodes.values()),
     )  # fmt: skip
+
+
+def _warn_of_unbounded_state(nodes: Mapping[int, Node]) -> None:
+    """A flow without an end must not keep what it never forgets; one that ends may."""
+    for node in nodes.values():
+        if (kept := node.spec.unbounded_state) is not None and _never_ends(node, nodes):
+            file, _, line = node.where.rpartition(":")
+            warnings.warn_explicit(f"{node.name}: {kept}", UnboundedStateWarning, file, int(line))
+
+
+def _never_ends(node: Node, nodes: Mapping[int, Node]) -> bool:
+    """Whether rows of a live source reach a node."""
+    if isinstance(node.spec, ReadSpec):
+        return node.spec.source.live
+    return any(_never_ends(nodes[p.node], nodes) for p in node.inputs)
 
 
 # --- late events that nobody asked for ---
@@ -179,6 +197,8 @@ def _projected(
         if isinstance(node.spec, ReadSpec):
             schema, wanted = bound[Port(node.id)].schema, needed[Port(node.id)]
             names = None if schema is None or wanted is None else tuple(n for n in schema.names if n in wanted)
+            if names is not None and schema is not None:
+                names = parts_read(nodes, node.id, names, schema, needed)
             reads[node.id] = names
             if names is not None:
                 result[node.id] = replace(node, spec=ReadSpec(node.spec.source.with_fields(names)))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import zmq
 
-from millstream.wire import Frame, Message, Received, decode
+from millstream.wire import Frame, Message, decode
 
-# Below this ZeroMQ hands out slices of a shared read buffer, which Arrow would find unaligned.
+# Below this ZeroMQ hands out slices of a shared read buffer, which Arrow would find unaligned; and a copy costs little.
 _COPY_BELOW_BYTES = 16_384
 
 
@@ -52,17 +52,23 @@ class Link:
             socket = self._outbound[peer] = self._socket(zmq.DEALER)
             socket.setsockopt(zmq.IDENTITY, self.me.encode())
             socket.connect(self._endpoint(peer))
-        # Not copied: the frames are buffers of columns that nobody changes any more.
-        socket.send_multipart(message.encode(self.attempt), copy=False)
+        *first, last = message.encode(self.attempt)
+        for frame in first:
+            _send(socket, frame, zmq.SNDMORE)
+        _send(socket, last, 0)
 
-    def received(self) -> Iterator[Received]:
+    def received(self) -> Iterator[Message]:
         """What has arrived, without waiting."""
         while True:
             try:
-                frames = self._inbound.recv_multipart(zmq.NOBLOCK, copy=False)
+                frame = self._inbound.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            message = decode([_aligned(f) for f in frames[1:]], self.attempt)
+            frames: list[Frame] = []  # without the first, which names the sender
+            while frame.more:
+                frame = self._inbound.recv(copy=False)
+                frames.append(_aligned(frame))
+            message = decode(frames, self.attempt)
             if message is not None:
                 yield message
 
@@ -75,6 +81,12 @@ class Link:
             socket.close(linger=linger_ms)
         self._inbound.close(linger=0)
         self._context.term()
+
+
+def _send(socket: zmq.Socket[bytes], frame: Frame, flags: int) -> None:
+    # Large ones are not copied: they are buffers of columns that nobody changes any more. For small ones ZeroMQ's own
+    # note that such a buffer is free again costs more than a copy.
+    socket.send(frame, flags, copy=memoryview(frame).nbytes < _COPY_BELOW_BYTES)
 
 
 def _aligned(frame: zmq.Frame) -> Frame:

@@ -29,13 +29,16 @@ Frame = bytes | memoryview | pa.Buffer
 NO_MORE_BLOCKS: Final = -1
 """The partition of the message that ends a deal exchange: no block of any partition will follow."""
 
+_UNMEASURED: Final = -1
+_HEADER_BYTES: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """Sender to receiver: a piece of one input, in sequence; it needs credit unless it carries nothing.
 
-    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, payload],
-    where payload is None, ["batch", ...] or ["block", ...]; frames as the payload says.
+    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, payload,
+    size_bytes], where payload is None, ["batch", ...] or ["block", ...]; frames as the payload says.
 
     Attributes:
         exchange: which exchange of the plan it belongs to.
@@ -45,7 +48,8 @@ class Data:
         sequence: 0, 1, 2... within the origin; every receiver gets every number, empty if need be.
         more: whether further messages with this number follow.
         watermark_us: of the input, after this message (meaningful when ``more`` is false).
-        size_bytes: what it counts for in credit; not on the wire, both ends measure it alike.
+        size_bytes: what it counts for in credit: measured once, by the sender, so that exactly what was
+            taken returns.
     """
 
     TAG: ClassVar[int] = 1
@@ -57,10 +61,12 @@ class Data:
     watermark_us: int
     status: InputStatus
     payload: Batch | Block | None
+    size_bytes: int = _UNMEASURED
 
-    @property
-    def size_bytes(self) -> int:
-        return 0 if self.payload is None else self.payload.nbytes + 64
+    def __post_init__(self) -> None:
+        if self.size_bytes == _UNMEASURED:
+            size_bytes = 0 if self.payload is None else self.payload.nbytes + _HEADER_BYTES
+            object.__setattr__(self, "size_bytes", size_bytes)
 
     def encode(self, attempt: int) -> list[Frame]:
         described: list[Any] | None = None
@@ -76,7 +82,7 @@ class Data:
         return [_pack(header), *frames]
 
     @classmethod
-    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> ReceivedData:
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Data:
         fields = _fields("data", header, 9)
         exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = fields
         payload: Batch | Block | None = None
@@ -85,16 +91,10 @@ class Data:
             payload = _decode_batch(rest, frames) if kind == "batch" else _decode_block(rest, frames)
         elif frames:
             raise WireError(f"data: {len(frames)} frames where the header announces none")
-        data = cls(exchange, sender, (origin[0], origin[1]), sequence, more, watermark_us, InputStatus(status), payload)
-        return ReceivedData(data, size_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedData:
-    """A data message with the size that its sender counted, so that exactly that much credit returns."""
-
-    data: Data
-    size_bytes: int
+        if not isinstance(size_bytes, int) or size_bytes < 0:
+            raise WireError(f"data: a size of {size_bytes!r} bytes")
+        input_ = (origin[0], origin[1])
+        return cls(exchange, sender, input_, sequence, more, watermark_us, InputStatus(status), payload, size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,14 +292,13 @@ class Stop:
 
 
 Message = Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
-Received = ReceivedData | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
 
 _MESSAGES: dict[int, Any] = {
     m.TAG: m for m in (Data, Credit, TimeReport, ClockReading, Hello, Start, Beat, Failed, Finished, Stop)
 }
 
 
-def decode(frames: Sequence[Frame], attempt: int) -> Received | None:
+def decode(frames: Sequence[Frame], attempt: int) -> Message | None:
     """A message of this attempt; None for one of another attempt, which nobody waits for any more.
 
     Raises:
@@ -317,7 +316,7 @@ def decode(frames: Sequence[Frame], attempt: int) -> Received | None:
     if theirs != attempt:
         return None
     try:
-        return cast(Received, _MESSAGES[tag].decode(header, frames[1:]))
+        return cast(Message, _MESSAGES[tag].decode(header, frames[1:]))
     except WireError:
         raise
     except Exception as error:

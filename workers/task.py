@@ -11,7 +11,7 @@ from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.topology import COORDINATOR, worker_name
-from millstream.wire import Beat, ClockReading, Credit, Failed, Finished, Received, ReceivedData, Start, Stop
+from millstream.wire import Beat, ClockReading, Credit, Data, Failed, Finished, Message, Start, Stop
 
 
 class Worker:
@@ -33,9 +33,9 @@ class Worker:
         self._started = False
         self._told = False
 
-    def receive(self, message: Received) -> None:
+    def receive(self, message: Message) -> None:
         match message:
-            case ReceivedData() | Credit() | ClockReading():
+            case Data() | Credit() | ClockReading():
                 self.runner.receive(message)
             case Start():
                 self._started = True

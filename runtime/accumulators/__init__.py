@@ -9,6 +9,7 @@ batches are merged by group (`combine`), in any order and any nesting, and `resu
     ordered.py      first, last, arg_min, arg_max; min and max of text and decimals
     collections.py  count_distinct, collect
     user.py         the user's own functions
+    signed.py       aggregates from which rows can be taken back; double_double.py: their sums of doubles
     planner.py      from aggregates to parts, each once
 """
 

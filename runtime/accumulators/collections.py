@@ -30,13 +30,13 @@ class Distinct(Part):
         return [self._distinct(values.array, values.groups)]
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
-        return [self._distinct(*_flatten(columns[0], groups))]
+        return [self._distinct(*flatten(columns[0], groups))]
 
     def _distinct(self, values: Array, groups: Groups) -> Column:
         values = retype(values, self.type)
         codes, first = factorize([values])
         _, pairs = group_codes([(groups.codes, groups.count), (codes, len(first))])
-        return _lists(values.take(index_array(pairs)), Groups(groups.codes[pairs], groups.count))
+        return lists_of(values.take(index_array(pairs)), Groups(groups.codes[pairs], groups.count))
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Collected(Part):
     def partial(self, rows: Rows) -> list[Column]:
         values = retype(to_arrow(rows.inputs[self.at].column), self.type)
         parts = [pa.array(rows.order.time_us), pa.array(rows.order.position), values]
-        return [_lists(pa.StructArray.from_arrays(parts, ["time_us", "position", "value"]), rows.groups)]
+        return [lists_of(pa.StructArray.from_arrays(parts, ["time_us", "position", "value"]), rows.groups)]
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
-        return [_lists(*_flatten(columns[0], groups))]
+        return [lists_of(*flatten(columns[0], groups))]
 
 
 def list_lengths(column: Column) -> Array:
@@ -62,21 +62,21 @@ def list_lengths(column: Column) -> Array:
 def in_order(column: Column, kind: pa.DataType) -> Array:
     """The collected values of each group as a list of ``kind``, by event time and then position."""
     lists = to_arrow(column)
-    rows, groups = _flatten(lists, Groups(np.arange(len(lists)), len(lists)))
+    rows, groups = flatten(lists, Groups(np.arange(len(lists)), len(lists)))
     assert isinstance(rows, pa.StructArray)
     time_us, position, value = rows.flatten()
     order = np.lexsort((raw_values(position), raw_values(time_us), groups.codes))
     return pa.ListArray.from_arrays(pa.array(groups.starts, pa.int32()), retype(value.take(index_array(order)), kind))
 
 
-def _flatten(column: Column, groups: Groups) -> tuple[Array, Groups]:
+def flatten(column: Column, groups: Groups) -> tuple[Array, Groups]:
     """The items of all lists, and the groups of their lists."""
     lists = to_arrow(column)
     assert isinstance(lists, pa.LargeListArray)
     return lists.flatten(), Groups(np.repeat(groups.codes, raw_values(pc.list_value_length(lists))), groups.count)
 
 
-def _lists(values: Array, groups: Groups) -> Array:
+def lists_of(values: Array, groups: Groups) -> Array:
     """One list for each group. Offsets are 64 bits wide: a run may hold more than 2^31 values."""
     items = values.take(index_array(groups.order))
     lists: Array = pa.LargeListArray.from_arrays(pa.array(groups.starts, pa.int64()), items)

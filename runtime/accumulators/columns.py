@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Array, index_array
+from millstream.batch import Array, SignArray, index_array
 from millstream.grouping import BoolArray, Groups, raw_values, valid_mask
 
 Values: TypeAlias = npt.NDArray[Any]
@@ -40,11 +40,16 @@ class RowOrder:
 
 
 class Input:
-    """A column next to the groups of its rows, split into what has a value; each view made at most once."""
+    """A column next to the groups of its rows, split into what has a value; each view made at most once.
 
-    def __init__(self, column: Column, groups: Groups) -> None:
+    Args:
+        sign: int8[n], -1 for rows that are taken back; None: all count.
+    """
+
+    def __init__(self, column: Column, groups: Groups, sign: SignArray | None = None) -> None:
         self.column = column
         self._groups = groups
+        self._sign = sign
 
     @cached_property
     def mask(self) -> BoolArray | None:
@@ -55,6 +60,11 @@ class Input:
     def groups(self) -> Groups:
         """The groups of the rows that have a value."""
         return self._groups if self.mask is None else self._groups.where(self.mask)
+
+    @cached_property
+    def sign(self) -> SignArray | None:
+        """The signs of the rows that have a value."""
+        return self._sign if self._sign is None or self.mask is None else self._sign[self.mask]
 
     @cached_property
     def array(self) -> Array:

@@ -33,7 +33,12 @@ class Count(Part):
     at: int | None
 
     def partial(self, rows: Rows) -> list[Column]:
-        return [rows.groups.sizes if self.at is None else rows.inputs[self.at].groups.sizes]
+        counted = rows if self.at is None else rows.inputs[self.at]
+        if counted.sign is None:
+            return [counted.groups.sizes]
+        counts = np.zeros(counted.groups.count, np.int64)
+        np.add.at(counts, counted.groups.codes, counted.sign)
+        return [counts]
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
         counts = np.zeros(groups.count, np.int64)
@@ -75,12 +80,14 @@ class IntegerSum(Reduction):
     WIDE: ClassVar = pa.decimal128(38, 0)
 
     def reduce(self, values: Input) -> Column:
-        groups = values.groups
+        groups, sign = values.groups, values.sign
         if isinstance(values.column, np.ndarray) or not pa.types.is_decimal(values.column.type):
-            sums = wide.sum_int64(values.values, groups)
+            sums = wide.sum_int64(values.values, groups, sign)
             if sums is not None:
                 return nullable(sums, groups)
             words = wide.words_of(values.values)
+            if sign is not None:
+                words = wide.negated(words, sign < 0)
         else:
             words = wide.words_of_decimals(values.array)
         total = wide.sum_words(words, groups, width=2)
@@ -100,6 +107,8 @@ class DecimalSum(Reduction):
     def reduce(self, values: Input) -> Column:
         groups = values.groups
         words = wide.words_of_decimals(self._scaled(values.array))
+        if values.sign is not None:
+            words = wide.negated(words, values.sign < 0)
         narrow = wide.sum_int64(words[:, 0].view(np.int64), groups) if wide.fits_int64(words) else None
         total = wide.sum_words(words, groups, width=4) if narrow is None else wide.words_of(narrow)
         if total is None:

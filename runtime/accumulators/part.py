@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from millstream.accumulators.columns import Column, Input, RowOrder
-from millstream.batch import Array
+from millstream.batch import Array, SignArray
 from millstream.errors import InternalError
 from millstream.grouping import Groups
 
 
 class Rows:
-    """A batch as parts see it: the inputs by number, the groups, and the order where someone needs it."""
+    """A batch as parts see it: the inputs by number, the groups, and order and signs where there are any."""
 
-    def __init__(self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None) -> None:
-        self.inputs = [Input(array, groups) for array in inputs]
+    def __init__(
+        self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None, sign: SignArray | None = None
+    ) -> None:
+        self.inputs = [Input(array, groups, sign) for array in inputs]
         self.groups = groups
+        self.sign = sign
         self._order = order
 
     @property

@@ -2,6 +2,9 @@
 
 ``agg(n=count(), total=sum("x"), mean=mean("x"), top=max("x"))`` needs four parts: the rows, the sum of x,
 the number of x and the largest x; the mean is made of two of them when results are asked for.
+
+Where rows can be taken back (signed.py) other parts compute the same, and the first is always the number of rows
+left, which tells when a group is gone.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from millstream import aggregates as spec
-from millstream.accumulators import collections, numeric, ordered, user
+from millstream.accumulators import collections, numeric, ordered, signed, user
 from millstream.accumulators.columns import Column, Input, RowOrder, Values, retype, to_arrow
 from millstream.accumulators.part import Part, Rows
 from millstream.aggregates import Aggregate, AggregateOverflowError
-from millstream.batch import Array
+from millstream.batch import Array, BoolArray, SignArray
 from millstream.errors import InternalError
 from millstream.expr import Expr
 from millstream.grouping import Groups
@@ -75,18 +78,25 @@ class AccumulatorSet:
         parts: what is computed.
         width: the number of columns.
         needs_order: whether `partial` needs the order of rows.
+        retractable: whether rows can be taken back.
     """
 
     def __init__(
-        self, aggregates: Mapping[str, Aggregate], input_types: Sequence[pa.DataType], where: str = "agg"
+        self,
+        aggregates: Mapping[str, Aggregate],
+        input_types: Sequence[pa.DataType],
+        where: str = "agg",
+        retractable: bool = False,
     ) -> None:
         """Args:
             aggregates: by name of their result.
             input_types: the types of ``distinct_inputs(aggregates.values())``, in that order.
             where: the operator, as the user wrote it, for errors.
+            retractable: rows come with signs, which all aggregates can follow (`Aggregate.retractable`).
         Raises:
             SchemaError: an aggregate does not take the type of its input.
         """
+        self.retractable = retractable
         self.inputs = distinct_inputs(aggregates.values())
         if len(self.inputs) != len(input_types):
             raise InternalError(f"{where}: {len(input_types)} input types for {len(self.inputs)} inputs")
@@ -97,9 +107,12 @@ class AccumulatorSet:
         self._accumulators: list[tuple[Accumulator, list[int]]] = []
         columns_of: dict[Part, list[int]] = {}
         self.width = 0
+        if retractable:
+            rows = numeric.Count(None)
+            self.parts, self.width, columns_of[rows] = [rows], 1, [0]
         for name, aggregate in aggregates.items():
             at = [position[_identity(expr)] for expr in aggregate.inputs]
-            accumulator = _build(aggregate, [input_types[i] for i in at], f"{where}: {name}", at)
+            accumulator = _build(aggregate, [input_types[i] for i in at], f"{where}: {name}", at, retractable)
             for part in accumulator.parts:
                 if part not in columns_of:
                     columns_of[part] = list(range(self.width, self.width + part.width))
@@ -108,9 +121,25 @@ class AccumulatorSet:
             self._accumulators.append((accumulator, [c for part in accumulator.parts for c in columns_of[part]]))
         self.schema = pa.schema([(n, a.output_type) for n, (a, _) in zip(aggregates, self._accumulators, strict=True)])
 
-    def partial(self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None) -> list[Column]:
-        """Rows to accumulator columns; see `Accumulator.partial`. ``inputs`` are those of ``self.inputs``."""
-        return _partial(self.parts, self._input_types, inputs, groups, order)
+    def partial(
+        self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None, sign: SignArray | None = None
+    ) -> list[Column]:
+        """Rows to accumulator columns; see `Accumulator.partial`. ``inputs`` are those of ``self.inputs``.
+
+        Args:
+            sign: of each row, where the set is ``retractable``; None: all rows count.
+        """
+        if sign is not None and not self.retractable:
+            raise InternalError("accumulators: rows are taken back from aggregates that were not made for it")
+        return _partial(self.parts, self._input_types, inputs, groups, order, sign)
+
+    def left(self, columns: Sequence[Column]) -> BoolArray:
+        """Which groups of a ``retractable`` set have rows left; the others are as if they had never been."""
+        return _numbers(columns[0]) > 0
+
+    def rows(self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None) -> Rows:
+        """Rows as parts see them; see `partial`."""
+        return Rows([retype(a, t) for a, t in zip(inputs, self._input_types, strict=True)], groups, order)
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
         """Accumulator columns to others: one row for each group of rows. The columns given stay as they are."""
@@ -148,8 +177,9 @@ def _partial(
     inputs: Sequence[Array],
     groups: Groups,
     order: RowOrder | None,
+    sign: SignArray | None = None,
 ) -> list[Column]:
-    rows = Rows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order)
+    rows = Rows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order, sign)
     return [column for part in parts for column in part.partial(rows)]
 
 
@@ -161,10 +191,13 @@ def _combine(parts: Sequence[Part], columns: Sequence[Column], groups: Groups) -
     return combined
 
 
-def _build(aggregate: Aggregate, input_types: Sequence[pa.DataType], where: str, at: Sequence[int]) -> Accumulator:
+def _build(
+    aggregate: Aggregate, input_types: Sequence[pa.DataType], where: str, at: Sequence[int], retractable: bool = False
+) -> Accumulator:
     output = aggregate.output_type(input_types, where)
     kinds = tuple(map(_computed_type, input_types))
-    parts, finish = _parts(aggregate, kinds, output, f"{where}={aggregate}", at)
+    make = _retractable_parts if retractable else _parts
+    parts, finish = make(aggregate, kinds, output, f"{where}={aggregate}", at)
     return Accumulator(kinds, output, parts, finish)
 
 
@@ -200,13 +233,46 @@ def _parts(
     raise InternalError(f"{label}: no accumulator for {type(aggregate).__name__}")
 
 
+def _retractable_parts(
+    aggregate: Aggregate, kinds: Sequence[pa.DataType], output: pa.DataType, label: str, at: Sequence[int]
+) -> tuple[tuple[Part, ...], Finish]:
+    match aggregate:
+        case spec.Count():
+            return _parts(aggregate, kinds, output, label, at)
+        case spec.Sum():
+            total, count = _signed_sum_part(kinds[0], label, at[0]), numeric.Count(at[0])
+            if isinstance(total, signed.SignedFloatSum):
+                return (total, count), lambda c: signed.null_where_empty(pa.array(signed.float_sums(c[:5])), c[5])
+            return (total, count), lambda c: signed.null_where_empty(_exact(c[0], output, label), c[1])
+        case spec.Mean():
+            total, count = _signed_sum_part(kinds[0], label, at[0]), numeric.Count(at[0])
+            if isinstance(total, signed.SignedFloatSum):
+                return (total, count), lambda c: _divide([signed.float_sums(c[:5]), c[5]])
+            return (total, count), _divide
+        case spec.Variance(ddof=ddof):
+            root = isinstance(aggregate, spec.Stddev)
+            part, squares = signed.SignedFloatSum(at[0]), signed.SignedFloatSum(at[0], squares=True)
+            return (part, squares, numeric.Count(at[0])), lambda c: _signed_variance(c, ddof, root)
+        case spec.Min() | spec.Max():
+            extreme = _extreme_part(kinds[0], at[0], isinstance(aggregate, spec.Max))
+            values = signed.Multiset(at[0], kinds[0])
+            return (values,), lambda c: _stored(signed.extremes(c, extreme), output)
+        case spec.CountDistinct():
+            return (signed.Multiset(at[0], kinds[0]),), signed.distinct_counts
+    raise InternalError(f"{label}: no accumulator for {type(aggregate).__name__} from which rows can be taken back")
+
+
+def _signed_sum_part(kind: pa.DataType, label: str, at: int) -> Part:
+    return signed.SignedFloatSum(at) if pa.types.is_floating(kind) else _sum_part(kind, label, at)
+
+
 def _sum_part(kind: pa.DataType, label: str, at: int) -> Part:
     if pa.types.is_floating(kind):
         return numeric.FloatSum(at)
     return numeric.DecimalSum(at, kind.scale, label) if pa.types.is_decimal(kind) else numeric.IntegerSum(at)
 
 
-def _extreme_part(kind: pa.DataType, at: int, largest: bool) -> Part:
+def _extreme_part(kind: pa.DataType, at: int, largest: bool) -> numeric.Reduction:
     if pa.types.is_boolean(kind):
         return numeric.Extreme(at, "u1", largest)
     if pa.types.is_null(kind):
@@ -267,6 +333,12 @@ def _divide(columns: Sequence[Column]) -> Array:
 def _variance(columns: Sequence[Column], ddof: int, root: bool) -> Array:
     count = _numbers(columns[0])
     value = _numbers(columns[3]) / np.maximum(count - ddof, 1)
+    return _where(np.sqrt(value) if root else value, count > ddof)
+
+
+def _signed_variance(columns: Sequence[Column], ddof: int, root: bool) -> Array:
+    count = _numbers(columns[10])
+    value = signed.variances(columns[:5], columns[5:10], count, ddof)
     return _where(np.sqrt(value) if root else value, count > ddof)
 
 

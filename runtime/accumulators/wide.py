@@ -20,12 +20,15 @@ Words = npt.NDArray[np.uint64]
 _LOW = np.int64(0xFFFF_FFFF)
 
 
-def sum_int64(values: npt.NDArray[np.integer], groups: Groups) -> Int64Array | None:
+def sum_int64(
+    values: npt.NDArray[np.integer], groups: Groups, sign: npt.NDArray[np.int8] | None = None
+) -> Int64Array | None:
     """The sum of each group, int64[groups]; None where one might not fit."""
     if len(values) and max(int(values.max()), -int(values.min())) * len(values) > np.iinfo(np.int64).max:
         return None
     sums = np.zeros(groups.count, np.int64)
-    np.add.at(sums, groups.codes, values.astype(np.int64, copy=False))
+    whole = values.astype(np.int64, copy=False)
+    np.add.at(sums, groups.codes, whole if sign is None else whole * sign)
     return sums
 
 
@@ -56,6 +59,18 @@ def words_of(values: npt.NDArray[np.integer]) -> Words:
         return np.stack([low, np.zeros_like(low)], axis=1)
     signed = values.astype(np.int64, copy=False)
     return np.stack([signed.view(np.uint64), (signed >> 63).view(np.uint64)], axis=1)
+
+
+def negated(words: Words, rows: BoolArray) -> Words:
+    """The same numbers with those of some rows negated."""
+    result = words.copy()
+    part = ~words[rows]
+    carry = np.ones(len(part), np.uint64)
+    for word in range(part.shape[1]):
+        part[:, word] += carry
+        carry &= (part[:, word] == 0).astype(np.uint64)
+    result[rows] = part
+    return result
 
 
 def words_of_decimals(array: Array) -> Words:

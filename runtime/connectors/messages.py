@@ -1,20 +1,22 @@
 """Messages of other programs: one event, or a list of events, as JSON, msgpack or an Arrow IPC stream.
 
-On the way in, a block holds messages as they came, each with its length in front; decoding happens where
+On the way in, a block holds messages as they came, behind the length of each; decoding happens where
 blocks are decoded. A message, or an event of a list, that cannot be decoded is a bad record; its "line" is the
 message's place in the block. On the way out, a message is a row or a batch.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import msgpack
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from millstream.batch import concat_columns
@@ -30,14 +32,16 @@ from millstream.schema import array_of, conform, narrow, plain_schema, without_c
 Payload = Literal["json", "msgpack", "arrow"]
 Per = Literal["row", "batch"]
 
-_LENGTH = struct.Struct("<I")
-FRAME_BYTES = _LENGTH.size
+_LENGTH = np.dtype("<u4")
+FRAME_BYTES = _LENGTH.itemsize
+"""What a message takes of a block beside its own bytes."""
 
 
-class Message(NamedTuple):
-    offset: int
-    """Where its frame starts in the block."""
-    data: bytes
+class Messages(NamedTuple):
+    """The messages of a block, and where each starts in it."""
+
+    data: list[bytes]
+    offsets: list[int]
 
 
 class Bad(NamedTuple):
@@ -49,17 +53,16 @@ class Bad(NamedTuple):
 
 
 def join_messages(messages: Sequence[bytes]) -> bytes:
-    """The payload of a block."""
-    return b"".join(piece for data in messages for piece in (_LENGTH.pack(len(data)), data))
+    """The payload of a block: how many messages, the length of each, and all of them."""
+    numbers = np.fromiter((len(messages), *map(len, messages)), _LENGTH, len(messages) + 1)
+    return b"".join((numbers.tobytes(), *messages))
 
 
-def split_messages(payload: bytes) -> Iterator[Message]:
-    offset = 0
-    while offset < len(payload):
-        start = offset + FRAME_BYTES
-        end = start + _LENGTH.unpack_from(payload, offset)[0]
-        yield Message(offset, payload[start:end])
-        offset = end
+def split_messages(payload: bytes) -> Messages:
+    count = int(np.frombuffer(payload, _LENGTH, 1)[0])
+    ends = np.cumsum(np.frombuffer(payload, _LENGTH, count, FRAME_BYTES), dtype=np.int64) + (1 + count) * FRAME_BYTES
+    cuts = [(1 + count) * FRAME_BYTES, *ends.tolist()]
+    return Messages([payload[start:end] for start, end in pairwise(cuts)], cuts[:-1])
 
 
 # ---------------------------------------------------------------- in
@@ -87,26 +90,26 @@ class JsonMessages:
         self._lines = JsonDecoder(schema)
 
     def decode(self, block: Bytes) -> Decoded:
-        messages = list(split_messages(as_bytes(block)))
-        lines, owners, bad = _json_lines(messages)
+        messages = split_messages(as_bytes(block))
+        lines, owners, bad = _json_lines(messages.data)
         columns, bad_lines = self._lines.decode(b"\n".join(lines))
         bad += [Bad(owners[record.line], record.raw, record.reason) for record in bad_lines]
         return Decoded(columns, _bad_records(messages, bad))
 
     @staticmethod
     def infer(block: bytes) -> pa.Schema:
-        return infer_json(b"\n".join(_json_lines(list(split_messages(block)))[0]))
+        return infer_json(b"\n".join(_json_lines(split_messages(block).data)[0]))
 
 
 _EVENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def _json_lines(messages: Sequence[Message]) -> tuple[list[bytes], list[int], list[Bad]]:
+def _json_lines(messages: Sequence[bytes]) -> tuple[list[bytes], list[int], list[Bad]]:
     """One line for each event, the number of the message it is from, and the messages that are no JSON."""
     lines: list[bytes] = []
     owners: list[int] = []
     bad: list[Bad] = []
-    for number, (_, data) in enumerate(messages):
+    for number, data in enumerate(messages):
         if data.startswith(b"{") and b"\n" not in data:  # nearly all of them
             lines.append(data)
             owners.append(number)
@@ -139,32 +142,65 @@ class MsgpackMessages:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
+        places = {f"f{i}": name for i, name in enumerate(schema.names)}
+        fields = [(place, Any, None) for place in places]
+        self._event = msgspec.defstruct("Event", fields, rename=places, gc=False, omit_defaults=True)
+        self._values = [attrgetter(place) for place in places]
+        # msgspec rounds the nanoseconds of a timestamp: one just before midnight would become midnight.
+        exact = not any(pa.types.is_temporal(f.type) or pa.types.is_nested(f.type) for f in schema)
+        self._decoder = msgspec.msgpack.Decoder(self._event | list[self._event]) if exact else None  # type: ignore[name-defined]
 
     def decode(self, block: Bytes) -> Decoded:
-        messages = list(split_messages(as_bytes(block)))
-        rows, owners, bad = _msgpack_rows(messages)
+        messages = split_messages(as_bytes(block))
+        events, owners, bad = self._events(messages.data)
         try:
-            return Decoded(self._columns(rows), _bad_records(messages, bad))
+            return Decoded(self._columns(events), _bad_records(messages, bad))
         except SchemaError:
             pass
-        fit: list[dict[str, Any]] = []
-        for row, owner in zip(rows, owners, strict=True):
+        fit: list[msgspec.Struct] = []
+        for event, owner in zip(events, owners, strict=True):
             try:
-                self._columns([row])
-                fit.append(row)
+                self._columns([event])
+                fit.append(event)
             except SchemaError as error:
-                bad.append(Bad(owner, msgpack.packb(row, datetime=True), str(error)))
+                bad.append(Bad(owner, msgspec.msgpack.encode(event), str(error)))
         return Decoded(self._columns(fit), _bad_records(messages, bad))
 
-    def _columns(self, rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
-        if not len(self._schema):
-            return without_columns(len(rows))
-        columns = [array_of([row.get(f.name) for row in rows], f.type, f"field {f.name!r}") for f in self._schema]
-        return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+    def _events(self, messages: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Bad]]:
+        """The events, the number of the message that each is from, and the messages or parts of them that are none."""
+        if self._decoder is None:
+            rows, owners, bad = _msgpack_rows(messages)
+            return self._from_rows(rows), owners, bad
+        events: list[msgspec.Struct] = []
+        owners, bad = [], []
+        for number, data in enumerate(messages):
+            try:
+                found = self._decoder.decode(data)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                rows, _, faults = _msgpack_rows([data])  # some of a list may be all right, and this says what is not
+                found = self._from_rows(rows)
+                bad += [Bad(number, fault.raw, fault.reason) for fault in faults]
+            if isinstance(found, list):
+                events += found
+                owners += [number] * len(found)
+            else:
+                events.append(found)
+                owners.append(number)
+        return events, owners, bad
+
+    def _from_rows(self, rows: Sequence[dict[str, Any]]) -> list[msgspec.Struct]:
+        return [self._event(*map(row.get, self._schema.names)) for row in rows]
+
+    def _columns(self, events: Sequence[msgspec.Struct]) -> pa.RecordBatch:
+        if not self._values:
+            return without_columns(len(events))
+        columns = [list(map(value, events)) for value in self._values]
+        arrays = [array_of(c, f.type, f"field {f.name!r}") for c, f in zip(columns, self._schema, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     @staticmethod
     def infer(block: bytes) -> pa.Schema:
-        rows, _, _ = _msgpack_rows(list(split_messages(block)))
+        rows, _, _ = _msgpack_rows(split_messages(block).data)
         if not rows:
             raise SourceError("no msgpack map in the first messages")
         try:
@@ -174,11 +210,11 @@ class MsgpackMessages:
         return pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema])
 
 
-def _msgpack_rows(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[int], list[Bad]]:
+def _msgpack_rows(messages: Sequence[bytes]) -> tuple[list[dict[str, Any]], list[int], list[Bad]]:
     rows: list[dict[str, Any]] = []
     owners: list[int] = []
     bad: list[Bad] = []
-    for number, (_, data) in enumerate(messages):
+    for number, data in enumerate(messages):
         try:
             value = msgpack.unpackb(data, timestamp=3)
         except (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -200,10 +236,10 @@ class ArrowMessages:
         self._schema = schema
 
     def decode(self, block: Bytes) -> Decoded:
-        messages = list(split_messages(as_bytes(block)))
+        messages = split_messages(as_bytes(block))
         parts: list[pa.RecordBatch] = []
         bad: list[Bad] = []
-        for number, (_, data) in enumerate(messages):
+        for number, data in enumerate(messages.data):
             try:
                 parts += [conform(columns, self._schema, "the message") for columns in _arrow_batches(data)]
             except (pa.ArrowException, SchemaError, OSError) as error:
@@ -213,7 +249,7 @@ class ArrowMessages:
 
     @staticmethod
     def infer(block: bytes) -> pa.Schema:
-        for _, data in split_messages(block):
+        for data in split_messages(block).data:
             try:
                 with pa.ipc.open_stream(data) as reader:
                     return plain_schema(reader.schema).remove_metadata()
@@ -235,9 +271,9 @@ _DECODERS: dict[Payload, type[JsonMessages] | type[MsgpackMessages] | type[Arrow
 _DECODERS = {"json": JsonMessages, "msgpack": MsgpackMessages, "arrow": ArrowMessages}
 
 
-def _bad_records(messages: Sequence[Message], bad: Sequence[Bad]) -> list[BadRecord]:
+def _bad_records(messages: Messages, bad: Sequence[Bad]) -> list[BadRecord]:
     return [
-        BadRecord(messages[one.message].offset, one.message, one.raw[:RAW_BYTES], one.reason)
+        BadRecord(messages.offsets[one.message], one.message, one.raw[:RAW_BYTES], one.reason)
         for one in sorted(bad, key=lambda one: one.message)
     ]
 

@@ -8,8 +8,10 @@ from millstream.operators.asynchronous import MapAsync
 from millstream.operators.base import Context, Operator
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
+from millstream.operators.patterns import MatchPattern
 from millstream.operators.running import RunningAggregate
 from millstream.operators.scan import Scan
+from millstream.operators.sliding import Sliding
 from millstream.operators.windows import WindowAggregate
 from millstream.plan import PhysicalPlan
 from millstream.specs.asynchronous import MapAsyncSpec
@@ -25,6 +27,8 @@ from millstream.specs.columns import (
 from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
 from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec
 from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
+from millstream.specs.patterns import MatchSpec
+from millstream.specs.sliding import SlidingSpec
 from millstream.specs.windows import WindowAggregateSpec
 from millstream.topology import Topology
 
@@ -55,12 +59,16 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
             return python.RowFunction(spec, context)
         case MapBatchesSpec():
             return python.MapBatches(spec, context)
+        case MatchSpec():
+            return MatchPattern(spec, context)
         case MapAsyncSpec():
             return MapAsync(spec, context)
         case HandlersSpec():
             return python.Handlers(spec, context)
         case WindowAggregateSpec():
             return WindowAggregate(spec, context, plan.needs_position)
+        case SlidingSpec():
+            return Sliding(spec, context)
         case RunningAggregateSpec():
             return RunningAggregate(spec, context)
         case ScanSpec():

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, concat, index_array, make_columns
 from millstream.errors import SchemaError, unknown_field
-from millstream.evaluate import evaluate_rows
+from millstream.evaluate import EvaluationError, evaluate_rows
+from millstream.evaluate import evaluate_all as evaluate_together
 from millstream.expr import Expr
 from millstream.operators.base import Context, Operator, Output
 from millstream.specs.base import MAIN, Named
@@ -40,7 +41,10 @@ def evaluate_all(expressions: Named, batch: Batch, context: Context) -> tuple[li
     Returns:
         The results, and the batch, both without those rows.
     """
-    results: list[Array] = []
+    try:
+        return evaluate_together([e for _, e in expressions], batch.columns), batch
+    except EvaluationError:
+        results: list[Array] = []
     failed: dict[int, str] = {}
     for _, expression in expressions:
         result, failures = evaluate_rows(expression, batch.columns)

@@ -20,7 +20,7 @@ from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.topology import CALLER, COORDINATOR
-from millstream.wire import ClockReading, Credit, Hello, Message, ReceivedData
+from millstream.wire import ClockReading, Credit, Data, Hello, Message
 from millstream.workers.task import Worker
 
 from .running import Rows, collected, late_count
@@ -171,7 +171,7 @@ class Simulation:
         if receiver == COORDINATOR:
             self.coordinator.receive(message, self._now_us)
         elif receiver == CALLER:
-            assert isinstance(message, ReceivedData | Credit | ClockReading)
+            assert isinstance(message, Data | Credit | ClockReading)
             self.caller.receive(message)
         else:
             self.workers[receiver].receive(message)
@@ -219,9 +219,8 @@ def _left_in(name: str, runner: Runner) -> Iterator[str]:
             yield f"{name}: stage {lane.stage.stage.id} is in the middle of something"
 
 
-def _brief(message: wire.Received) -> str:
-    if isinstance(message, ReceivedData):
-        data = message.data
-        rows = "nothing" if data.payload is None else f"{data.payload.nbytes} bytes"
-        return f"exchange {data.exchange} {data.origin} #{data.sequence}{'+' if data.more else ''} {rows}, {data.watermark_us}, {data.status.name}"
+def _brief(message: Message) -> str:
+    if isinstance(message, Data):
+        rows = "nothing" if message.payload is None else f"{message.payload.nbytes} bytes"
+        return f"exchange {message.exchange} {message.origin} #{message.sequence}{'+' if message.more else ''} {rows}, {message.watermark_us}, {message.status.name}"
     return str(message)

@@ -12,21 +12,19 @@ from millstream.channel import Inbox, SendCredit, StageInputs
 from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
-from millstream.wire import Data, ReceivedData
+from millstream.wire import Data
 
 
 def message(
     sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US
-) -> ReceivedData:
-    return ReceivedData(
-        Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None), size
-    )
+) -> Data:
+    return Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None, size)
 
 
 def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:
     taken = []
-    while (received := inbox.take()) is not None:
-        taken.append((received.data.origin[1], received.data.sequence, received.data.more))
+    while (taken_now := inbox.take()) is not None:
+        taken.append((taken_now.origin[1], taken_now.sequence, taken_now.more))
     return taken
 
 
@@ -92,7 +90,7 @@ def test_without_order_messages_leave_as_they_come() -> None:
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 2**32))
 def test_any_order_between_senders_gives_the_order_of_every_input(parts: list[int], senders: int, seed: int) -> None:
     dice = random.Random(seed)
-    queues: list[list[ReceivedData]] = [[] for _ in range(senders)]
+    queues: list[list[Data]] = [[] for _ in range(senders)]
     expected: dict[int, list[tuple[int, int, bool]]] = {0: [], 1: []}
     for sequence, count in enumerate(parts):
         for partition in (0, 1):

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.connectors.cells import no_columns
+from millstream.connectors.json_rows import RowDecoder
 from millstream.connectors.jsonl import JsonDecoder, encode_jsonl
 from millstream.connectors.text import RAW_BYTES, cut_lines
 from millstream.errors import SchemaError
@@ -205,7 +206,7 @@ def mutated_lines(draw: st.DrawFn) -> bytes:
 
 @given(mutated_lines())
 def test_a_block_at_once_and_line_by_line_give_the_same(block: bytes) -> None:
-    decoder = JsonDecoder(SCHEMA)
+    decoder = RowDecoder(SCHEMA)
     at_once, each = decoder.decode(block), decoder.decode_each(block)
     assert at_once.columns.equals(each.columns)
     assert at_once.bad == each.bad

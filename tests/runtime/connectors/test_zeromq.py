@@ -161,8 +161,10 @@ def decode(payload: Any, *messages: bytes) -> tuple[list[dict[str, Any]], list[t
     block = join_messages(messages)
     columns, bad = message_decoder(payload, SCHEMA, None, "here").decode(block)
     for record in bad:
-        start = sum(4 + len(m) for m in messages[: record.line])
+        # Behind the number of messages and the length of each.
+        start = 4 + 4 * len(messages) + sum(map(len, messages[: record.line]))
         assert record.offset == start
+        assert block[start:].startswith(messages[record.line])
     return columns.to_pylist(), [(record.line, record.reason) for record in bad]
 
 

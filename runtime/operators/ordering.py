@@ -1,0 +1,190 @@
+"""Putting rows in the order of their event time: they wait until the watermark says that no earlier one will come.
+
+Several source partitions, and several workers before a second exchange, give rows in an order that depends
+on who was faster. An operator whose answer depends on order takes its rows through `InOrder`:
+
+    late = self.order.add(batch)            # to the late output, or None
+    rows = self.order.due(watermark_us)     # by time, then position; or None
+
+A row is late when its time is before the watermark of its own source partition just before it: rows up to
+there are in order already. So neither the order nor what is late depends on how a stream was cut.
+
+What waits is kept as in a log-structured merge tree: each batch sorted by itself, so that what falls due is
+the beginning of each, and put together when there are many. A watermark never looks at rows that stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from millstream.batch import Batch, BoolArray, IntArray, Keys, concat, index_array
+from millstream.operators.base import Context, Operator, Output
+from millstream.operators.lateness import with_reason
+from millstream.runs import unify_keys
+from millstream.specs.base import LATE
+from millstream.specs.ordering import OrderedSpec
+from millstream.times import MIN_US
+
+_RUNS_KEPT: Final = 32
+_SLICE_ROWS: Final = 65_536
+
+
+class InOrder:
+    """Rows of one input of an operator, waiting for their turn. They have times and positions.
+
+    Attributes:
+        watermark_us: up to here rows have been given out.
+        runs: what waits, each run by time and then position.
+    """
+
+    def __init__(self) -> None:
+        self.watermark_us = MIN_US
+        self.runs: list[Batch] = []
+
+    def add(self, batch: Batch) -> Batch | None:
+        """Take rows in any order; returns those that are too late for theirs, with ``late_reason``, or None."""
+        late_rows = None
+        behind_us = self._behind(batch)
+        if behind_us is not None:
+            assert batch.time_us is not None
+            late = batch.time_us < behind_us
+            if late.any():
+                rejected = batch.where(late)
+                assert rejected.time_us is not None
+                late_rows = with_reason(rejected, behind_us[late], "its time", rejected.time_us)
+                batch = batch.where(~late)
+        if batch.num_rows:
+            self.runs.append(in_order(replace(batch, before_us=None)))
+            if len(self.runs) > _RUNS_KEPT:
+                self.runs = [compacted(in_order(together(self.runs)))]
+        return late_rows
+
+    def due(self, watermark_us: int) -> Batch | None:
+        """Give out the rows with time < ``watermark_us``, by time and then position; equal ones as they came."""
+        if watermark_us <= self.watermark_us:
+            return None
+        self.watermark_us = watermark_us
+        ready: list[Batch] = []
+        left: list[Batch] = []
+        for run in self.runs:
+            assert run.time_us is not None
+            at = int(np.searchsorted(run.time_us, watermark_us))
+            if at:
+                ready.append(run.slice(0, at))
+            if at < run.num_rows:
+                left.append(run.slice(at, run.num_rows - at))
+        self.runs = left
+        return in_order(together(ready)) if ready else None
+
+    @property
+    def rows(self) -> int:
+        return sum(r.num_rows for r in self.runs)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(r.nbytes for r in self.runs)
+
+    def _behind(self, batch: Batch) -> IntArray | None:
+        """The watermark that each row is judged by, or None when no row is behind it.
+
+        After idleness rows may have been given out beyond the watermark of the row's own partition; then that counts.
+        """
+        assert batch.time_us is not None and batch.position is not None
+        if batch.before_us is not None:
+            return np.maximum(batch.before_us, self.watermark_us)
+        if batch.num_rows and int(batch.time_us.min()) < self.watermark_us:
+            return np.full(batch.num_rows, self.watermark_us)
+        return None
+
+
+def in_order(batch: Batch) -> Batch:
+    """The rows by event time, then position; equal ones keep their order."""
+    assert batch.time_us is not None and batch.position is not None
+    time_us, position = batch.time_us, batch.position
+    if _ascends(time_us, position):
+        return batch
+    # Rows mostly come in runs that are in order already, which a stable sort merges in linear time.
+    order = np.argsort(time_us, kind="stable")
+    if not _ascends(time_us[order], position[order]):
+        order = np.lexsort((position, time_us))
+    return batch.take(order)
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """Batches as one, in the order given, their keys in one numbering."""
+    if len(batches) == 1:
+        return batches[0]
+    keys = [b.keys for b in batches if b.keys is not None]
+    rows = concat([replace(b, keys=None) for b in batches])
+    return replace(rows, keys=unify_keys(keys)) if keys else rows
+
+
+def compacted(batch: Batch) -> Batch:
+    """The same rows without keys that belong to none of them."""
+    if batch.keys is None:
+        return batch
+    distinct, codes = batch.keys.distinct, batch.keys.codes
+    used: BoolArray = np.zeros(distinct.num_rows, np.bool_)
+    used[codes] = True
+    if used.all():
+        return batch
+    number: npt.NDArray[np.int32] = (np.cumsum(used) - 1).astype(np.int32)
+    return replace(batch, keys=Keys(distinct.take(index_array(np.flatnonzero(used))), number[codes]))
+
+
+def _ascends(time_us: IntArray, position: IntArray) -> bool:
+    later = time_us[1:] > time_us[:-1]
+    return bool(later.all()) or bool((later | ((time_us[1:] == time_us[:-1]) & (position[1:] >= position[:-1]))).all())
+
+
+class OrderedOperator(Operator):
+    """The base of operators that take the rows of each key in order: by event time, or without one as they arrive."""
+
+    def __init__(self, spec: OrderedSpec, context: Context) -> None:
+        super().__init__(context)
+        self.by_event_time = spec.by_event_time
+        self.order = InOrder()
+
+    def on_rows(self, rows: Batch) -> Iterator[Output]:
+        """Take rows behind all that were taken before; rows of one event time come together."""
+        raise NotImplementedError
+
+    def on_time(self, watermark_us: int) -> Iterator[Output]:
+        """All rows before this time have been taken; `MAX_US`: all there are."""
+        return iter(())
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        if not self.by_event_time:
+            yield from self.on_rows(batch)
+            return
+        late = self.order.add(batch)
+        if late is not None:
+            self.context.counters.late += late.num_rows
+            yield LATE, late
+
+    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        rows = self.order.due(watermark_us) if self.by_event_time else None
+        if rows is not None:
+            for part in slices(rows, _SLICE_ROWS):
+                yield from self.on_rows(part)
+        yield from self.on_time(watermark_us)
+
+    def figures(self) -> dict[str, Any]:
+        return {**super().figures(), "waiting": self.order.rows}
+
+
+def slices(rows: Batch, least: int) -> Iterator[Batch]:
+    """Rows in order, a slice at a time, of at least so many rows and of whole moments: equal times stay together."""
+    start = 0
+    while start < rows.num_rows:
+        end = start + least
+        if rows.time_us is not None and end < rows.num_rows:
+            end = int(np.searchsorted(rows.time_us, rows.time_us[end - 1], "right"))
+        end = min(end, rows.num_rows)
+        yield rows.slice(start, end - start)
+        start = end

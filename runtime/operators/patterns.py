@@ -1,0 +1,248 @@
+"""match: events of a key that follow one another as a pattern says.
+
+The conditions are evaluated by columns; only events that meet one of them take a step in Python, through the
+`Automaton` of their key. Events are kept as columns, by number, as long as a match under way refers to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import Array, Batch, IntArray, concat, make_columns
+from millstream.errors import MillstreamError
+from millstream.functions import UserFunction, user_error
+from millstream.operators.automaton import Automaton, KeyState, Match, rows_of_partials
+from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
+from millstream.operators.columnar import evaluate_all
+from millstream.operators.ordering import InOrder
+from millstream.operators.scan import key_values
+from millstream.rows import Row, rows_of
+from millstream.specs.base import LATE, MAIN
+from millstream.specs.patterns import MATCH_FIELDS, MatchSpec
+from millstream.times import STAMP
+
+_KEPT_LEAST: Final = 1 << 14
+
+
+class MatchPattern(Operator):
+    def __init__(self, spec: MatchSpec, context: Context) -> None:
+        super().__init__(context)
+        self.pattern = spec.pattern
+        self.order = InOrder() if spec.event_time else None
+        conditions = spec.pattern.conditions
+        self._asked = {i: w.load() for i, (_, w) in enumerate(conditions) if isinstance(w, UserFunction)}
+        self._columnar = {i: (n, w) for i, (n, w) in enumerate(conditions) if not isinstance(w, UserFunction)}
+        self.automaton = Automaton(spec.pattern, spec.overlapping, frozenset(self._asked), self._ask)
+        self._all_count = any(s.strict for s in spec.pattern.steps)
+        self.states: dict[Any, KeyState] = {}
+        self.kept = _Kept(with_rows=bool(self._asked))
+        self._due: list[tuple[int, int, Any]] = []
+        self._tie = count()
+
+    # --- input ---
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        if self.order is None:
+            yield from self._take(batch)
+            return
+        late = self.order.add(batch)
+        if late is not None:
+            self.context.counters.late += late.num_rows
+            yield LATE, late
+
+    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        if self.order is None:
+            return
+        due = self.order.due(watermark_us)
+        matches: list[Match] = []
+        if due is not None:
+            yield from self._step(due, matches)
+        while self._due and self._due[0][0] < watermark_us:
+            _, _, key = heappop(self._due)
+            state = self.states.get(key)
+            if state is not None:
+                state.due_us = None
+                matches += self.automaton.on_time(state, watermark_us)
+                self._settle(key, state)
+        yield from self._put_out(matches)
+
+    def _take(self, batch: Batch) -> Iterator[Output]:
+        matches: list[Match] = []
+        yield from self._step(batch, matches)
+        yield from self._put_out(matches)
+
+    def _step(self, batch: Batch, matches: list[Match]) -> Iterator[Output]:
+        """Every event that meets a condition takes its step; the complete matches are added to the list."""
+        batch, met = self._conditions(batch)
+        candidates = np.arange(batch.num_rows) if self._all_count else np.flatnonzero(met)
+        if len(candidates) == 0:
+            return
+        batch, met = batch.take(candidates), met[candidates]
+        assert batch.keys is not None
+        keys = key_values(batch.keys.distinct)
+        first = self.kept.add(batch)
+        times = np.zeros(batch.num_rows, np.int64) if batch.time_us is None else batch.time_us
+        begins = self.automaton.steps[0].bit
+        states, automaton = self.states, self.automaton
+        steps = zip(batch.keys.codes.tolist(), times.tolist(), met.tolist(), strict=True)
+        touched: dict[int, KeyState] = {}
+        for row, (code, time_us, bits) in enumerate(steps, first):
+            state = touched.get(code)
+            if state is None:
+                state = states.get(keys[code])
+                if state is None:
+                    if not bits & begins:
+                        continue
+                    state = states[keys[code]] = automaton.new_key()
+                touched[code] = state
+            matches += automaton.on_event(state, time_us, row, bits)
+            if (row - first) % SLICE_ROWS == SLICE_ROWS - 1:
+                yield None
+        for code, state in touched.items():
+            self._settle(keys[code], state)
+
+    def _conditions(self, batch: Batch) -> tuple[Batch, IntArray]:
+        """Which conditions each row meets, as bits; a row on which one cannot be evaluated is a dead letter."""
+        rows = replace(batch, columns=batch.all_columns())
+        masks, rows = evaluate_all(tuple(self._columnar.values()), rows, self.context)
+        met = np.full(rows.num_rows, sum(1 << i for i in self._asked), np.int64)
+        for place, mask in zip(self._columnar, masks, strict=True):
+            holds = mask.fill_null(False) if mask.null_count else mask
+            met |= holds.to_numpy(zero_copy_only=False).astype(np.int64) << place
+        return rows, met
+
+    def _settle(self, key: Any, state: KeyState) -> None:
+        """Forget a key without matches under way; note when the next thing is due for any other."""
+        if state.empty:
+            del self.states[key]
+            return
+        due_us = self.automaton.deadline_us(state)
+        if due_us is not None and (state.due_us is None or due_us < state.due_us):
+            state.due_us = due_us
+            heappush(self._due, (due_us, next(self._tie), key))
+
+    # --- output ---
+
+    def _put_out(self, matches: list[Match]) -> Iterator[Output]:
+        if matches:
+            yield MAIN, self._columns(matches)
+        self.kept.clean(self.states)
+
+    def _columns(self, matches: list[Match]) -> Batch:
+        last = self.kept.position(np.array([m.rows[-1] for m in matches]))
+        begun = self.kept.position(np.array([m.rows[0] for m in matches]))
+        end_us, start_us = (np.array([getattr(m, n) for m in matches], np.int64) for n in ("end_us", "start_us"))
+        order = np.lexsort((begun, last, end_us))
+        matches = [matches[i] for i in order]
+        rows = np.array([m.rows for m in matches])
+        first = self.kept.take(rows[:, 0])
+        keys = self.kept.key_names
+        names = [*keys, *MATCH_FIELDS]
+        arrays: list[Array] = [first.column(k) for k in keys]
+        timed = self.order is not None
+        for moments in (start_us[order], end_us[order]):
+            arrays.append(pa.array(moments).view(STAMP) if timed else pa.nulls(len(matches), STAMP))
+        for name in self.pattern.names:
+            places = [i for i, s in enumerate(self.pattern.steps) if s.name == name]
+            names.append(name)
+            events = self.kept.take(rows[:, places].ravel())
+            column: Array = pa.StructArray.from_arrays(events.columns, fields=list(self.kept.schema))
+            if name in self.pattern.repeated:
+                offsets = pa.array(np.arange(len(matches) + 1, dtype=np.int32) * len(places))
+                column = pa.ListArray.from_arrays(offsets, column)
+            arrays.append(column)
+        return Batch(make_columns(names, arrays), end_us[order] if timed else None, position=last[order])
+
+    # --- conditions in Python ---
+
+    def _ask(self, condition: int, matched: tuple[int, ...], row: int) -> bool:
+        event = self.kept.rows[row]
+        so_far: dict[str, Any] = {}
+        for step, number in zip(self.pattern.steps, matched, strict=False):
+            if step.name in self.pattern.repeated:
+                so_far.setdefault(step.name, []).append(self.kept.rows[number])
+            else:
+                so_far[step.name] = self.kept.rows[number]
+        try:
+            return bool(self._asked[condition](event, so_far))
+        except MillstreamError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise user_error(self.context.name, event, error) from error
+
+    def figures(self) -> dict[str, Any]:
+        waiting = self.order.nbytes if self.order is not None else 0
+        return {**super().figures(), "keys": len(self.states), "state_bytes": self.kept.nbytes + waiting}
+
+
+class _Kept:
+    """The events that matches under way refer to, by number, as columns.
+
+    Attributes:
+        rows: the same as rows for conditions in Python, where there are any.
+    """
+
+    def __init__(self, with_rows: bool) -> None:
+        self.key_names: list[str] = []
+        self.rows: dict[int, Row] = {}
+        self._with_rows = with_rows
+        self._parts: list[Batch] = []
+        self._numbers: list[IntArray] = []
+        self._next = 0
+        self._count = 0
+        self._clean_at = _KEPT_LEAST
+
+    def add(self, batch: Batch) -> int:
+        """Keep these events; returns the number of the first, the others follow it."""
+        assert batch.keys is not None
+        first, self._next = self._next, self._next + batch.num_rows
+        self.key_names = batch.keys.distinct.schema.names
+        if self._with_rows:
+            self.rows.update(enumerate(rows_of(batch.columns), first))
+        self._parts.append(replace(batch, keys=None, before_us=None))
+        self._numbers.append(np.arange(first, self._next))
+        self._count += batch.num_rows
+        return first
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._whole().columns.schema
+
+    def take(self, numbers: IntArray) -> pa.RecordBatch:
+        whole = self._whole()
+        return whole.columns.take(pa.array(np.searchsorted(self._numbers[0], numbers)))
+
+    def position(self, numbers: IntArray) -> IntArray:
+        """What breaks ties between events of one time; in the order of arrival there are none."""
+        position = self._whole().position
+        return numbers if position is None else position[np.searchsorted(self._numbers[0], numbers)]
+
+    def clean(self, states: dict[Any, KeyState]) -> None:
+        """Let go of events that no match refers to; only when they have become many."""
+        if self._count < self._clean_at:
+            return
+        used = np.unique(np.fromiter(rows_of_partials(states.values()), np.int64))
+        whole = self._whole()
+        self._parts = [whole.take(np.searchsorted(self._numbers[0], used))]
+        self._numbers = [used]
+        self._count = len(used)
+        self._clean_at = max(_KEPT_LEAST, 2 * self._count)
+        if self._with_rows:
+            self.rows = {n: self.rows[n] for n in used.tolist()}
+
+    def _whole(self) -> Batch:
+        """Everything that is kept as one batch; put together only when it is looked at."""
+        if len(self._parts) > 1:
+            self._parts, self._numbers = [concat(self._parts)], [np.concatenate(self._numbers)]
+        return self._parts[0]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.nbytes for p in self._parts) + sum(n.nbytes for n in self._numbers)
