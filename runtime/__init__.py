@@ -32,6 +32,7 @@ from millstream.aggregates import (
 )
 from millstream.connectors.base import Sink, Source
 from millstream.errors import (
+    CheckpointError,
     FlowError,
     InternalError,
     MillstreamError,
@@ -46,6 +47,7 @@ from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, ma
 from millstream.flow import Flow
 from millstream.keyed import KeyedStream, WindowedStream, WindowResult
 from millstream.patterns import Pattern, pattern
+from millstream.previous import delta, lag, lead, rate
 from millstream.result import RunResult
 from millstream.rows import Row
 from millstream.streams import HandledStream, Stream
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aggregate",
+    "CheckpointError",
     "Expr",
     "Flow",
     "FlowError",
@@ -86,10 +89,13 @@ __all__ = [
     "concat_str",
     "count",
     "count_distinct",
+    "delta",
     "first",
     "from_epoch",
     "hopping",
+    "lag",
     "last",
+    "lead",
     "lit",
     "max",
     "max_horizontal",
@@ -97,6 +103,7 @@ __all__ = [
     "min",
     "min_horizontal",
     "pattern",
+    "rate",
     "sliding",
     "stddev",
     "sum",

@@ -47,6 +47,10 @@ class ProcessError(MillstreamError):
     """A process of the run died or hung."""
 
 
+class CheckpointError(MillstreamError):
+    """A checkpoint cannot be used: it is damaged, of another flow, or of a newer release."""
+
+
 class WireError(MillstreamError):
     """A peer sent a message that the protocol does not allow."""
 

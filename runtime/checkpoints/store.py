@@ -1,0 +1,159 @@
+"""The directory of a flow's checkpoints: tables are written first, then the manifest; old ones are removed.
+
+    checkpoints/manifest-00000012.json      a complete checkpoint
+    checkpoints/data/...                    tables, which several manifests may refer to
+
+Nothing that a kept manifest refers to is ever removed or written again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import xxhash
+
+from millstream.checkpoints.disk import Disk
+from millstream.checkpoints.manifest import Manifest, TableFile
+from millstream.checkpoints.tables import StateTable, from_ipc, owned, to_ipc
+from millstream.errors import CheckpointError
+
+KEPT: Final = 3
+_MANIFEST = re.compile(r"manifest-(\d{8})\.json")
+
+
+class CheckpointStore:
+    """Args:
+    kept: how many complete checkpoints are kept.
+    """
+
+    def __init__(self, disk: Disk, kept: int = KEPT) -> None:
+        self.disk = disk
+        self.kept = kept
+
+    # --- writing ---
+
+    def write_table(self, operator: str, table: StateTable, *, worker: int, workers: int, name: str) -> TableFile:
+        """Write one table, durably.
+
+        Args:
+            name: unique among all tables that this flow ever writes.
+        Raises:
+            OSError: it could not be written.
+        """
+        data = to_ipc(table)
+        path = f"data/{name}.arrow"
+        self.disk.write(path, [data])
+        checksum = xxhash.xxh3_128_hexdigest(memoryview(data))
+        return TableFile(operator, table.name, worker, workers, path, table.num_rows, data.size, checksum)
+
+    def complete(self, manifest: Manifest) -> None:
+        """Make a checkpoint exist, and remove what no kept one needs.
+
+        Raises:
+            OSError: it could not be written: there is no such checkpoint.
+        """
+        self.disk.write(_manifest_name(manifest.epoch), [manifest.to_json()])
+
+    def clean(self, *, keep_data_of: Callable[[str], bool] = lambda name: False) -> None:
+        """Remove all but the newest checkpoints, and the tables that none of those refers to.
+
+        Args:
+            keep_data_of: tables of a checkpoint under way are not yet referred to; says of a name that it is one.
+        """
+        epochs = self.epochs()
+        if len(epochs) > self.kept:
+            for epoch in epochs[: -self.kept]:
+                self.disk.remove(_manifest_name(epoch))
+        needed: set[str] = set()
+        for epoch in epochs[-self.kept :]:
+            try:
+                needed.update(t.path for t in self.manifest(epoch).tables)
+            except CheckpointError:
+                return  # which tables it needs cannot be told: keep them all
+        for name in self.disk.names("data"):
+            if f"data/{name}" not in needed and not keep_data_of(name):
+                self.disk.remove(f"data/{name}")
+
+    # --- reading ---
+
+    def epochs(self) -> list[int]:
+        """The numbers of the checkpoints that there are, the oldest first; whether they are sound is not looked at."""
+        return [int(m.group(1)) for n in self.disk.names("") if (m := _MANIFEST.fullmatch(n))]
+
+    def manifest(self, epoch: int) -> Manifest:
+        """
+        Raises:
+            CheckpointError: it is not there, or damaged, or of a newer version.
+        """
+        name = _manifest_name(epoch)
+        try:
+            data = self.disk.read(name).to_pybytes()
+        except OSError as error:
+            raise CheckpointError(f"{name}: cannot be read: {error.strerror or error}") from error
+        return Manifest.from_json(data, name)
+
+    def newest(self, flow: str, refused: Callable[[CheckpointError], None]) -> Manifest | None:
+        """The newest checkpoint of a flow that is sound as far as its manifest tells; None if there is none.
+
+        Args:
+            refused: is told of each newer one that cannot be used, and why.
+        """
+        for epoch in reversed(self.epochs()):
+            try:
+                manifest = self.manifest(epoch)
+                if manifest.flow != flow:
+                    raise CheckpointError(
+                        f"{_manifest_name(epoch)}: a checkpoint of the flow {manifest.flow!r}, not of {flow!r}"
+                    )
+                self._check_files(manifest)
+            except CheckpointError as error:
+                refused(error)
+            else:
+                return manifest
+        return None
+
+    def verify(self, manifest: Manifest) -> None:
+        """Read every table of a checkpoint.
+
+        Raises:
+            CheckpointError: one is missing or damaged.
+        """
+        for file in manifest.tables:
+            self.load(file)
+
+    def load(self, file: TableFile) -> StateTable:
+        """One table, its checksum looked at.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            data = self.disk.read(file.path)
+        except OSError as error:
+            raise CheckpointError(f"{file.path}: cannot be read: {error.strerror or error}") from error
+        if data.size != file.size_bytes or xxhash.xxh3_128_hexdigest(memoryview(data)) != file.checksum:
+            raise CheckpointError(f"{file.path}: damaged: its content is not what the manifest says")
+        return from_ipc(file.table, data)
+
+    def load_owned(self, files: Iterable[TableFile], worker: int, workers: int) -> list[StateTable]:
+        """What belongs to one worker of so many, of these tables."""
+        tables: list[StateTable] = []
+        for file in files:
+            if file.workers == workers:
+                if file.worker == worker:
+                    tables.append(self.load(file))
+            else:
+                tables.append(owned(self.load(file), worker, workers))
+        return tables
+
+    def _check_files(self, manifest: Manifest) -> None:
+        there = {f"data/{n}" for n in self.disk.names("data")}
+        missing: Sequence[str] = sorted({t.path for t in manifest.tables} - there)
+        if missing:
+            raise CheckpointError(f"{_manifest_name(manifest.epoch)}: its table {missing[0]} is missing")
+
+
+def _manifest_name(epoch: int) -> str:
+    return f"manifest-{epoch:08d}.json"

@@ -1,0 +1,115 @@
+"""State as tables: what an operator holds, as columns with the key in front.
+
+A table travels as an Arrow IPC file, so that DuckDB, Polars and `millstream state` can read it. Key fields are
+dictionary columns that share their indices; the schema's metadata says which they are. Making the file copies
+nothing but what is written: a snapshot of immutable columns costs the operator no more than the reference to them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import Array, Keys, index_array, make_columns
+from millstream.errors import CheckpointError
+from millstream.keys import group_owners, hash_keys, key_groups
+
+_KEYS: Final = b"millstream.keys"
+
+
+@dataclass(frozen=True, slots=True)
+class StateTable:
+    """A part of an operator's state.
+
+    Attributes:
+        name: which part: an operator may have several, and several tables of one name (restored, they add up).
+        keys: the key of each row; None where the rows belong to the worker and to no key.
+        columns: the rest; as many rows as there are keys.
+    """
+
+    name: str
+    keys: Keys | None
+    columns: pa.RecordBatch
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.keys.codes) if self.keys is not None else int(self.columns.num_rows)
+
+
+def to_ipc(table: StateTable) -> pa.Buffer:
+    """The table as an Arrow IPC file."""
+    names: list[str] = []
+    arrays: list[Array] = []
+    keys = None if table.keys is None else _used(table.keys)
+    if keys is not None:
+        names += [f"key.{n}" for n in keys.distinct.schema.names]
+        arrays += [pa.DictionaryArray.from_arrays(index_array(keys.codes), c) for c in keys.distinct.columns]
+    names += table.columns.schema.names
+    arrays += table.columns.columns
+    batch = make_columns(names, arrays)
+    described = None if keys is None else keys.distinct.schema.names
+    batch = batch.replace_schema_metadata({_KEYS: json.dumps(described).encode()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def from_ipc(name: str, data: pa.Buffer) -> StateTable:
+    """The table in an Arrow IPC file; its columns are views of the file.
+
+    Raises:
+        CheckpointError: it is none, or not one of ours.
+    """
+    try:
+        return _read(name, data)
+    except CheckpointError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"state table {name}: not a table of state: {error}") from error
+
+
+def _read(name: str, data: pa.Buffer) -> StateTable:
+    with pa.ipc.open_file(data) as reader:
+        if reader.num_record_batches != 1:
+            raise CheckpointError(f"state table {name}: {reader.num_record_batches} record batches, expected 1")
+        batch = reader.get_batch(0)
+    batch.validate(full=True)
+    key_names = json.loads((batch.schema.metadata or {})[_KEYS])
+    if key_names is None:
+        return StateTable(name, None, batch.replace_schema_metadata(None))
+    if not key_names or batch.schema.names[: len(key_names)] != [f"key.{n}" for n in key_names]:
+        raise CheckpointError(f"state table {name}: its key fields are not where they are said to be")
+    columns = batch.columns[: len(key_names)]
+    dictionaries: list[Array] = []
+    for column in columns:
+        if not isinstance(column, pa.DictionaryArray) or column.indices.type != pa.int32() or column.indices.null_count:
+            raise CheckpointError(f"state table {name}: a key field is not what it is said to be")
+        dictionaries.append(column.dictionary)
+    codes = columns[0].indices.to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]  # seen above
+    rest = batch.select(range(len(key_names), batch.num_columns)).replace_schema_metadata(None)
+    return StateTable(name, Keys(make_columns(key_names, dictionaries), codes), rest)
+
+
+def owned(table: StateTable, worker: int, workers: int) -> StateTable:
+    """The rows whose keys belong to a worker; rows of no key belong to everyone."""
+    if table.keys is None or workers == 1:
+        return table
+    owners = group_owners(workers)[key_groups(hash_keys(table.keys.distinct.columns))]
+    rows = np.flatnonzero((owners == worker)[table.keys.codes])
+    if len(rows) == table.num_rows:
+        return table
+    columns = table.columns.take(index_array(rows)) if table.columns.num_columns else table.columns
+    return StateTable(table.name, table.keys.take(rows), columns)
+
+
+def _used(keys: Keys) -> Keys:
+    """The keys without those that belong to no row: a slice of a large run would carry all of them."""
+    if keys.distinct.num_rows <= 2 * len(keys.codes):
+        return Keys(keys.distinct, np.ascontiguousarray(keys.codes, np.int32))
+    used, codes = np.unique(keys.codes, return_inverse=True)
+    return Keys(keys.distinct.take(index_array(used)), codes.astype(np.int32))
