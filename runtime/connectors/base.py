@@ -15,12 +15,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
     import zmq
+
+
+Offset = dict[str, Any]
+"""Where a reader goes on after a restart: plain JSON, written into checkpoints. What is in it is the reader's affair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,10 @@ class Reader(ABC):
             SourceError: it cannot be read any further.
         """
 
+    def offset(self) -> Offset | None:
+        """Where to go on behind the last block that was read; None: what was read cannot be read again."""
+        return None
+
     def due_s(self) -> float | None:
         """When to ask again although nothing arrives: a reading of `time.monotonic`; None: no need."""
         return None
@@ -135,6 +143,14 @@ class Source(ABC):
     @abstractmethod
     def open(self, partition: str) -> Reader:
         """Start reading a partition from its beginning."""
+
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        """Go on reading a partition from where a reader of it said it was.
+
+        Raises:
+            SourceError: what was there then is not there any more.
+        """
+        raise NotImplementedError(f"{self.label()} cannot be read again from the middle")
 
     def with_fields(self, fields: Sequence[str]) -> Source:
         """The same source reading only ``fields``: for columnar ones, which can leave the others on disk."""

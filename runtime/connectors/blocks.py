@@ -70,6 +70,7 @@ class BlockCutter:
         origin: the file's path as the user wrote it.
         offset: how many bytes of the file were handed out.
         line: the number of the next line, from 1.
+        at_start: nothing was read yet, not even the header.
     """
 
     def __init__(self, origin: str, ends_of: EndsOf = line_ends, header: ReadHeader | None = None) -> None:
@@ -84,12 +85,18 @@ class BlockCutter:
         self.line = 1
         self._ends_of, self._header = ends_of, header
         self._mark: bytes | None = None
-        self._at_start = True
+        self.at_start = True
         self._data = b""
         self._start = 0  # what was handed out, of the data
         self._whole = 0  # where the last whole record ends
         self._ends: Ends | None = None
         self._next = 0  # in _ends, the first that was not handed out
+
+    def resume(self, offset: int, line: int) -> None:
+        """Forget what was read: bytes come from this offset on, with this line. The header, if any, was passed over."""
+        self.offset, self.line = offset, line
+        self._data, self._start, self._whole, self._ends, self._next = b"", 0, 0, None, 0
+        self.at_start = self.at_start and offset == 0
 
     def rest(self) -> bytes:
         """What was not handed out; valid when `take` has nothing more, and then less than a record."""
@@ -117,8 +124,8 @@ class BlockCutter:
                 f"{self.origin}: line {self.line} is longer than {MAX_LINE_BYTES >> 20} MiB; is this a text file, "
                 "and not compressed under another name?"
             )
-        if self._at_start and self._whole:
-            self._at_start = False
+        if self.at_start and self._whole:
+            self.at_start = False
             self._pass_start()
 
     def _pass_start(self) -> None:

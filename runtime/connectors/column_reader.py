@@ -6,23 +6,28 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from millstream.connectors.base import Block, Reader
+from millstream.connectors.base import Block, Offset, Reader
 
 Origin = tuple[str, pa.RecordBatch]
 """A batch and the file that it came from."""
 
 
 class ColumnReader(Reader):
-    """Batches one after the other, each cut into blocks of the size that is asked for."""
+    """Batches one after the other, each cut into blocks of the size that is asked for.
 
-    def __init__(self, batches: Iterator[Origin], limit: int | None = None) -> None:
+    Args:
+        limit: end after so many rows.
+        after: pass over what came up to this offset; the batches start with its file.
+    """
+
+    def __init__(self, batches: Iterator[Origin], limit: int | None = None, after: Offset | None = None) -> None:
         self._batches = batches
-        self._origin = ""
+        self._origin, self._skip = ("", 0) if after is None else (after["file"], after["row"])
         self._columns: pa.RecordBatch | None = None
         self._row = 0  # of the current batch
         self._offset = 0  # of the current file
         self._row_bytes = 0.0
-        self._left = limit
+        self._left = limit if after is None else after["left"]
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         if self._left is not None:
@@ -37,7 +42,10 @@ class ColumnReader(Reader):
             origin, columns = following
             if origin != self._origin:
                 self._origin, self._offset = origin, 0
-            self._columns, self._row = columns, 0
+            passed = min(self._skip, columns.num_rows)
+            self._skip -= passed
+            self._offset += passed
+            self._columns, self._row = columns, passed
             self._row_bytes = columns.nbytes / max(columns.num_rows, 1)
         fitting = int(max_bytes / self._row_bytes) if self._row_bytes else max_rows
         rows = max(1, min(max_rows, fitting, self._columns.num_rows - self._row))
@@ -48,6 +56,10 @@ class ColumnReader(Reader):
             self._left -= rows
             self.ended = self._left == 0
         return block
+
+    def offset(self) -> Offset:
+        """The file, and how many of its rows were read."""
+        return {"file": self._origin, "row": self._offset + self._skip, "left": self._left}
 
     def close(self) -> None:
         self.ended = True

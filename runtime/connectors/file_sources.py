@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from millstream.connectors.base import Decoder, Reader, Source
+from millstream.connectors.base import Decoder, Offset, Reader, Source
 from millstream.connectors.blocks import csv_ends
 from millstream.connectors.column_reader import ColumnReader, Origin
 from millstream.connectors.decoders import LINE_SCHEMA, CsvFilesDecoder, LineDecoder, json_decoder
@@ -70,9 +70,12 @@ class FileSource(Source):
         return files if self._per_file else [", ".join(self.paths)]
 
     def open(self, partition: str) -> Reader:
-        return self._open([partition] if self._per_file else self.files())
+        return self._open([partition] if self._per_file else self.files(), None)
 
-    def _open(self, files: Sequence[str]) -> Reader:
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return self._open([partition] if self._per_file else self.files(), offset)
+
+    def _open(self, files: Sequence[str], after: Offset | None) -> Reader:
         raise NotImplementedError
 
 
@@ -95,9 +98,11 @@ class TextFileSource(FileSource):
             if follow and compression_of(path, compression):
                 raise FlowError(f"{self.label()}: a compressed file cannot be followed")
 
-    def _open(self, files: Sequence[str]) -> Reader:
+    def _open(self, files: Sequence[str], after: Offset | None) -> Reader:
         follow = files if self._per_file else self.paths
-        return TextReader(files, self.compression, follow=follow if self.follow else None, limit=self.limit)
+        return TextReader(
+            files, self.compression, follow=follow if self.follow else None, limit=self.limit, after=after
+        )
 
     def _sample(self) -> tuple[str, bytes] | None:
         """The path and the start of the first file that holds anything; None where none does."""
@@ -229,7 +234,7 @@ class CsvSource(TextFileSource):
             label=self.label(),
         )
 
-    def _open(self, files: Sequence[str]) -> Reader:
+    def _open(self, files: Sequence[str], after: Offset | None) -> Reader:
         self.schema()
         follow = files if self._per_file else self.paths
         return TextReader(
@@ -239,6 +244,7 @@ class CsvSource(TextFileSource):
             header=self._header,
             follow=follow if self.follow else None,
             limit=self.limit,
+            after=after,
         )
 
     def _header(self, path: str, records: bytes) -> tuple[int, bytes | None]:
@@ -281,8 +287,12 @@ class ColumnFileSource(FileSource):
             self._known = plain_schema(self.declared or self._schema_of(first)).remove_metadata()
         return narrow(self._known, self.fields, self.label())
 
-    def _open(self, files: Sequence[str]) -> Reader:
-        return ColumnReader(self._batches(files, self.schema()), self.limit)
+    def _open(self, files: Sequence[str], after: Offset | None) -> Reader:
+        if after is not None and after["file"]:
+            if after["file"] not in files:
+                raise SourceError(f"{after['file']}: was being read, and is not among the files any more")
+            files = files[files.index(after["file"]) :]
+        return ColumnReader(self._batches(files, self.schema()), self.limit, after)
 
     def _batches(self, files: Sequence[str], schema: pa.Schema) -> Iterator[Origin]:
         for path in files:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final, Literal, Protocol
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ PathLike = str | os.PathLike[str]
 Paths = PathLike | Sequence[PathLike]
 
 _SUFFIXES: Final[dict[str, Literal["gzip", "zstd"]]] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+_BEGINNING_BYTES: Final = 4096
+_SKIPPED_BYTES: Final = 1 << 20
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -110,6 +113,13 @@ class TextFile(Protocol):
             SourceError: it cannot be read.
         """
 
+    def skip_to(self, position: int) -> None:
+        """Go on at this byte of the (decompressed) file, at or behind the one that comes next.
+
+        Raises:
+            SourceError: it cannot be read so far.
+        """
+
     def close(self) -> None: ...
 
 
@@ -123,6 +133,19 @@ def open_text(path: str, compression: Compression) -> TextFile:
     if codec is not None:
         return _CompressedFile(path, codec)
     return PlainFile(path)
+
+
+def beginning_of(path: str, compression: Compression, nbytes: int) -> str:
+    """A digest of the first bytes of a file, at most ``nbytes``: tells it from others whatever its name, as it grows."""
+    file = open_text(path, compression)
+    try:
+        start = b""
+        wanted = min(nbytes, _BEGINNING_BYTES)
+        while len(start) < wanted and len(more := file.more(start, wanted - len(start))) > len(start):
+            start = more
+        return blake2b(start[:wanted], digest_size=16).hexdigest()
+    finally:
+        file.close()
 
 
 class PlainFile:
@@ -152,6 +175,16 @@ class PlainFile:
         self._position = start + len(data)
         return data
 
+    def skip_to(self, position: int) -> None:
+        if not self._seekable:
+            raise SourceError(f"{self.path}: is no regular file, so reading cannot go on in its middle")
+        size = os.fstat(self._descriptor).st_size
+        if size < position:
+            raise SourceError(
+                f"{self.path}: has {size} bytes, and {position} had been read: it was cut short or replaced"
+            )
+        self._position = position
+
     def replaced(self) -> bool:
         """Whether the path now leads to another file, or to fewer bytes than were read: rotated or truncated."""
         mine = os.fstat(self._descriptor)
@@ -172,6 +205,7 @@ class _CompressedFile:
 
     def __init__(self, path: str, codec: Literal["gzip", "zstd"]) -> None:
         self.path, self._codec = path, codec
+        self._position = 0
         try:
             self._file = pa.OSFile(path, "rb")
             self._empty = self._file.size() == 0
@@ -183,11 +217,21 @@ class _CompressedFile:
         if self._empty:  # what a killed program leaves behind: no events, not even a header to be wrong
             return rest
         try:
-            return rest + self._stream.read(nbytes)
+            data = self._stream.read(nbytes)
         except OSError as error:
             raise SourceError(
                 f"{self.path}: damaged, or not {self._codec}: {error}; say compression=None if it is plain"
             ) from error
+        self._position += len(data)
+        return rest + data
+
+    def skip_to(self, position: int) -> None:
+        while self._position < position:
+            passed = len(self.more(b"", min(position - self._position, _SKIPPED_BYTES)))
+            if not passed:
+                raise SourceError(
+                    f"{self.path}: holds {self._position} bytes, and {position} had been read: it was replaced"
+                )
 
     def close(self) -> None:
         self._stream.close()

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.connectors.base import Block, Reader, Source
+from millstream.connectors.base import Block, Offset, Reader, Source
 from millstream.errors import FlowError
 from millstream.schema import narrow
 from millstream.times import SECOND_US, Duration, datetime_us, duration_us
@@ -222,6 +222,9 @@ class GeneratorSource(Source):
     def open(self, partition: str) -> Reader:
         return GeneratorReader(self)
 
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return GeneratorReader(self, offset["row"])
+
     def chunk(self, number: int, rows: int = CHUNK_ROWS) -> pa.RecordBatch:
         """Rows ``number * CHUNK_ROWS`` and on."""
         index = np.arange(number * CHUNK_ROWS, number * CHUNK_ROWS + rows)
@@ -241,20 +244,21 @@ def _paced(rule: Rule, rate: float | None) -> Rule:
 class GeneratorReader(Reader):
     """Chunk after chunk; with a rate never ahead of it."""
 
-    def __init__(self, source: GeneratorSource) -> None:
+    def __init__(self, source: GeneratorSource, first: int = 0) -> None:
         self._source = source
         self._chunk = pa.RecordBatch.from_pydict({})
-        self._next = 0
+        self._chunk_number = -1
+        self._first = self._next = first
         self._started_s = time.monotonic()
-        self.ended = source.count == 0
+        self.ended = first == source.count
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         rows = min(max_rows, self._allowed())
         if self.ended or rows <= 0:
             return None
         number, row = divmod(self._next, CHUNK_ROWS)
-        if row == 0:
-            self._chunk = self._source.chunk(number)
+        if number != self._chunk_number:
+            self._chunk, self._chunk_number = self._source.chunk(number), number
         per_row = self._chunk.nbytes / CHUNK_ROWS
         rows = max(1, min(rows, CHUNK_ROWS - row, int(max_bytes / per_row) if per_row else rows))
         block = Block(self._chunk.slice(row, rows), self._next, 0, "generate")
@@ -262,12 +266,15 @@ class GeneratorReader(Reader):
         self.ended = self._next == self._source.count
         return block
 
+    def offset(self) -> Offset:
+        return {"row": self._next}
+
     def due_s(self) -> float | None:
         rate = self._source.rate
         if self.ended or rate is None:
             return None
         # Not for each event by itself: a few at a time cost the same as one.
-        return max(self._started_s + (self._next + 1) / rate, time.monotonic() + LINGER_S)
+        return max(self._started_s + (self._next - self._first + 1) / rate, time.monotonic() + LINGER_S)
 
     def close(self) -> None:
         self.ended = True
@@ -276,5 +283,5 @@ class GeneratorReader(Reader):
         left = self._source.count - self._next if self._source.count is not None else CHUNK_ROWS
         if self._source.rate is None:
             return left
-        due = int((time.monotonic() - self._started_s) * self._source.rate)
+        due = self._first + int((time.monotonic() - self._started_s) * self._source.rate)
         return min(left, due - self._next)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.connectors.base import Block, Reader, Source
+from millstream.connectors.base import Block, Offset, Reader, Source
 from millstream.connectors.column_reader import ColumnReader
 from millstream.connectors.files import cannot_read
 from millstream.errors import SchemaError, SourceError
@@ -70,7 +70,14 @@ class TableSource(Source):
         return TableSource(None, path=path, schema=self._schema)
 
     def open(self, partition: str) -> Reader:
-        return ColumnReader(("table", conform(columns, self._schema, self.label())) for columns in self._batches())
+        return self._reader(None)
+
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return self._reader(offset)
+
+    def _reader(self, after: Offset | None) -> Reader:
+        batches = (("table", conform(columns, self._schema, self.label())) for columns in self._batches())
+        return ColumnReader(batches, after=after)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         if self._table is not None:

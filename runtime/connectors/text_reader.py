@@ -7,13 +7,16 @@ from its start, and files that begin to match a glob come after those that are k
 
 from __future__ import annotations
 
+import glob
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from millstream.connectors.base import Block, Reader
+from millstream.connectors.base import Block, Offset, Reader
 from millstream.connectors.blocks import DEFAULT_BYTES, BlockCutter, EndsOf, ReadHeader, count_records, line_ends
-from millstream.connectors.files import Compression, PlainFile, TextFile, expand, open_text
+from millstream.connectors.files import Compression, PlainFile, TextFile, beginning_of, expand, natural_key, open_text
+from millstream.errors import SourceError
 
 LOOK_AGAIN_S = 0.1
 
@@ -32,6 +35,7 @@ class TextReader(Reader):
         header: ReadHeader | None = None,
         follow: Sequence[str] | None = None,
         limit: int | None = None,
+        after: Offset | None = None,
     ) -> None:
         """
         Args:
@@ -41,6 +45,9 @@ class TextReader(Reader):
             header: reads the header of each file; None: they have none.
             follow: the paths and globs to look at for more; None: end with the last file.
             limit: end after so many records.
+            after: pass over what was read up to this offset.
+        Raises:
+            SourceError: what is there now is not what was read then.
         """
         self._waiting = deque(files)
         self._seen = set(files)
@@ -50,6 +57,8 @@ class TextReader(Reader):
         self._cutter = BlockCutter("")
         self._left = limit
         self._due: float | None = None
+        if after is not None:
+            self._resume(after)
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         self._due = None
@@ -73,6 +82,54 @@ class TextReader(Reader):
             self._left -= count_records(block.payload, self._ends_of)
             self.ended = self._left == 0
         return block
+
+    def offset(self) -> Offset:
+        """The file, how far it was read, what its beginning was (it may be renamed), and the files behind it."""
+        return {
+            "file": self._path if self._file is not None else None,
+            "byte": self._cutter.offset,
+            "line": self._cutter.line,
+            "beginning": beginning_of(self._path, self._compression, self._cutter.offset) if self._file else None,
+            "waiting": list(self._waiting),
+            "seen": sorted(self._seen),
+            "left": self._left,
+        }
+
+    def _resume(self, after: Offset) -> None:
+        self._left = after["left"]
+        new = [path for path in self._seen if path not in after["seen"]] if self._follow is not None else []
+        self._seen.update(after["seen"])
+        self._waiting = deque([*after["waiting"], *sorted(new, key=natural_key)])
+        path, byte = after["file"], after["byte"]
+        if path is None:
+            return
+        found = self._find(path, after["beginning"], byte)
+        if found != path:
+            self._waiting.appendleft(path)  # it was rotated: what is under its name now comes next
+        self._waiting.appendleft(found)
+        self._open_next()
+        assert self._file is not None
+        if byte:
+            # The header, which blocks may have to bring along, is at the start of the file.
+            while self._cutter.at_start and self._refill(DEFAULT_BYTES):
+                pass
+            self._file.close()
+            self._file = open_text(found, self._compression)
+            self._file.skip_to(byte)
+            self._cutter.resume(byte, after["line"])
+
+    def _find(self, path: str, beginning: str, byte: int) -> str:
+        """The file that was being read: under its name, or in a follower's case under the name it was rotated to."""
+        candidates = [path]
+        if self._follow is not None:
+            candidates += [p for p in expand(f"{glob.escape(path)}*") if p != path]
+        for candidate in candidates:
+            if os.path.exists(candidate) and beginning_of(candidate, self._compression, byte) == beginning:
+                return candidate
+        raise SourceError(
+            f"{path}: is not the file any more of which {byte} bytes had been read; put that one back, "
+            "or start anew with another --state"
+        )
 
     def due_s(self) -> float | None:
         return self._due
