@@ -178,6 +178,28 @@ class Encoder(Protocol):
     def encode(self, columns: pa.RecordBatch) -> bytes | pa.Buffer: ...
 
 
+class Guarantee(Enum):
+    """How often a row is in the output when processes fail and the run goes on from a checkpoint."""
+
+    EXACTLY_ONCE = "exactly once"
+    AFTER_RECOVERY = (
+        "exactly once after a recovery"  # who reads meanwhile may see rows that are taken back and come again
+    )
+    AT_LEAST_ONCE = "at least once"
+
+
+class Prepared(NamedTuple):
+    """What a writer says at a checkpoint.
+
+    Attributes:
+        state: what another writer goes on from after a failure; plain JSON.
+        commits: what `Sink.commit` does when the checkpoint is complete; plain JSON, each by itself.
+    """
+
+    state: dict[str, Any]
+    commits: list[Any]
+
+
 class Writer(ABC):
     """An open sink."""
 
@@ -197,6 +219,15 @@ class Writer(ABC):
         """Make what was written visible to readers; called when the input pauses and at least once a second."""
         return None
 
+    def prepare(self, *, last: bool) -> Prepared:
+        """Make durable what was written so far, for a checkpoint; called between rows.
+
+        Args:
+            last: the run has ended: `close` follows when the checkpoint is complete.
+        """
+        self.flush()
+        return Prepared({}, [])
+
     @abstractmethod
     def close(self) -> None:
         """Finish and make the result visible: the end of a run that went well."""
@@ -210,6 +241,7 @@ class Sink(ABC):
     """A sink as the user declared it: plain data, pickled with the plan."""
 
     placement: Placement = Placement.PARALLEL
+    guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
 
     @abstractmethod
     def label(self) -> str:
@@ -229,3 +261,20 @@ class Sink(ABC):
     @abstractmethod
     def open(self, worker: int, workers: int) -> Writer:
         """Start writing, in this worker."""
+
+    def open_staged(self, worker: int, workers: int, states: Sequence[dict[str, Any]] | None) -> Writer:
+        """Start writing in a run with checkpoints: what must not be seen twice appears by `commit` alone.
+
+        Args:
+            states: what all writers of this sink said at the checkpoint from which the run goes on; None: it
+                starts anew.
+        """
+        return self.open(worker, workers)
+
+    def commit(self, action: Any) -> None:
+        """Do one of the commits that a writer asked for. It may have been done before, in part or whole.
+
+        Raises:
+            SinkError: it cannot be done.
+        """
+        raise NotImplementedError(f"{self.label()} asks for no commits")

@@ -13,16 +13,25 @@ import re
 import stat
 import time
 from abc import abstractmethod
-from typing import ClassVar, Final
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 
-from millstream.connectors.base import Encoder, Placement, Sink, Writer
+from millstream.connectors.base import Encoder, Guarantee, Placement, Prepared, Sink, Writer
 from millstream.connectors.cells import Times
 from millstream.connectors.csv import encode_csv
 from millstream.connectors.files import compression_of
 from millstream.connectors.jsonl import encode_jsonl
-from millstream.connectors.output_files import OutputFile, ParquetCompression, ParquetOutput, TextOutput, cannot_write
+from millstream.connectors.output_files import (
+    OutputFile,
+    ParquetCompression,
+    ParquetOutput,
+    TextOutput,
+    cannot_write,
+    make_visible,
+)
+from millstream.connectors.staged_parquet import StagedParquetWriter, assemble
 from millstream.errors import SinkError
 
 PART_BYTES: Final = 128 << 20
@@ -43,6 +52,7 @@ class FileSink(Sink):
         # Settled once: a directory that appears later must not change where writers run.
         self.directory = self.path.endswith("/") or os.path.isdir(self.path)
         self.placement = Placement.PARALLEL if self.directory else Placement.GATHER
+        self.guarantee = Guarantee.EXACTLY_ONCE if self.directory else Guarantee.AFTER_RECOVERY
 
     def label(self) -> str:
         return f"{self.verb}({self.path!r})"
@@ -67,12 +77,24 @@ class FileSink(Sink):
         remove_parts(self.path, worker, workers)
         return PartsWriter(self, worker)
 
+    def open_staged(self, worker: int, workers: int, states: Sequence[dict[str, Any]] | None) -> Writer:
+        self.check()
+        if not self.directory:
+            return FileWriter(self._output(self.path, after=states[0] if states else None))
+        remove_parts(self.path, worker, workers, only_hidden=states is not None)
+        # No number is used twice, also when there were more workers before, or are again.
+        return StagedPartsWriter(self, worker, max((s["next_part"] for s in states or ()), default=0))
+
+    def commit(self, action: Any) -> None:
+        hidden, path = action
+        make_visible(hidden, path)
+
     def part(self, worker: int, number: int) -> OutputFile:
         """A part file, to be written under a dot-name."""
         return self._output(os.path.join(self.path, f"part-{worker}-{number}.{self.suffix}"), hidden=True)
 
     @abstractmethod
-    def _output(self, path: str, *, hidden: bool = False) -> OutputFile: ...
+    def _output(self, path: str, *, hidden: bool = False, after: dict[str, Any] | None = None) -> OutputFile: ...
 
 
 class JsonLinesSink(FileSink):
@@ -87,8 +109,8 @@ class JsonLinesSink(FileSink):
     def encoder(self) -> Encoder:
         return JsonLinesEncoder(self.times)
 
-    def _output(self, path: str, *, hidden: bool = False) -> OutputFile:
-        return TextOutput(path, self.encoder(), compression_of(path, "infer"), hidden=hidden)
+    def _output(self, path: str, *, hidden: bool = False, after: dict[str, Any] | None = None) -> OutputFile:
+        return TextOutput(path, self.encoder(), compression_of(path, "infer"), hidden=hidden, after=after)
 
 
 class JsonLinesEncoder:
@@ -111,8 +133,9 @@ class CsvSink(FileSink):
     def encoder(self) -> Encoder:
         return CsvEncoder(self.delimiter, self.times)
 
-    def _output(self, path: str, *, hidden: bool = False) -> OutputFile:
-        return TextOutput(path, self.encoder(), compression_of(path, "infer"), hidden=hidden, header=self._header)
+    def _output(self, path: str, *, hidden: bool = False, after: dict[str, Any] | None = None) -> OutputFile:
+        codec = compression_of(path, "infer")
+        return TextOutput(path, self.encoder(), codec, hidden=hidden, header=self._header, after=after)
 
     def _header(self, schema: pa.Schema) -> bytes:
         return bytes(encode_csv(pa.RecordBatch.from_pylist([], schema=schema), header=True, delimiter=self.delimiter))
@@ -142,8 +165,20 @@ class ParquetSink(FileSink):
         super().__init__(path)
         self.compression = compression
 
-    def _output(self, path: str, *, hidden: bool = False) -> OutputFile:
+    def _output(self, path: str, *, hidden: bool = False, after: dict[str, Any] | None = None) -> OutputFile:
         return ParquetOutput(path, self.compression)
+
+    def open_staged(self, worker: int, workers: int, states: Sequence[dict[str, Any]] | None) -> Writer:
+        if self.directory:
+            return super().open_staged(worker, workers, states)
+        self.check()
+        return StagedParquetWriter(self.path, states[0]["pieces"] if states else None)
+
+    def commit(self, action: Any) -> None:
+        if self.directory:
+            super().commit(action)
+        else:
+            assemble(self.path, action, self._output)
 
 
 class FileWriter(Writer):
@@ -161,6 +196,9 @@ class FileWriter(Writer):
     def flush(self) -> None:
         self._output.flush()
 
+    def prepare(self, *, last: bool) -> Prepared:
+        return Prepared(self._output.sync(), [])
+
     def close(self) -> None:
         self._output.finish()
 
@@ -171,9 +209,9 @@ class FileWriter(Writer):
 class PartsWriter(Writer):
     """One worker's part files."""
 
-    def __init__(self, sink: FileSink, worker: int) -> None:
+    def __init__(self, sink: FileSink, worker: int, first: int = 0) -> None:
         self._sink, self._worker = sink, worker
-        self._number = 0
+        self._number = first
         self._output: OutputFile | None = None
         self._opened_s = 0.0
 
@@ -214,7 +252,28 @@ class PartsWriter(Writer):
             output.finish()
 
 
-def remove_parts(directory: str, worker: int, workers: int) -> None:
+class StagedPartsWriter(PartsWriter):
+    """Part files that appear when the checkpoint that counts them is complete."""
+
+    def __init__(self, sink: FileSink, worker: int, first: int) -> None:
+        super().__init__(sink, worker, first)
+        self._sealed: list[tuple[str, str]] = []
+
+    def flush(self) -> None:
+        return None  # a part ends with the checkpoint
+
+    def prepare(self, *, last: bool) -> Prepared:
+        self._finish()
+        sealed, self._sealed = self._sealed, []
+        return Prepared({"next_part": self._number}, [list(names) for names in sealed])
+
+    def _finish(self) -> None:
+        if self._output is not None:
+            output, self._output = self._output, None
+            self._sealed.append(output.seal())
+
+
+def remove_parts(directory: str, worker: int, workers: int, *, only_hidden: bool = False) -> None:
     """Remove what an earlier run left: the worker's own parts, and worker 0 those of workers that are no more.
 
     No two workers remove the same file, so none removes what another has already written in this run.
@@ -225,6 +284,8 @@ def remove_parts(directory: str, worker: int, workers: int) -> None:
             if match is None or not stat.S_ISREG(os.lstat(os.path.join(directory, name)).st_mode):
                 continue
             owner = int(match.group(1))
+            if only_hidden and not name.startswith("."):
+                continue
             if owner == worker or (worker == 0 and owner >= workers):
                 os.unlink(os.path.join(directory, name))
     except OSError as error:

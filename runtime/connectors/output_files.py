@@ -5,6 +5,7 @@ Whatever fails, no torn record is left behind: a text file is cut back to its la
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import os
@@ -67,6 +68,14 @@ class OutputFile(ABC):
         """Let readers see what there is, where the format allows it."""
         return None
 
+    def sync(self) -> dict[str, Any]:
+        """Make durable what was given so far; returns what `resume` takes after a failure."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def seal(self) -> tuple[str, str]:
+        """Make it a whole file, durably, under a name that is not yet its own: (that name, its own)."""
+
     @abstractmethod
     def finish(self) -> None:
         """Make it a whole file under its own name."""
@@ -87,10 +96,11 @@ class TextOutput(OutputFile):
         *,
         hidden: bool,
         header: Callable[[pa.Schema], bytes] | None = None,
+        after: dict[str, Any] | None = None,
     ) -> None:
         """
         Args:
-            path: where; what is there is replaced.
+            path: where; what is there is replaced, or cut back to what `sync` had said in ``after``.
             encoder: makes bytes of rows.
             compression: of the whole file.
             hidden: write under a dot-name first.
@@ -101,13 +111,15 @@ class TextOutput(OutputFile):
         self._schema = pa.schema([])
         self._hidden = _hidden_name(path) if hidden else None
         self._compressor = _COMPRESSORS[compression]() if compression else None
+        self._length = 0
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if after is None else 0)
             self._descriptor = os.open(self._hidden or path, flags, 0o666)
             self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+            if after is not None:
+                self._cut_back(after)
         except OSError as error:
             raise cannot_write(path, error) from error
-        self._length = 0
 
     def write(self, columns: pa.RecordBatch) -> None:
         self.append(self._encoder.encode(columns))
@@ -125,15 +137,52 @@ class TextOutput(OutputFile):
         if self._compressor is not None:
             self._put(self._compressor.flush())
 
-    def finish(self) -> None:
+    def sync(self) -> dict[str, Any]:
+        if self._compressor is not None:
+            # What follows is a member of its own: readers take a file of several as one.
+            self._put(self._compressor.end())
+            self._compressor = type(self._compressor)()
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        schema = None if self._schema_bytes is None else base64.b64encode(self._schema_bytes).decode()
+        return {"length": self._length, "schema": schema}
+
+    def _cut_back(self, after: dict[str, Any]) -> None:
+        """Go on from what `sync` had said: what came behind it is of a life of the run that failed."""
+        if not self._regular:
+            return  # a pipe or a terminal: what is gone is gone
+        self._length = int(after["length"])
+        if (found := os.fstat(self._descriptor).st_size) < self._length:
+            raise SinkError(
+                f"{self._path}: has {found} bytes, and the checkpoint counts on {self._length}: it was cut short or "
+                "replaced; put it back, or start anew with another --state"
+            )
+        os.ftruncate(self._descriptor, self._length)
+        if after["schema"] is not None:
+            self._schema_bytes = base64.b64decode(after["schema"])
+            self._schema = pa.ipc.read_schema(pa.py_buffer(self._schema_bytes))
+
+    def seal(self) -> tuple[str, str]:
+        assert self._hidden is not None
         if self._compressor is not None:
             self._put(self._compressor.end())
         try:
-            if self._hidden is not None:
-                os.fsync(self._descriptor)
+            os.fsync(self._descriptor)
             os.close(self._descriptor)
-            if self._hidden is not None:
-                os.rename(self._hidden, self._path)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        return self._hidden, self._path
+
+    def finish(self) -> None:
+        if self._hidden is not None:
+            make_visible(*self.seal())
+            return
+        if self._compressor is not None:
+            self._put(self._compressor.end())
+        try:
+            os.close(self._descriptor)
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
@@ -194,14 +243,19 @@ class ParquetOutput(OutputFile):
         if self._waiting_bytes >= ROW_GROUP_BYTES:
             self._write_group()
 
-    def finish(self) -> None:
+    def seal(self) -> tuple[str, str]:
         self._write_group()
         try:
             self._open().close()
             self._writer = None
-            os.rename(self._hidden, self._path)
+            with open(self._hidden, "rb") as file:
+                os.fsync(file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        return self._hidden, self._path
+
+    def finish(self) -> None:
+        make_visible(*self.seal())
 
     def abandon(self) -> None:
         try:
@@ -229,6 +283,21 @@ class ParquetOutput(OutputFile):
             self._open().write_table(table, row_group_size=max(table.num_rows, 1))
         except OSError as error:
             raise cannot_write(self._path, error) from error
+
+
+def make_visible(hidden: str, path: str) -> None:
+    """Give a sealed file its own name. Doing it twice is doing it once.
+
+    Raises:
+        SinkError: there is neither the one nor the other.
+    """
+    try:
+        os.replace(hidden, path)
+    except FileNotFoundError as error:
+        if not os.path.exists(path):
+            raise SinkError(f"{path}: was written as {hidden}, which is not there any more") from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def check_same(path: str, first: pa.Schema, later: pa.Schema) -> None:
