@@ -54,3 +54,27 @@ def of_alerts(alerts: Iterable[Alert]) -> Checksum:
     for ts_ms, key, value, mean, deviation in alerts:
         checksum.add(f"{ts_ms}|{key}|{value:.3f}|{mean:.3f}|{deviation:.3f}")
     return checksum
+
+
+def of_sessions(sessions: Iterable[tuple[int, int, str, int, float]]) -> Checksum:
+    """The checksum of W5's results: start and end (ms), key, count, sum."""
+    checksum = Checksum()
+    for start_ms, end_ms, key, count, total in sessions:
+        checksum.add(f"{start_ms}|{end_ms}|{key}|{count}|{total:.3f}")
+    return checksum
+
+
+def of_counts(counts: Iterable[tuple[int, str, int]]) -> Checksum:
+    """The checksum of W6's results: window start (ms), key, count."""
+    checksum = Checksum()
+    for start_ms, key, count in counts:
+        checksum.add(f"{start_ms}|{key}|{count}")
+    return checksum
+
+
+def of_pairs(pairs: Iterable[tuple[str, int, int, float, float]]) -> Checksum:
+    """The checksum of W7's results: key, and times (ms) and values of both sides."""
+    checksum = Checksum()
+    for key, left_ms, right_ms, left, right in pairs:
+        checksum.add(f"{key}|{left_ms}|{right_ms}|{left:.3f}|{right:.3f}")
+    return checksum

@@ -6,9 +6,10 @@ runs see, and every contestant reads the same events in whatever file form suits
 
 - ``zipf``: 10,000 keys, Zipf 1.2 (draws beyond the last key wrap around).
 - ``uuid``: ten million UUID keys, uniform.
+- ``left`` and ``right``: 10,000 keys, uniform; for joins.
 - ``words``: lines of 10 words out of 50,000, Zipf 1.2.
 
-An event of the first two comes a millisecond after the one before, set back by 0 to 1,999 ms. Values are multiples
+An event of all but the last comes a millisecond after the one before, set back by 0 to 1,999 ms. Values are multiples
 of an eighth: sums and products are then exact in binary, so engines that add in another order agree to the digit.
 """
 
@@ -44,7 +45,8 @@ WORDS = 50_000
 WORDS_A_LINE = 10
 BASE_LINES = 500_000
 
-BASE_ROWS = {"zipf": 4_000_000, "uuid": 10_000_000}
+BASE_ROWS = {"zipf": 4_000_000, "uuid": 10_000_000, "left": 4_000_000, "right": 4_000_000}
+SEEDS = {"left": SEED + 1, "right": SEED + 2}
 TIME = pa.timestamp("us", "UTC")
 SCHEMA = pa.schema({"key": pa.string(), "ts": TIME, "value": pa.float64()})  # type: ignore[arg-type]
 
@@ -56,12 +58,12 @@ def arrow_files(stream: str, events: int) -> list[Path]:
 
 def json_file(stream: str, events: int) -> Path:
     """The first ``events`` of a stream as one file of JSON lines; ``ts`` in milliseconds since 1970."""
-    return _cached(f"{stream}-{events}.jsonl", lambda path: _write_lines(path, _json_lines(stream, events)))
+    return cached(f"{stream}-{events}.jsonl", lambda path: _write_lines(path, _json_lines(stream, events)))
 
 
 def text_file(lines: int) -> Path:
     """The first ``lines`` lines of words."""
-    return _cached(f"words-{lines}.txt", lambda path: _write_lines(path, _word_lines(lines)))
+    return cached(f"words-{lines}.txt", lambda path: _write_lines(path, _word_lines(lines)))
 
 
 def dump_file(stream: str, events: int) -> Path:
@@ -71,14 +73,14 @@ def dump_file(stream: str, events: int) -> Path:
     A reader makes a longer stream as this module does: the same rows again, as many milliseconds later.
     """
     rows = min(events, BASE_ROWS[stream])
-    return _cached(f"{stream}-{rows}.dump", lambda path: _write_dump(path, stream, rows))
+    return cached(f"{stream}-{rows}.dump", lambda path: _write_dump(path, stream, rows))
 
 
 def dealt(path: Path, parts: int) -> Path:
     """A file of lines dealt out in blocks to so many files in one folder; with one part, the file itself."""
     if parts == 1:
         return path
-    return _cached(f"{path.stem}-by-{parts}", lambda directory: _deal(path, directory, parts))
+    return cached(f"{path.stem}-by-{parts}", lambda directory: _deal(path, directory, parts))
 
 
 def batches(stream: str, start: int, rows: int) -> Iterator[pa.RecordBatch]:
@@ -101,14 +103,15 @@ def distinct_keys(stream: str, events: int) -> int:
 
 def _arrow_file(stream: str, start: int, rows: int) -> Path:
     name = f"{stream}-{start // FILE_ROWS:03d}-{rows}.arrow"
-    return _cached(name, lambda path: _write_arrow(path, stream, start, rows))
+    return cached(name, lambda path: _write_arrow(path, stream, start, rows))
 
 
 def _cuts(rows: int, most: int) -> list[tuple[int, int]]:
     return [(start, min(most, rows - start)) for start in range(0, rows, most)]
 
 
-def _cached(name: str, write: Callable[[Path], None]) -> Path:
+def cached(name: str, write: Callable[[Path], None]) -> Path:
+    """The file of this name among the data, made on first use by ``write``, which is given where to write."""
     path = DIRECTORY / name
     if not path.exists():
         DIRECTORY.mkdir(exist_ok=True)
@@ -121,14 +124,16 @@ def _cached(name: str, write: Callable[[Path], None]) -> Path:
 @cache
 def _base(stream: str) -> tuple[Integers, Integers, Integers]:
     """Key number, set-back in ms and value in eighths of each event of the base."""
-    rng, rows = np.random.default_rng(SEED), BASE_ROWS[stream]
-    zipf = stream == "zipf"
-    which = (rng.zipf(ZIPF_EXPONENT, rows) - 1) % ZIPF_KEYS if zipf else rng.integers(0, UUID_KEYS, rows)
+    rng, rows = np.random.default_rng(SEEDS.get(stream, SEED)), BASE_ROWS[stream]
+    if stream == "zipf":
+        which = (rng.zipf(ZIPF_EXPONENT, rows) - 1) % ZIPF_KEYS
+    else:
+        which = rng.integers(0, UUID_KEYS if stream == "uuid" else ZIPF_KEYS, rows)
     return which, rng.integers(0, OUT_OF_ORDERNESS_MS, rows), rng.integers(0, 800, rows)
 
 
 def _key_names(stream: str, which: Integers) -> pa.Array[Any]:
-    return _zipf_names().take(which) if stream == "zipf" else _uuids(which)
+    return _uuids(which) if stream == "uuid" else _zipf_names().take(which)
 
 
 @cache

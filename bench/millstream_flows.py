@@ -70,6 +70,24 @@ def w4(flow: ms.Flow, job: Job) -> ms.Stream:
     return events.map(lambda e: e.with_(net=e.value * 0.875)).key_by("key").scan((0, 0.0, 0.0), watch)
 
 
+def w5(flow: ms.Flow, job: Job) -> ms.Stream:
+    events = flow.read_arrow(data.arrow_files("zipf", job.events)).event_time("ts", out_of_orderness="2s")
+    return events.key_by("key").window(ms.session("5s")).agg(count=ms.count(), total=ms.sum("value"))
+
+
+def w6(flow: ms.Flow, job: Job) -> ms.Stream:
+    events = flow.read_arrow(data.arrow_files("zipf", job.events)).event_time("ts", out_of_orderness="2s")
+    return events.key_by("key").window(ms.hopping("60s", every="10s")).agg(count=ms.count())
+
+
+def w7(flow: ms.Flow, job: Job) -> ms.Stream:
+    left, right = (
+        flow.read_arrow(data.arrow_files(stream, job.events // 2)).event_time("ts", out_of_orderness="2s").key_by("key")
+        for stream in ("left", "right")
+    )
+    return left.join(right, within=("-10s", "10s"))
+
+
 def panes_checksum(table: pa.Table) -> Checksum:
     panes = zip(_millis(table["window_start"]), *_lists(table, "key", "count", "total", "mean", "top"), strict=True)
     return checksum.of_panes(panes)
@@ -84,6 +102,21 @@ def words_checksum(table: pa.Table) -> Checksum:
 def alerts_checksum(table: pa.Table) -> Checksum:
     alerts = zip(_millis(table["ts"]), *_lists(table, "key", "net", "mean", "deviation"), strict=True)
     return checksum.of_alerts(alerts)
+
+
+def sessions_checksum(table: pa.Table) -> Checksum:
+    bounds = (_millis(table[name]) for name in ("window_start", "window_end"))
+    return checksum.of_sessions(zip(*bounds, *_lists(table, "key", "count", "total"), strict=True))
+
+
+def counts_checksum(table: pa.Table) -> Checksum:
+    return checksum.of_counts(zip(_millis(table["window_start"]), *_lists(table, "key", "count"), strict=True))
+
+
+def pairs_checksum(table: pa.Table) -> Checksum:
+    times = (_millis(table[name]) for name in ("ts", "ts_right"))
+    keys, *values = _lists(table, "key", "value", "value_right")
+    return checksum.of_pairs(zip(keys, *times, *values, strict=True))
 
 
 def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
@@ -152,5 +185,8 @@ if __name__ == "__main__":
             "W3": lambda job: run(w3, words_checksum, job),
             "W3f": lambda job: run(w3f, words_checksum, job),
             "W4": lambda job: run(w4, alerts_checksum, job),
+            "W5": lambda job: run(w5, sessions_checksum, job),
+            "W6": lambda job: run(w6, counts_checksum, job),
+            "W7": lambda job: run(w7, pairs_checksum, job),
         }
     )

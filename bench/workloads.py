@@ -106,6 +106,25 @@ WORKLOADS = {
             _columns("zipf"),
             {"millstream": 8 * MILLION, "duckdb": 8 * MILLION, "bytewax": 6 * MILLION, "pathway": MILLION},
         ),
+        Workload(
+            "W5",
+            "Sessions of each key with a gap of 5 s: count and sum. Events as in W1.",
+            _columns("zipf"),
+            {"millstream": 40 * MILLION, "duckdb": 8 * MILLION, "flink": 8 * MILLION},
+        ),
+        Workload(
+            "W6",
+            "Hopping windows of 60 s every 10 s: count per key. Events as in W1; each counts in six windows.",
+            _columns("zipf"),
+            {"millstream": 40 * MILLION, "duckdb": 8 * MILLION, "flink": 8 * MILLION},
+        ),
+        Workload(
+            "W7",
+            "Join of two streams on their key, 10 s either way. Half of the events in each stream, 10,000 uniform keys, "
+            "an event a millisecond in each: two matches for an event.",
+            lambda events, contestant: [_columns(stream)(events // 2, contestant) for stream in ("left", "right")],
+            {"millstream": 10 * MILLION, "duckdb": MILLION, "flink": 4 * MILLION},
+        ),
     )
 }
 

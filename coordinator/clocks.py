@@ -26,9 +26,11 @@ class Mark:
         ended: the partition has ended with this block.
         idle: the ``event_time()``s that count the partition as idle from here on.
         raised_us: for an ``event_time()``, what the wall clock raises the watermark to.
+        barrier: the epoch of the barrier that goes with the block; 0: none does.
     """
 
     ended: bool = False
+    barrier: int = 0
     idle: frozenset[int] = frozenset()
     raised_us: dict[int, int] = field(default_factory=dict)
 
@@ -51,6 +53,8 @@ class EventClocks:
         self._clocks: dict[tuple[int, int], _Clock] = {}
         self._firing: dict[int, InputWatermarks] = {}
         self._marks: dict[tuple[int, int], Mark] = {}
+        self.at_barrier: dict[tuple[int, int], dict[int, list[int]]] = {}
+        """By epoch and source partition, what the clock of each ``event_time()`` had seen when the barrier passed."""
         self._nodes_of: dict[int, list[int]] = {p: [] for p in range(len(plan.partitions))}
         for stage in plan.stages:
             for node, partitions in topology.clocks_of(stage).items():
@@ -102,6 +106,9 @@ class EventClocks:
             entry.idle = False
         status = InputStatus.ENDED if mark.ended else InputStatus.IDLE if entry.idle else InputStatus.ACTIVE
         firing.update(report.partition, clock.watermark_us, status)
+        if mark.barrier:
+            seen = self.at_barrier.setdefault((mark.barrier, report.partition), {})
+            seen[report.node] = [clock.max_us, clock.watermark_us, int(entry.idle)]
         entry.next += 1
         self._forget(report.partition, report.sequence)
         return report.worker, self._reading(report, before_us, floor_us, clock.watermark_us, status, resolve=False)
@@ -124,6 +131,22 @@ class EventClocks:
         return ClockReading(
             report.node, report.partition, report.sequence, before_us, floor_us, watermark_us, status, resolve
         )
+
+    # --- checkpoints ---
+
+    def passed_barrier(self, epoch: int, partition: int) -> bool:
+        """Whether the barrier of a partition has passed all of its clocks."""
+        return len(self.at_barrier.get((epoch, partition), {})) == len(self._nodes_of[partition])
+
+    def take_barrier(self, epoch: int, partition: int) -> dict[int, list[int]]:
+        """What the clocks of a partition had seen at its barrier; and forget it."""
+        return self.at_barrier.pop((epoch, partition), {})
+
+    def restore(self, node: int, partition: int, seen: list[int]) -> None:
+        """Go on from what `take_barrier` had given."""
+        entry = self._clocks[node, partition]
+        entry.clock.max_us, entry.clock.watermark_us = seen[0], seen[1]
+        entry.idle = bool(seen[2])
 
     # --- what others ask ---
 

@@ -12,19 +12,27 @@ from enum import Enum
 from typing import Any, Final
 
 from millstream.channel import RECEIVER_BUDGET_BYTES
-from millstream.connectors.base import Block
+from millstream.checkpoints.manifest import Manifest
+from millstream.checkpoints.recovery import Recovery
+from millstream.connectors.base import Block, Offset
+from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
 from millstream.operators.base import DeadLetter
-from millstream.plan import PhysicalPlan, Port
+from millstream.plan import PhysicalPlan, Place, Port
 from millstream.runner import Runner
 from millstream.stage import Outgoing
 from millstream.times import MIN_US, saturating_add
-from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology, worker_name
+from millstream.topology import CALLER, COORDINATOR, SOURCE_STAGE, Topology, worker_name
 from millstream.watermarks import InputStatus
 from millstream.wire import (
+    BARRIER_MARK,
     NO_MORE_BLOCKS,
+    Acknowledged,
     Beat,
+    Checkpoint,
     ClockReading,
+    Committed,
+    Completed,
     Credit,
     Data,
     Failed,
@@ -55,12 +63,16 @@ class _Partition:
 
     Attributes:
         exchange: the deal exchange that its blocks leave by.
+        before: how many blocks were read in earlier lives of the run.
+        had_ended: an earlier life had read all of it.
         quiet_us: for how long the source has had nothing although it was asked.
         asked_us: when it was last asked and had nothing; None when it gave something or was not asked.
     """
 
     exchange: int
     sequence: int = 0
+    before: int = 0
+    had_ended: bool = False
     ended: bool = False
     waiting: bool = False
     quiet_us: int = 0
@@ -85,6 +97,10 @@ class Coordinator:
     now_us: the clock, for liveness and for the quiet of sources.
     budget_bytes: what a receiver takes in flight for each exchange; the same in every process.
     hang_timeout_s: how long a worker may give no sign of life.
+    policy: when checkpoints are made; None: never.
+    attempt: which life of the run this is.
+    recovery: the checkpoint from which the run goes on.
+    offset_of: where the reader of a source partition is; None: what it has read cannot be read again.
     """
 
     def __init__(
@@ -95,14 +111,22 @@ class Coordinator:
         dead_letter: Callable[[DeadLetter], None],
         budget_bytes: int = RECEIVER_BUDGET_BYTES,
         hang_timeout_s: float = HANG_TIMEOUT_S,
+        policy: CheckpointPolicy | None = None,
+        attempt: int = 1,
+        recovery: Recovery | None = None,
+        offset_of: Callable[[int], Offset | None] = lambda partition: None,
     ) -> None:
         self.plan = plan
+        self._offset_of = offset_of
         self._hang_timeout_us = int(hang_timeout_s * 1e6)
         self.topology = Topology(plan)
         self.state = State.STARTING
         self.failure: Failed | None = None
         self.clocks = EventClocks(plan, self.topology)
-        self.runner = Runner(plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes)
+        self.runner = Runner(
+            plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes,
+            checkpoints=policy is not None,
+        )  # fmt: skip
         self.outbox = self.runner.outbox
         self.members = {worker_name(i): _Member() for i in range(plan.workers)}
         self._watched_since_us: int | None = None
@@ -114,6 +138,26 @@ class Coordinator:
         self._turn = 0
         self._announced_end = False
         self._now_us = now_us
+        self.checkpointing: Checkpointing | None = None
+        if policy is not None:
+            caller = [CALLER] if any(s.place is Place.CALLER for s in plan.stages) else []
+            first = 1 if recovery is None else recovery.manifest.epoch + 1
+            self.checkpointing = Checkpointing(plan, policy, attempt, first, [*self.members, *caller])
+        self._recovered = recovery is not None
+        if recovery is not None:
+            self._restore(recovery)
+
+    def _restore(self, recovery: Recovery) -> None:
+        self.runner.restore(recovery)
+        numbers = {node.name: number for number, node in self.plan.nodes.items()}
+        for index, (node, name) in enumerate(self.plan.partitions):
+            known = recovery.partition(self.plan.nodes[node].name, name)
+            if known is None:
+                continue
+            self.partitions[index].before = known.sequence
+            self.partitions[index].had_ended = known.ended
+            for clock, seen in known.clocks.items():
+                self.clocks.restore(numbers[clock], index, seen)
 
     # --- messages ---
 
@@ -130,11 +174,18 @@ class Coordinator:
                     self.state = State.ENDING if self._announced_end else State.RUNNING
                     for name in self.members:
                         self.outbox.append((name, Start(len(self.partitions))))
+                    self._tell_recovered()
             case Beat():
                 self._member(message.process, now_us).figures = message.figures
             case Finished():
                 member = self._member(message.process, now_us)
                 member.figures, member.finished = message.figures, True
+            case Acknowledged():
+                if self.checkpointing is not None:
+                    self.checkpointing.acknowledged(message)
+            case Committed():
+                if self.checkpointing is not None:
+                    self.checkpointing.committed(message.process, message.epoch)
             case Failed():
                 self.fail(message)
             case Stop():
@@ -142,7 +193,7 @@ class Coordinator:
                     self.end_sources()
                 else:
                     self.state = State.FAILED
-            case ClockReading() | Start():
+            case ClockReading() | Start() | Checkpoint() | Completed():
                 pass  # never sent to the coordinator
 
     def _member(self, name: str, now_us: int) -> _Member:
@@ -231,14 +282,25 @@ class Coordinator:
 
     def _deal(self, index: int, block: Block | None, mark: Mark) -> None:
         partition = self.partitions[index]
-        if mark.ended or mark.idle or mark.raised_us:
+        if mark.ended or mark.idle or mark.raised_us or mark.barrier:
             self.clocks.mark(index, partition.sequence, mark)
         status = InputStatus.ENDED if mark.ended else InputStatus.ACTIVE
         data = Data(
-            partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block
-        )
+            partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block,
+            mark.barrier,
+        )  # fmt: skip
         self.runner.send(Outgoing(self.runner.roomiest(partition.exchange), data))
         partition.sequence += 1
+
+    def _tell_recovered(self) -> None:
+        """After a recovery everyone learns at once how far each partition was, and not with its next block."""
+        if not self._recovered:
+            return
+        for index, partition in enumerate(self.partitions):
+            if partition.had_ended and not partition.ended:
+                self.on_block(index, None, True, self._now_us())
+            elif not partition.ended:
+                self._deal(index, None, Mark())
 
     def end_sources(self) -> None:
         """Read no more: every partition ends where it is."""
@@ -270,8 +332,61 @@ class Coordinator:
         while self._route_own_reports():
             more = True
         if self.state is State.ENDING and self.runner.finished and all(m.finished for m in self.members.values()):
-            self.state = State.DONE
+            self._finish()
         return more
+
+    def _finish(self) -> None:
+        """Everything was worked on: with checkpoints, a last one makes the output whole."""
+        if self.checkpointing is None or self.checkpointing.all_committed:
+            self.state = State.DONE
+        elif self.checkpointing.under_way is None and self.checkpointing.committing is None:
+            self._begin_checkpoint(self._now_us(), last=True)
+
+    # --- checkpoints ---
+
+    def checkpoint_if_due(self, now_us: int) -> None:
+        if self.checkpointing is not None and self.state is State.RUNNING and self.checkpointing.due(now_us):
+            self._begin_checkpoint(now_us, last=False)
+
+    def _begin_checkpoint(self, now_us: int, *, last: bool) -> None:
+        """Note where every reader is, and send the barrier after the blocks that were read."""
+        assert self.checkpointing is not None
+        places = {i: (self._offset_of(i), p.before + p.sequence, p.ended) for i, p in enumerate(self.partitions)}
+        epoch = self.checkpointing.begin(places, now_us, last=last)
+        for name in self.checkpointing.everyone:
+            self.outbox.append((name, Checkpoint(epoch, last)))
+        if last:
+            return
+        for index, partition in enumerate(self.partitions):
+            if not partition.ended:
+                self._deal(index, None, Mark(barrier=epoch))
+        for exchange in self._deals:
+            for receiver in self.topology.receivers_of(self.plan.exchange(exchange)):
+                origin = (SOURCE_STAGE, BARRIER_MARK)
+                data = Data(exchange, COORDINATOR, origin, 0, False, MIN_US, InputStatus.ACTIVE, None, epoch)
+                self.runner.send(Outgoing(receiver, data))
+
+    def manifest_due(self) -> Manifest | None:
+        """The manifest that is to be written now: everyone has answered. Then `checkpoint_written` is called."""
+        under_way = None if self.checkpointing is None else self.checkpointing.under_way
+        if under_way is None or under_way.waiting:
+            return None
+        assert self.checkpointing is not None
+        open_ = [p for p, (_, _, ended) in under_way.partitions.items() if not ended]
+        if not all(self.clocks.passed_barrier(under_way.epoch, p) for p in open_):
+            return None
+        clocks = {p: self.clocks.take_barrier(under_way.epoch, p) for p in open_}
+        return self.checkpointing.manifest(clocks, self._now_us())
+
+    def checkpoint_written(self, *, complete: bool) -> None:
+        """The manifest is on disk, and everyone may show what it counts; or it could not be written."""
+        assert self.checkpointing is not None
+        if not complete:
+            self.checkpointing.give_up()
+            return
+        epoch = self.checkpointing.complete()
+        for name in self.checkpointing.everyone:
+            self.outbox.append((name, Completed(epoch)))
 
     def _route_own_reports(self) -> bool:
         routed = False

@@ -29,7 +29,7 @@ from millstream.plan import PhysicalPlan
 from millstream.process import exit_with_parent
 from millstream.times import MIN_US
 from millstream.topology import CALLER_HOST, COORDINATOR, SOURCE_HOST, SOURCE_STAGE
-from millstream.transport import Link
+from millstream.transport import LAST_WORDS_MS, Link
 from millstream.watermarks import InputStatus
 from millstream.wire import Credit, Data, Failed, Stop
 
@@ -142,7 +142,7 @@ def host_in_thread(plan: PhysicalPlan, partitions: Sequence[int], link: Link) ->
         except Exception as error:
             link.send(COORDINATOR, Failed(link.me, described(error, traceback.format_exc())))
         finally:
-            link.close(linger_ms=2_000)
+            link.close(linger_ms=LAST_WORDS_MS)
 
     thread = threading.Thread(target=serve, name=CALLER_HOST, daemon=True)
     thread.start()
@@ -162,7 +162,7 @@ def main(descriptor: int) -> int:
         link.send(COORDINATOR, Failed(SOURCE_HOST, described(error, traceback.format_exc())))
         return 1
     finally:
-        link.close(linger_ms=2_000)
+        link.close(linger_ms=LAST_WORDS_MS)
 
 
 if __name__ == "__main__":

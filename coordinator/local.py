@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from millstream.checkpoints.part import write_snapshot
+from millstream.checkpoints.recovery import Recovery
+from millstream.checkpoints.store import CheckpointStore
+from millstream.coordinator.caller import Caller
+from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.reading import Readers
 from millstream.errors import InternalError, restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
-from millstream.runner import Runner
 from millstream.topology import CALLER, COORDINATOR
-from millstream.wire import ClockReading, Credit, Data, Hello, Message
+from millstream.wire import Hello, Message
 from millstream.workers.task import Worker
 
 _STEPS = 64
@@ -36,23 +41,53 @@ class VirtualClock:
         self._ahead_us += max(0, moment_us - self())
 
 
+@dataclass(frozen=True)
+class LocalCheckpoints:
+    """Attributes:
+    attempt: which life of the run this is.
+    recovery: the checkpoint that it goes on from; None: it starts anew.
+    """
+
+    store: CheckpointStore
+    policy: CheckpointPolicy
+    attempt: int = 1
+    recovery: Recovery | None = None
+
+
 class LocalRun:
     """One run of a plan in this process.
 
     Args:
         dead_letter: takes the records that cannot be processed.
+        checkpoints: where checkpoints go, and which of them to go on from; None: there are none.
     """
 
-    def __init__(self, plan: PhysicalPlan, dead_letter: Callable[[DeadLetter], None]) -> None:
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        dead_letter: Callable[[DeadLetter], None],
+        checkpoints: LocalCheckpoints | None = None,
+    ) -> None:
         self.plan = plan
         self.clock = VirtualClock()
-        self.coordinator = Coordinator(plan, now_us=self.clock, dead_letter=dead_letter)
+        self._checkpoints = checkpoints
+        policy, attempt, recovery = None, 1, None
+        if checkpoints is not None:
+            policy, attempt, recovery = checkpoints.policy, checkpoints.attempt, checkpoints.recovery
+        self.readers = Readers(plan, (), None, recovery)
+        self.coordinator = Coordinator(
+            plan, now_us=self.clock, dead_letter=dead_letter, policy=policy, attempt=attempt, recovery=recovery,
+            offset_of=self.readers.offset,
+        )  # fmt: skip
+        staged = policy is not None
         self.workers = {
-            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter)
+            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter, checkpoints=staged)
             for index, name in enumerate(self.coordinator.members)
         }
-        self.caller = Runner(plan, CALLER, now_us=self.clock, dead_letter=dead_letter)
-        self.readers = Readers(plan, (), None)
+        self.caller = Caller(plan, now_us=self.clock, dead_letter=dead_letter, checkpoints=staged)
+        if recovery is not None:
+            for runner in (*(w.runner for w in self.workers.values()), self.caller.runner):
+                runner.restore(recovery)
         self.started_s = time.monotonic()
 
     def run(self) -> None:
@@ -62,11 +97,9 @@ class LocalRun:
             MillstreamError: what made the run fail.
         """
         try:
-            for name in self.workers:
-                self.coordinator.receive(Hello(name, 0), self.clock())
-            while not self._done:
-                if not self._round() and not self._done:
-                    self._pass_time()
+            self.start()
+            while not self.done:
+                self.step()
         except BaseException:
             for worker in self.workers.values():
                 worker.runner.abort()
@@ -75,8 +108,17 @@ class LocalRun:
         finally:
             self.readers.close()
 
+    def start(self) -> None:
+        for name in self.workers:
+            self.coordinator.receive(Hello(name, 0), self.clock())
+
+    def step(self) -> None:
+        """Do what there is to do; where that is nothing, let time pass."""
+        if not self._round() and not self.done:
+            self._pass_time()
+
     @property
-    def _done(self) -> bool:
+    def done(self) -> bool:
         return self.coordinator.state is State.DONE and self.caller.finished
 
     def _round(self) -> bool:
@@ -88,9 +130,29 @@ class LocalRun:
             busy |= bool(outbox)
             while outbox:
                 self._deliver(*outbox.popleft())
+        if self._checkpoints is not None:
+            busy |= self._checkpoint(self._checkpoints)
         if self.coordinator.state is State.FAILED and self.coordinator.failure is not None:
             raise restored(self.coordinator.failure.error)
         return busy
+
+    def _checkpoint(self, checkpoints: LocalCheckpoints) -> bool:
+        """Write what is to be written; whether there was anything."""
+        wrote = False
+        for worker in self.workers.values():
+            while worker.snapshots:
+                snapshot = worker.snapshots.popleft()
+                files = write_snapshot(snapshot, worker.runner, checkpoints.store, worker.name, checkpoints.attempt)
+                worker.written(snapshot, files)
+                wrote = True
+        manifest = self.coordinator.manifest_due()
+        if manifest is not None:
+            checkpoints.store.complete(manifest)
+            self.coordinator.checkpoint_written(complete=True)
+            checkpoints.store.clean()
+            wrote = True
+        self.coordinator.checkpoint_if_due(self.clock())
+        return wrote
 
     def _read(self) -> bool:
         for partition in self.readers.awake():
@@ -106,8 +168,7 @@ class LocalRun:
         if receiver == COORDINATOR:
             self.coordinator.receive(message, self.clock())
         elif receiver == CALLER:
-            if isinstance(message, Data | Credit | ClockReading):
-                self.caller.receive(message)
+            self.caller.receive(message)
         else:
             self.workers[receiver].receive(message)
 

@@ -14,7 +14,8 @@ from typing import Final
 import zmq
 
 from millstream.channel import RECEIVER_BUDGET_BYTES
-from millstream.connectors.base import Block, Reader
+from millstream.checkpoints.recovery import Recovery
+from millstream.connectors.base import Block, Offset, Reader
 from millstream.plan import PhysicalPlan
 from millstream.watermarks import InputStatus
 from millstream.wire import Credit, Data
@@ -56,17 +57,30 @@ class HostedReader(Reader):
 
 
 class Readers:
-    """The readers of the coordinator, by partition."""
+    """The readers of the coordinator, by partition.
 
-    def __init__(self, plan: PhysicalPlan, hosted: Sequence[int], poller: zmq.Poller | None) -> None:
+    Args:
+        recovery: the checkpoint to go on from; None: from the start.
+    """
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        hosted: Sequence[int],
+        poller: zmq.Poller | None,
+        recovery: Recovery | None = None,
+    ) -> None:
         self._readers: dict[int, Reader] = {}
         self._again_s: dict[int, float] = {}
         self._poller = poller
-        for partition, (_, name) in enumerate(plan.partitions):
+        for partition, (node, name) in enumerate(plan.partitions):
+            known = None if recovery is None else recovery.partition(plan.nodes[node].name, name)
             if partition in hosted:
                 self._readers[partition] = HostedReader()
-            else:
+            elif known is None or known.offset is None:
                 self._readers[partition] = plan.source_of(partition).open(name)
+            else:
+                self._readers[partition] = plan.source_of(partition).open_at(name, known.offset)
 
     def read(self, partition: int, max_rows: int, max_bytes: int) -> tuple[Block | None, bool]:
         """The next block of a partition, and whether it has ended."""
@@ -75,6 +89,10 @@ class Readers:
         if block is None and not reader.ended:
             self._sleep(partition, reader)
         return block, reader.ended
+
+    def offset(self, partition: int) -> Offset | None:
+        """Where the reader of a partition is; None: what it has read cannot be read again."""
+        return self._readers[partition].offset()
 
     def put(self, data: Data) -> None:
         """Take a hosted block."""

@@ -45,13 +45,29 @@ from millstream.errors import (
 )
 from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, max_horizontal, min_horizontal, when
 from millstream.flow import Flow
-from millstream.keyed import KeyedStream, WindowedStream, WindowResult
+from millstream.joins import JoinResult
+from millstream.keyed import KeyedStream, ProcessResult, WindowedStream, WindowResult
 from millstream.patterns import Pattern, pattern
 from millstream.previous import delta, lag, lead, rate
+from millstream.processing import Process, ProcessContext, Timer
+from millstream.ranking import asc, desc
 from millstream.result import RunResult
 from millstream.rows import Row
+from millstream.specs.window_functions import Window
+from millstream.states import ListState, MapState, ValueState, list_state, map_state, value_state
 from millstream.streams import HandledStream, Stream
-from millstream.windows import hopping, sliding, tumbling
+from millstream.windows import (
+    count_window,
+    custom_windows,
+    every,
+    every_change,
+    every_count,
+    global_window,
+    hopping,
+    session,
+    sliding,
+    tumbling,
+)
 
 __version__ = "0.1.0"
 
@@ -63,10 +79,16 @@ __all__ = [
     "FlowError",
     "HandledStream",
     "InternalError",
+    "JoinResult",
     "KeyedStream",
+    "ListState",
+    "MapState",
     "MillstreamError",
     "Pattern",
+    "Process",
+    "ProcessContext",
     "ProcessError",
+    "ProcessResult",
     "Row",
     "RunResult",
     "SchemaError",
@@ -75,28 +97,41 @@ __all__ = [
     "Source",
     "SourceError",
     "Stream",
+    "Timer",
     "UnboundedStateWarning",
     "UserCodeError",
+    "ValueState",
+    "Window",
     "WindowResult",
     "WindowedStream",
     "__version__",
     "aggregate",
     "arg_max",
     "arg_min",
+    "asc",
     "coalesce",
     "col",
     "collect",
     "concat_str",
     "count",
     "count_distinct",
+    "desc",
+    "count_window",
+    "custom_windows",
     "delta",
+    "every",
+    "every_change",
+    "every_count",
     "first",
     "from_epoch",
+    "global_window",
     "hopping",
     "lag",
     "last",
     "lead",
+    "list_state",
     "lit",
+    "map_state",
     "max",
     "max_horizontal",
     "mean",
@@ -104,10 +139,12 @@ __all__ = [
     "min_horizontal",
     "pattern",
     "rate",
+    "session",
     "sliding",
     "stddev",
     "sum",
     "tumbling",
+    "value_state",
     "variance",
     "when",
 ]

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final
 import pyarrow as pa
 
 from millstream.errors import FlowError, MillstreamError, SchemaError
-from millstream.expr import Expr, field_expr
+from millstream.expr import Expr, WholeRow, field_expr
 
 
 class AggregateOverflowError(MillstreamError, OverflowError):
@@ -196,6 +196,30 @@ class Collect(Aggregate):
 
 
 @dataclass(frozen=True, eq=False)
+class TopRows(Aggregate):
+    """The best whole rows with their ranks, for `WindowedStream.top_n`: a list of structs (event, rank).
+
+    The first input is the whole row, the others are what rows are ordered by.
+    """
+
+    name = "top_n"
+    needs_order = True
+    n: int
+    descending: tuple[bool, ...]
+    all_ties: bool
+
+    def output_type(self, input_types: Sequence[pa.DataType], where: str) -> pa.DataType:
+        for expr, kind in zip(self.inputs[1:], input_types[1:], strict=True):
+            if not is_ordered(plain_type(kind)):
+                raise SchemaError(f"{where}: {_spell(expr)} is {kind}, which has no order; take a field of it")
+        return pa.list_(pa.struct([("event", input_types[0]), ("rank", pa.int64())]))
+
+    def __str__(self) -> str:
+        by = [f"desc({_spell(e)})" if d else _spell(e) for e, d in zip(self.inputs[1:], self.descending, strict=True)]
+        return f"top_n({self.n}, by=[{', '.join(by)}])"
+
+
+@dataclass(frozen=True, eq=False)
 class UserAggregate(Aggregate):
     """An aggregate made of the user's functions; see `aggregate`."""
 
@@ -272,9 +296,13 @@ def arg_max(value: str | Expr, by: str | Expr) -> Aggregate:
     return ArgMax((field_expr(value), field_expr(by)))
 
 
-def collect(field: str | Expr) -> Aggregate:
-    """All values as a list, nulls included, in order of event time and then source position."""
-    return Collect((field_expr(field),))
+def collect(field: str | Expr | None = None) -> Aggregate:
+    """All values as a list, nulls included, in order of event time and then source position.
+
+    Args:
+        field: what is collected; None: whole events, as structs.
+    """
+    return Collect((WholeRow() if field is None else field_expr(field),))
 
 
 def aggregate(

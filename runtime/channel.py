@@ -61,6 +61,7 @@ class Inbox:
     inputs: dict[tuple[int, int], _Sequence] = field(default_factory=dict)
     ready: deque[Data] = field(default_factory=deque)
     held_bytes: int = 0
+    _behind: dict[tuple[int, int], deque[Data]] = field(default_factory=dict)
 
     def put(self, data: Data) -> None:
         self.held_bytes += data.size_bytes
@@ -84,19 +85,39 @@ class Inbox:
 
     def take(self) -> Data | None:
         """The next message in order, if it is here; the caller returns its credit when it has finished it."""
-        if not self.ready:
-            return None
-        data = self.ready.popleft()
-        self.held_bytes -= data.size_bytes
-        return data
+        while self.ready:
+            data = self.ready.popleft()
+            behind = self._behind.get(data.origin)
+            if behind is None:
+                self.held_bytes -= data.size_bytes
+                return data
+            behind.append(data)
+        return None
+
+    def hold(self, origin: tuple[int, int]) -> None:
+        """A barrier came by this input: what follows waits until it has come by all others, too."""
+        self._behind.setdefault(origin, deque())
+
+    def release(self) -> None:
+        """The barrier has passed: go on with what waited behind it."""
+        if self._behind:
+            waited = [data for behind in self._behind.values() for data in behind]
+            self._behind.clear()
+            self.ready.extendleft(reversed(waited))
 
 
 @dataclass(slots=True)
 class StageInputs:
-    """All inputs of a keyed stage: one number for each, and their watermark together."""
+    """All inputs of a keyed stage: one number for each, their watermark together, and whose barrier has come.
+
+    Attributes:
+        epoch: of the barrier that has come by some inputs; 0: by none.
+    """
 
     numbers: dict[tuple[int, int, int], int] = field(default_factory=dict)
     watermarks: InputWatermarks = field(default_factory=InputWatermarks)
+    epoch: int = 0
+    _barriers: set[int] = field(default_factory=set)
 
     def add(self, exchange: int, origin: tuple[int, int]) -> None:
         number = self.numbers.setdefault((exchange, *origin), len(self.numbers))
@@ -107,7 +128,25 @@ class StageInputs:
         key = (data.exchange, *data.origin)
         if key not in self.numbers:
             raise WireError(f"exchange {data.exchange}: input {data.origin} was not announced")
+        if data.barrier:
+            if self.epoch not in (0, data.barrier):
+                raise WireError(
+                    f"exchange {data.exchange}: the barrier of epoch {data.barrier} before that of {self.epoch}"
+                )
+            self.epoch = data.barrier
+            self._barriers.add(self.numbers[key])
         return self.watermarks.update(self.numbers[key], data.watermark_us, data.status)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether a barrier has come by every input that has not ended."""
+        return self.epoch != 0 and self.watermarks.open_inputs <= self._barriers
+
+    def pass_barrier(self) -> int:
+        """Forget the barrier, which has come by every input; returns its epoch."""
+        epoch, self.epoch = self.epoch, 0
+        self._barriers.clear()
+        return epoch
 
     @property
     def status(self) -> InputStatus:

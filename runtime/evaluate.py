@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, index_array
 from millstream.errors import InternalError, SchemaError, unknown_field
-from millstream.expr import Alias, Call, Column, Expr, Literal
+from millstream.expr import Alias, Call, Column, Expr, Literal, WholeRow
 from millstream.kernels import KERNELS, NULL, Kernel, Refused, Value, decoded, logical, repeated, unified
 from millstream.kernels.scan import Parts, is_one_byte
 
@@ -136,6 +136,8 @@ class _Evaluation:
             return expr.scalar
         if isinstance(expr, Alias):
             return self.value(expr.operand)
+        if isinstance(expr, WholeRow):
+            return self.batch.to_struct_array()
         if not isinstance(expr, Call):
             raise InternalError(f"{expr!r} is no node of the expression language; this is a bug in Millstream")
         if (value := self.known.get(id(expr))) is None:
@@ -157,7 +159,8 @@ class _Evaluation:
         if kernel is None:
             raise InternalError(f"{call}: no kernel {call.operation!r}; this is a bug in Millstream")
         if call.operation == "list.get" and (parts := self._split(call.arguments[0])) is not None:
-            return parts.get(call.options["index"])
+            part: Array = parts.get(call.options["index"])
+            return part
         try:
             arguments = [decoded(self.value(argument)) for argument in call.arguments]
         except EvaluationError:

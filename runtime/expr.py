@@ -285,6 +285,14 @@ class Column(Expr):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class WholeRow(Expr):
+    """All fields of the row, as a struct. Which those are shows with the row, so `fields` does not name them."""
+
+    def _text(self) -> tuple[Text, int]:
+        return "the whole event", _ATOM
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Literal(Expr):
     """The same value for every row: as the user wrote it, and as Arrow has it."""
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Array
+from millstream.batch import Array, index_array
 from millstream.errors import SchemaError
 
 CodeArray = npt.NDArray[np.signedinteger]
@@ -120,6 +120,22 @@ def factorize(columns: Sequence[Array]) -> tuple[CodeArray, IndexArray]:
         groups, first = group_codes([(codes, len(first)), (more, len(more_first))])
         codes = groups.codes
     return codes, first
+
+
+def distinct_keys(columns: Sequence[Array]) -> tuple[CodeArray, list[Array]]:
+    """Like `factorize`, with the distinct keys themselves, in the order of their codes and neither as dictionaries
+    nor as views, which Arrow's ``take`` does not know."""
+    columns = [_without_views(column) for column in columns]
+    if len(columns) == 1 and _is_binary_like(columns[0].type):
+        # Arrow's hash table has them; finding the first row of each would cost 3 ns a row more.
+        encoded = _encoded(columns[0])
+        return encoded.indices.to_numpy(), [encoded.dictionary]
+    codes, first = factorize(columns)
+    # Codes may be numbered by value: also where all keys are distinct they need not be in row order.
+    if len(first) < len(codes) or not (first[1:] > first[:-1]).all():
+        rows = index_array(first)
+        columns = [column.take(rows) for column in columns]
+    return codes, [c.dictionary_decode() if isinstance(c, pa.DictionaryArray) else c for c in columns]
 
 
 def raw_values(array: Array) -> npt.NDArray[Any]:
@@ -225,9 +241,15 @@ def _factorize_dictionary(column: Array) -> tuple[CodeArray, IndexArray]:
 
 
 def _hash_values(column: Array) -> tuple[CodeArray, IndexArray]:
-    encoded = column.dictionary_encode(null_encoding="encode")
+    encoded = _encoded(column)
     codes = encoded.indices.to_numpy()
     return codes, _first_rows(codes, len(encoded.dictionary))
+
+
+def _encoded(column: Array) -> pa.DictionaryArray[Any, Any]:
+    """The values with a code for each; null is a value."""
+    encoded: pa.DictionaryArray[Any, Any] = column.dictionary_encode(null_encoding="encode")
+    return encoded
 
 
 def _canonical_bits(column: Array) -> npt.NDArray[np.signedinteger]:
@@ -237,6 +259,12 @@ def _canonical_bits(column: Array) -> npt.NDArray[np.signedinteger]:
     values[np.isnan(values)] = np.nan
     bits: npt.NDArray[np.signedinteger] = values.view(f"i{values.dtype.itemsize}")
     return bits
+
+
+def _without_views(column: Array) -> Array:
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.string())
+    return column.cast(pa.binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def _null_mask(column: Array) -> BoolArray | None:

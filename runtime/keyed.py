@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from millstream.aggregates import Aggregate
+import pyarrow as pa
+
+from millstream.aggregates import Aggregate, collect
 from millstream.errors import FlowError
+from millstream.expr import Expr
 from millstream.functions import UserFunction
+from millstream.joins import Closed, How, JoinResult, join, join_as_of, join_broadcast, join_windows
+from millstream.lookups import On
 from millstream.operators.aggregation import shipped
 from millstream.patterns import Pattern
 from millstream.plan import Port
+from millstream.processing import Process, checked_process, declared_states
+from millstream.ranking import By, sort_keys
 from millstream.rows import declared_schema
-from millstream.specs.base import LATE, OnError, Spec
-from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
+from millstream.specs.base import LATE, MAIN, OnError, Spec
+from millstream.specs.expiring import ExpiringAggregateSpec
+from millstream.specs.free_windows import GlobalWindows
+from millstream.specs.keyed import KeyBySpec, RunningAggregateSpec, ScanSpec
 from millstream.specs.ordering import RowWindows
 from millstream.specs.patterns import MatchSpec
-from millstream.specs.windows import WindowAggregateSpec, Windows
+from millstream.specs.previous import Neighbour, WithPreviousSpec
+from millstream.specs.process import Order, ProcessSpec, checked_order
+from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec
+from millstream.specs.triggers import Early
+from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
+from millstream.specs.windows import Panes as WindowPanes
+from millstream.specs.windows import SessionWindows, WindowAggregateSpec, Windows
+from millstream.states import lifetime_us
 from millstream.streams import Errors, Stream
 from millstream.times import MAX_US, Duration, duration_us
 from millstream.where import caller
@@ -34,37 +50,221 @@ class KeyedStream:
 
     def window(
         self,
-        windows: Windows | RowWindows,
+        windows: Windows | SessionWindows | RowWindows,
         *,
         allowed_lateness: Duration | None = "0s",
+        early: Early | None = None,
+        panes: Literal["accumulating", "discarding", "retracting"] = "accumulating",
         emit: Literal["updates", "final"] = "updates",
     ) -> WindowedStream:
-        """Group each key's events into windows of time.
+        """Group each key's events into windows.
+
+        A window of time puts out a pane at its end; ``early`` panes come before it, late ones when an event comes
+        after it that is not too late. Each says so in its field ``timing``: "early", "on_time" or "late".
+        Panes that fall due together are one.
 
         Args:
-            windows: `tumbling(...)` or `hopping(...)`.
+            windows: `tumbling(...)`, `hopping(...)`, `session(...)`, or windows of rows.
             allowed_lateness: how long after its end a window still takes events, firing again; None: for ever.
-            emit: "updates" puts out a pane when the window ends and another for each late change;
-                "final" waits until the window has expired and puts out one.
+            early: `every("10s")`, `every_count(100)`, `every_change()`, or several of them joined by ``|``.
+            panes: "accumulating": a pane holds everything that has come into the window so far. "discarding":
+                what has come since the last pane, which may be nothing on time. "retracting": everything so far,
+                and each pane first takes back the one before it: a sink then says in a field ``change`` which
+                is which, "-" or "+". Operators behind it that would count a pane twice make an accumulating
+                window retract by themselves.
+            emit: "updates" puts out all these panes; "final" waits until the window has expired and puts out one.
+        Raises:
+            FlowError: settings that do not go together.
         """
         where = f"{caller()} window"
-        if isinstance(windows, RowWindows) and (allowed_lateness != "0s" or emit != "updates"):
+        lateness = MAX_US if allowed_lateness is None else min(duration_us(allowed_lateness, where), MAX_US)
+        wanted = WindowPanes(panes)
+        if isinstance(windows, RowWindows) and (
+            lateness or early or emit != "updates" or wanted.value != "accumulating"
+        ):
             raise FlowError(
                 f"{where}: {windows.describe()} takes events in the order of event time, each once: "
-                "allowed_lateness= and emit= are for windows of time"
+                "allowed_lateness=, early=, panes= and emit= are for windows of time"
             )
-        lateness = MAX_US if allowed_lateness is None else duration_us(allowed_lateness, where)
-        if lateness == MAX_US and emit == "final":
+        if emit == "final" and lateness == MAX_US:
             raise FlowError(
                 f"{where}: emit='final' waits for the windows to expire, which never happens with infinite lateness"
             )
-        return WindowedStream(self, windows, lateness, emit == "final")
+        if emit == "final" and early is not None:
+            raise FlowError(
+                f"{where}: emit='final' puts out one pane for each window, early= several; leave out one of them"
+            )
+        if isinstance(windows, GlobalWindows) and lateness:
+            raise FlowError(
+                f"{where}: a global window has no end that an event could be late for; leave out allowed_lateness="
+            )
+        return WindowedStream(self, windows, lateness, emit == "final", early, wanted)
 
-    def agg(self, *, name: str | None = None, **aggregates: Aggregate) -> Stream:
-        """Aggregates of each key since the start, put out with every change."""
-        where = caller()
-        spec = RunningAggregateSpec(_checked_aggregates(where, aggregates))
-        return Stream(self.flow, self.flow.add("agg", spec, [self.port], name))
+    def agg(
+        self,
+        *,
+        emit: Literal["updates", "final"] = "updates",
+        ttl: Duration | None = None,
+        name: str | None = None,
+        **aggregates: Aggregate,
+    ) -> RunningResult:
+        """Aggregates of each key since the start.
+
+        Args:
+            emit: "updates" puts out a row for each key that a batch changed: it replaces the key's earlier row.
+                "final" puts out one row for each key, at the end of the input or when the key expires.
+            ttl: a key without an event for so long, by event time, is freed and begins anew when it comes again.
+                Its row is taken back then: rows have a first field ``change`` in sinks, "+" or "-". Events are
+                taken in the order of event time, each when the watermark has passed it; one that comes too late
+                for that leaves by ``late``. None: keys are kept for ever.
+        """
+        where = f"{caller()} agg"
+        checked, final = _checked_aggregates(caller(), aggregates), _is_final(where, emit)
+        spec: Spec
+        if ttl is None:
+            spec = RunningAggregateSpec(checked, final)
+        else:
+            spec = ExpiringAggregateSpec(aggregates=checked, ttl_us=_positive_us(where, "ttl", ttl), final=final)
+        return RunningResult(self.flow, self.flow.add("agg", spec, [self.port], name), late=ttl is not None)
+
+    def top_n(
+        self,
+        n: int,
+        by: By,
+        *,
+        rank: str | None = None,
+        ties: Literal["first", "all"] = "first",
+        emit: Literal["updates", "final"] = "updates",
+        name: str | None = None,
+    ) -> Stream:
+        """The ``n`` best rows of each key, as they change.
+
+            bids.key_by("auction").top_n(10, by=ms.desc("price"), rank="rank")
+
+        Rows that are no longer among the best, or of another rank, are taken back: in sinks rows have a first field
+        ``change``, "+" or "-".
+
+        Args:
+            by: fields, expressions, or `millstream.desc` of them, the most significant first. Of equal rows the
+                earlier is the better one: by event time, then by the position in its source. Rows without a value
+                are the worst.
+            rank: a field for the rank, from 1. It makes a row that enters push every row below it to another rank;
+                None: rows only come and go.
+            ties: "all" gives rows that are equal by ``by`` one rank, as RANK() does in SQL, and may keep more
+                than ``n``.
+            emit: "final" puts out what stands at the end of the input, and no changes.
+        Raises:
+            FlowError, SchemaError: here or when the flow is planned: a field that has no order, for one.
+        """
+        where = f"{caller()} top_n"
+        spec = TopNSpec(
+            _checked_n(where, n), sort_keys(where, by), rank, _all_ties(where, ties), _is_final(where, emit)
+        )
+        return Stream(self.flow, self.flow.add("top_n", spec, [self.port], name))
+
+    def dedupe(
+        self,
+        keep: Literal["first", "last"] = "first",
+        *,
+        within: Duration | None = None,
+        emit: Literal["updates", "final"] = "updates",
+        name: str | None = None,
+    ) -> RunningResult:
+        """One event of each key: the first by event time, or the last; ties go by the position in the source.
+
+        Args:
+            keep: "first" or "last". Without event time: the first or the last to arrive.
+            within: with keep="first", an event is a duplicate only if it is less than so long after an event of its
+                key that was put out; keys are freed when that has passed.
+            emit: "updates" puts out an event at once; one that is earlier (or later) replaces it when it comes.
+                "final" puts out what stands: the first event when the watermark has passed it, the last at the end
+                of the input. ``within`` implies it. Events are taken in the order of event time then, and one that
+                comes too late for that leaves by ``late``.
+        """
+        where = f"{caller()} dedupe"
+        final = _is_final(where, emit)
+        if keep not in ("first", "last"):
+            raise FlowError(f"{where}: keep={keep!r} is neither 'first' nor 'last'")
+        if within is not None and keep == "last":
+            raise FlowError(f"{where}: within= goes with keep='first'")
+        spec: Spec
+        if ordered := keep == "first" and (final or within is not None):
+            spec = FirstSpec(within_us=None if within is None else _positive_us(where, "within", within))
+        else:
+            spec = DedupeSpec(keep == "last", final)
+        return RunningResult(self.flow, self.flow.add("dedupe", spec, [self.port], name), late=ordered)
+
+    def join(
+        self,
+        right: KeyedStream,
+        how: How = "inner",
+        *,
+        within: tuple[Duration, Duration] | None = None,
+        closed: Closed = "both",
+        ttl: Duration | None = None,
+        suffix: str = "_right",
+        name: str | None = None,
+    ) -> JoinResult:
+        """Join with another keyed stream: rows of equal keys, as in SQL; a null key equals nothing.
+
+        The result has the fields of the left side and, key fields aside, those of the right.
+
+        Args:
+            how: "inner"; "left", "right", "full" for rows of that side (or both) without a match, too, the
+                other's fields null; "semi" and "anti" for the left rows alone that have a match, or have none.
+            within: rows match if right.time is in [left.time + within[0], left.time + within[1]], as in
+                ``("-5m", "10m")``. Each side is kept as long as that takes; rows behind the watermark are late.
+                Rows without a match come out when none can come any more. None: the join has no bound in time;
+                a row without a match comes out at once and is taken back when a match comes.
+            closed: which ends belong to the interval: "both", "left", "right" or "none".
+            ttl: without ``within``: rows match if their event times are at most so far apart; a row that is
+                older than the watermark by more is late, and none is kept for more than twice as long. None:
+                every row is kept for ever.
+            suffix: what a right field's name gets where the left has a field of that name.
+        Raises:
+            FlowError, SchemaError: here or when the flow is planned: key types that differ, for one.
+        """
+        return join(self, right, how, within, closed, ttl, suffix, name)
+
+    def join_as_of(
+        self,
+        right: KeyedStream,
+        how: Literal["inner", "left"] = "left",
+        *,
+        tolerance: Duration | None = None,
+        suffix: str = "_right",
+        name: str | None = None,
+    ) -> JoinResult:
+        """Join each row with the latest version of the right side at its time: right.time <= left.time.
+
+        Of two versions of one time the later in its source counts. A row waits until the watermark has passed
+        its time, so that the answer is the same however late the versions came.
+
+        Args:
+            tolerance: versions older than that by then do not count.
+            suffix: what a right field's name gets where the left has a field of that name.
+        """
+        return join_as_of(self, right, how, tolerance, suffix, name)
+
+    def join_broadcast(
+        self,
+        right: Stream,
+        on: On,
+        how: Literal["inner", "left", "semi", "anti"] = "inner",
+        *,
+        within: tuple[Duration, Duration] | None = None,
+        closed: Closed = "both",
+        ttl: Duration | None = None,
+        suffix: str = "_right",
+        name: str | None = None,
+    ) -> JoinResult:
+        """Join on other fields than the key with a small stream: every worker gets all of it, and no row moves again.
+
+        Args:
+            on: a field that both have, or ``{"left field": "right field"}``.
+            how, within, closed, ttl, suffix: as for `join`.
+        """
+        return join_broadcast(self, right, on, how, within, closed, ttl, suffix, name)
 
     def match(self, pattern: Pattern, *, overlapping: bool = True, name: str | None = None) -> MatchResult:
         """Find events that follow one another; one row for each match.
@@ -81,6 +281,73 @@ class KeyedStream:
         spec = MatchSpec(pattern, overlapping)
         return MatchResult(self.flow, self.flow.add("match", spec, [self.port], name))
 
+    def with_previous(self, *, name: str | None = None, **fields: Neighbour) -> OrderedStream:
+        """Each event with values of earlier and later events of its key.
+
+            keyed.with_previous(before=ms.lag("price"), change=ms.delta("price"), next=ms.lead("price", within="1m"))
+
+        Events are taken in the order of event time where there is one, each when the watermark has passed it; one
+        that comes too late for that leaves by ``late``.
+
+        Args:
+            fields: the new fields: `millstream.lag`, `lead`, `delta` or `rate`.
+        """
+        where = f"{caller()} with_previous"
+        if not fields:
+            raise FlowError(f"{where}: name at least one field, as in with_previous(before=ms.lag('price'))")
+        for field, look in fields.items():
+            if not isinstance(look, Neighbour):
+                raise FlowError(f"{where}: {field}= takes ms.lag, ms.lead, ms.delta or ms.rate, found {look!r}")
+        spec = WithPreviousSpec(tuple(fields.items()))
+        return OrderedStream(self.flow, self.flow.add("with_previous", spec, [self.port], name))
+
+    def process(
+        self,
+        process: type[Process] | Process,
+        *,
+        schema: Any = None,
+        outputs: Sequence[str] | Mapping[str, Any] = (),
+        control: Stream | None = None,
+        on_error: Errors = "fail",
+        order: Order | None = None,
+        name: str | None = None,
+    ) -> ProcessResult:
+        """Keyed state, timers and several outputs, in Python: see `millstream.Process` and docs/state.md.
+
+        Args:
+            process: a class derived from `millstream.Process`, or an object of one.
+            schema: the fields of the main output, where they are not to be found out from its rows.
+            outputs: the names of side outputs, for ``ctx.emit(row, to=name)``; or ``{name: schema}``.
+            control: a stream whose events reach ``on_control`` in every worker.
+            on_error: what happens when a method raises: "fail" ends the run, "dead_letter" goes on with the next event.
+            order: "arrival", as events come from their source partition; or "event_time", where events and timers
+                go along one line of time and events wait for the watermark. None: "arrival", and behind an
+                operator with state "event_time", because its rows come in no particular order.
+        Raises:
+            FlowError: what was given is no process, or does not go with the stream.
+        """
+        where = f"{caller()} process"
+        kind = checked_process(process, where)
+        named = outputs.items() if isinstance(outputs, Mapping) else ((o, None) for o in outputs)
+        ports = tuple((str(output), declared_schema(kept)) for output, kept in named)
+        if MAIN in dict(ports) or len(dict(ports)) < len(ports):
+            raise FlowError(f"{where}: outputs={outputs!r}: each has a name of its own, and {MAIN!r} is taken")
+        if control is not None and control.flow is not self.flow:
+            raise FlowError(f"{where}: the control stream belongs to another flow ({control.flow.name})")
+        if control is not None and kind.on_control is Process.on_control:
+            raise FlowError(f"{where}: {kind.__name__} has no on_control(self, event, ctx) to take control=")
+        states = tuple(f"{field}: {state}" for field, state in declared_states(kind).items())
+        spec = ProcessSpec(
+            UserFunction(process),
+            states,
+            declared_schema(schema),
+            ports,
+            OnError(on_error),
+            checked_order(order, where),
+        )
+        inputs = [self.port] if control is None else [self.port, control.port]
+        return ProcessResult(self.flow, self.flow.add("process", spec, inputs, name), dict(ports))
+
     def scan(
         self,
         init: Any,
@@ -88,6 +355,9 @@ class KeyedStream:
         *,
         schema: Any = None,
         on_error: Errors = "fail",
+        ttl: Duration | None = None,
+        order: Order | None = None,
+        pickle: bool = False,
         name: str | None = None,
     ) -> Stream:
         """State for each key, in Python: ``function(state, row)`` returns the new state and an output.
@@ -95,10 +365,23 @@ class KeyedStream:
         Args:
             init: the state of a key that has none: a value, or a function that makes one.
             function: returns ``(state, output)``; an output of None puts nothing out.
+            schema: the fields of the outputs, where they are not to be found out from the first ones.
+            on_error: what happens when the function raises: "fail" ends the run, "dead_letter" leaves the state
+                as it was and goes on with the next event.
+            ttl: how long after its last event the state of a key is forgotten, as "1h" or a ``timedelta``: by
+                event time, or processing time where the stream has none. None: it is kept for ever.
+            order: "arrival" or "event_time"; see `process`.
+            pickle: keep states of types that the state codec does not know, by pickling them.
+        Raises:
+            FlowError: there is no function, or ``ttl`` is not a duration.
         """
         if not callable(function):
             raise FlowError(f"{caller()} scan: expected a function(state, row), found {function!r}")
-        spec = ScanSpec(UserFunction(init), UserFunction(function), declared_schema(schema), OnError(on_error))
+        where = f"{caller()} scan"
+        spec = ScanSpec(
+            UserFunction(init), UserFunction(function), declared_schema(schema), OnError(on_error),
+            checked_order(order, where), None if ttl is None else lifetime_us(ttl, where), pickle,
+        )  # fmt: skip
         return Stream(self.flow, self.flow.add("scan", spec, [self.port], name))
 
 
@@ -110,24 +393,148 @@ class MatchResult(Stream):
         return Stream(self.flow, Port(self.port.node, LATE))
 
 
+class OrderedStream(Stream):
+    """What an operator made of events in order; `late` has those that came when later ones had been taken."""
+
+    @property
+    def late(self) -> Stream:
+        return Stream(self.flow, Port(self.port.node, LATE))
+
+
+class ProcessResult(Stream):
+    """The main output of a process; `output` gives the others."""
+
+    def __init__(self, flow: Flow, port: Port, outputs: Mapping[str, Any]) -> None:
+        super().__init__(flow, port)
+        self._outputs = tuple(outputs)
+
+    def output(self, name: str) -> Stream:
+        """A side output: what the process emits ``to=name``.
+
+        Raises:
+            FlowError: ``process(outputs=...)`` declares none of that name.
+        """
+        if name not in self._outputs:
+            known = ", ".join(map(repr, self._outputs)) or "none"
+            raise FlowError(f"{caller()} output: no output {name!r}; process(outputs=...) declares {known}")
+        return Stream(self.flow, Port(self.port.node, name))
+
+
+class RunningResult(Stream):
+    """What stands for each key, and how it changes."""
+
+    def __init__(self, flow: Flow, port: Port, *, late: bool) -> None:
+        super().__init__(flow, port)
+        self._late = late
+
+    @property
+    def late(self) -> Stream:
+        """Events that came when later ones had been taken.
+
+        Raises:
+            FlowError: events are taken as they come, so none is late.
+        """
+        if not self._late:
+            raise FlowError(f"{caller()} late: this operator takes events as they come; none is late")
+        return Stream(self.flow, Port(self.port.node, LATE))
+
+
 class WindowedStream:
     """Windows of a keyed stream, to be aggregated."""
 
     def __init__(
-        self, keyed: KeyedStream, windows: Windows | RowWindows, allowed_lateness_us: int, final_only: bool
+        self,
+        keyed: KeyedStream,
+        windows: Windows | SessionWindows | RowWindows,
+        allowed_lateness_us: int,
+        final_only: bool,
+        early: Early | None,
+        panes: WindowPanes,
     ) -> None:
         self._keyed = keyed
         self._windows = windows
         self._allowed_lateness_us = allowed_lateness_us
         self._final_only = final_only
+        self._early = early
+        self._panes = panes
 
     def agg(self, *, name: str | None = None, **aggregates: Aggregate) -> WindowResult:
-        """One pane for each key and window: ``window_start, window_end, pane``, the key, the aggregates."""
+        """Panes for each key and window: ``window_start, window_end, pane, timing``, the key, the aggregates."""
         checked = _checked_aggregates(caller(), aggregates)
         if isinstance(self._windows, RowWindows):
             return self._result("agg", self._windows.aggregated(checked), name)
-        spec = WindowAggregateSpec(self._windows, self._allowed_lateness_us, checked, self._final_only)
+        spec = WindowAggregateSpec(
+            self._windows, self._allowed_lateness_us, checked, self._final_only, early=self._early, panes=self._panes
+        )
         return self._result("agg", spec, name)
+
+    def join(
+        self, right: KeyedStream, how: How = "inner", *, suffix: str = "_right", name: str | None = None
+    ) -> JoinResult:
+        """Pairs of rows of one key in the same window, put out once, when the window has expired.
+
+        The result has ``window_start`` and ``window_end`` in front; its event time is the last of the window.
+
+        Args:
+            right: keyed, not windowed: its rows go into the same windows.
+            how, suffix: as for `KeyedStream.join`.
+        """
+        return join_windows(self._keyed, self._windows, self._allowed_lateness_us, right, how, suffix, name)
+
+    def collect(self, *, name: str | None = None, **fields: str | Expr) -> WindowResult:
+        """The values of fields as lists, in order of event time; without ``fields``, whole events, as ``events``.
+
+        keyed.window(ms.session("30m")).collect(pages="page")
+        """
+        if not fields:
+            return self.agg(name=name, events=collect())
+        aggregates: dict[str, Any] = {field: collect(value) for field, value in fields.items()}
+        return self.agg(name=name, **aggregates)
+
+    def reduce(
+        self, function: Callable[[Any, Any], Any], *, on_error: Errors = "fail", name: str | None = None
+    ) -> WindowResult:
+        """One row made of the events of each window, two at a time, in order of event time.
+
+        The result has ``window_start, window_end, pane, timing``, the key, and the fields of that row.
+
+        Args:
+            function: (what it made so far, or the first event; the next event) -> a row with the same fields.
+        """
+        return self._by_function("reduce", function, True, None, on_error, name)
+
+    def process_window(
+        self,
+        function: Callable[[Any, Window, pa.RecordBatch], Any],
+        *,
+        schema: Any = None,
+        on_error: Errors = "fail",
+        name: str | None = None,
+    ) -> WindowResult:
+        """A function over all events of a window, as columns: for what no aggregate can say.
+
+        Args:
+            function: called with the key (a tuple where it has several fields), the `Window` (its ``start``,
+                ``end``, ``pane`` and ``timing``), and the window's events as a record batch in order of event
+                time. Returns None, a row (a dict, say), a list of rows, or a record batch.
+            schema: the fields of what it returns; found from that when left out.
+        """
+        return self._by_function("process_window", function, False, schema, on_error, name)
+
+    def _by_function(
+        self, kind: str, function: Any, reduces: bool, schema: Any, on_error: Errors, name: str | None
+    ) -> WindowResult:
+        """Windows that collect whole events, and a function behind them."""
+        where, flow = f"{caller()} {kind}", self._keyed.flow
+        if not callable(function):
+            raise FlowError(f"{where}: expected a function, found {function!r}")
+        key_by = flow.nodes[self._keyed.port.node].spec
+        assert isinstance(key_by, KeyBySpec)
+        whole_events: dict[str, Any] = {WINDOW_ROWS: collect()}
+        windows = self.agg(**whole_events).port
+        keys = tuple(key for key, _ in key_by.keys)
+        spec = WindowFunctionSpec(UserFunction(function), reduces, keys, declared_schema(schema), OnError(on_error))
+        return WindowResult(flow, flow.add(kind, spec, [windows], name), late_of=windows.node)
 
     def _result(self, kind: str, spec: Spec, name: str | None) -> WindowResult:
         flow = self._keyed.flow
@@ -137,9 +544,38 @@ class WindowedStream:
 class WindowResult(Stream):
     """The panes of a window; `late` has the events that came after their windows had expired."""
 
+    def __init__(self, flow: Flow, port: Port, late_of: int | None = None) -> None:
+        super().__init__(flow, port)
+        self._late = Port(port.node if late_of is None else late_of, LATE)
+
     @property
     def late(self) -> Stream:
-        return Stream(self.flow, Port(self.port.node, LATE))
+        return Stream(self.flow, self._late)
+
+
+def _is_final(where: str, emit: str) -> bool:
+    if emit not in ("updates", "final"):
+        raise FlowError(f"{where}: emit={emit!r} is neither 'updates' nor 'final'")
+    return emit == "final"
+
+
+def _checked_n(where: str, n: int) -> int:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise FlowError(f"{where}: n={n!r}: say how many rows of each key, at least 1")
+    return n
+
+
+def _all_ties(where: str, ties: str) -> bool:
+    if ties not in ("first", "all"):
+        raise FlowError(f"{where}: ties={ties!r} is neither 'first' nor 'all'")
+    return ties == "all"
+
+
+def _positive_us(where: str, name: str, value: Duration) -> int:
+    span_us = duration_us(value, where)
+    if span_us <= 0:
+        raise FlowError(f"{where}: {name}={value!r}: use a duration above zero")
+    return span_us
 
 
 def _checked_aggregates(where: str, aggregates: Mapping[str, Aggregate]) -> tuple[tuple[str, Aggregate], ...]:

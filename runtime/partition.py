@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Array, Batch, CodeArray, Keys, index_array, make_columns
-from millstream.grouping import factorize
+from millstream.batch import Batch, CodeArray, Keys, index_array, make_columns
+from millstream.grouping import distinct_keys
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context
 from millstream.operators.columnar import evaluate_all
@@ -40,14 +40,9 @@ class KeyPartitioner:
         arrays, batch = evaluate_all(self.keys, batch, self.context)
         if batch.num_rows == 0:
             return []
-        codes, first = factorize(arrays)
+        codes, keys = distinct_keys(arrays)
         codes = codes.astype(np.int32, copy=False)
-        # Codes may be numbered by value: also where all keys are distinct they need not be in row order.
-        in_row_order = len(first) == batch.num_rows and bool((first[1:] > first[:-1]).all())
-        if not in_row_order or any(pa.types.is_dictionary(a.type) for a in arrays):
-            rows = index_array(first)
-            arrays = [_plain(a.take(rows)) for a in arrays]
-        distinct = make_columns(self.names, arrays)
+        distinct = make_columns(self.names, keys)
         if self.fields is not None:
             batch = batch.with_columns(
                 batch.columns.select([f for f in batch.columns.schema.names if f in self.fields])
@@ -76,7 +71,3 @@ class KeyPartitioner:
                 parts.append((worker, replace(batch.slice(start, count), keys=keys)))
             start += count
         return parts
-
-
-def _plain(array: Array) -> Array:
-    return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array

@@ -13,15 +13,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
+from millstream.checkpoints.recovery import Recovery
 from millstream.errors import WireError
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
+from millstream.operators.decode import Decode
+from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
 from millstream.specs.base import MAIN
-from millstream.stage import BlockStage, Emission, ExchangeOutput, KeyedStage, Outgoing, StageRun, splitter
+from millstream.stage import (
+    BlockStage,
+    Emission,
+    ExchangeOutput,
+    KeyedStage,
+    Outgoing,
+    StageRun,
+    StageSnapshot,
+    splitter,
+)
 from millstream.topology import COORDINATOR, Topology
-from millstream.wire import NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
+from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
 
 
 @dataclass(slots=True)
@@ -45,6 +57,11 @@ class Runner:
         now_us: the processing-time clock.
         dead_letter: takes records that cannot be processed.
         budget_bytes: what a receiver takes in flight for each exchange, shared by its senders.
+        checkpoints: whether the run makes checkpoints.
+
+    Attributes:
+        outbox: messages to other processes, with their names.
+        snapshots: what stages held when a barrier passed them.
     """
 
     def __init__(
@@ -55,11 +72,14 @@ class Runner:
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
         budget_bytes: int = RECEIVER_BUDGET_BYTES,
+        checkpoints: bool = False,
     ) -> None:
         self.plan = plan
         self.me = me
+        self._checkpoints = checkpoints
         self.topology = Topology(plan)
         self.outbox: deque[tuple[str, Message]] = deque()
+        self.snapshots: deque[StageSnapshot] = deque()
         self._now_us = now_us
         self._dead_letter = dead_letter
         self._budget_bytes = budget_bytes
@@ -69,7 +89,7 @@ class Runner:
         self._block_stages: dict[int, BlockStage] = {}
         self.stages: dict[int, StageRun] = {}
         self._lanes: list[_Lane] = []
-        self._index = self.topology.index_of(me)
+        self.index = self.topology.index_of(me)
         for stage in plan.stages:
             if me in self.topology.processes_of(stage):
                 self._add_stage(stage)
@@ -110,7 +130,7 @@ class Runner:
             for exchange in self.plan.exchanges_into(stage.id):
                 for origin in self.topology.origins_of(exchange):
                     inputs.add(exchange.id, origin)
-            run = KeyedStage(stage, operators, edges, outputs, inputs=inputs, worker_index=self._index)
+            run = KeyedStage(stage, operators, edges, outputs, inputs=inputs, worker_index=self.index)
             self._lanes.append(_Lane(run, second=False))
         self.stages[stage.id] = run
 
@@ -118,7 +138,7 @@ class Runner:
         return make_operator(self.plan, node, self._context(self.plan.nodes[node].title, wanted))
 
     def _context(self, name: str, wanted: frozenset[str] = frozenset((MAIN,))) -> Context:
-        return Context(name, self._index, self.plan.workers, self._now_us, self._dead_letter, wanted)
+        return Context(name, self.index, self.plan.workers, self._now_us, self._dead_letter, wanted, self._checkpoints)
 
     def _output(self, exchange: Exchange, stage: Stage) -> ExchangeOutput:
         receivers = self.topology.receivers_of(exchange)
@@ -139,6 +159,28 @@ class Runner:
             senders = self.topology.sender_count(self.plan.exchange(exchange))
             self._credits[key] = SendCredit(max(1, self._budget_bytes // senders))
         return self._credits[key]
+
+    def restore(self, recovery: Recovery) -> None:
+        """Go on from a checkpoint; called before anything else.
+
+        Raises:
+            CheckpointError: a part of it is damaged.
+        """
+        sequences: dict[int, int] = {}
+        for number, (node, name) in enumerate(self.plan.partitions):
+            partition = recovery.partition(self.plan.nodes[node].name, name)
+            sequences[number] = 0 if partition is None else partition.sequence
+        for stage in self.stages.values():
+            for node, operator in stage.operators.items():
+                name = self.plan.nodes[node].name
+                if isinstance(operator, Decode):
+                    operator.first_sequences = sequences
+                elif isinstance(operator, WriteSink):
+                    states = recovery.sink_states(name)
+                    if states is not None:
+                        operator.resume(states)
+                else:
+                    operator.restore(recovery.tables(name, self.index, self.plan.workers))
 
     # --- messages ---
 
@@ -216,6 +258,8 @@ class Runner:
                 lane.blocked = emission
         elif isinstance(emission, TimeReport):
             self._report(emission)
+        elif isinstance(emission, StageSnapshot):
+            self.snapshots.append(emission)
         return True
 
     def _start(self, lane: _Lane) -> None:
@@ -242,10 +286,10 @@ class Runner:
                 return
 
     def _must_wait(self, inbox: Inbox, stage: StageRun) -> bool:
-        """The message that ends a block stage waits until the blocks before it are through."""
+        """A message that is about all blocks before it waits until they are through."""
         if not isinstance(stage, BlockStage) or stage.between_blocks or not inbox.ready:
             return False
-        return inbox.ready[0].origin[1] == NO_MORE_BLOCKS
+        return inbox.ready[0].origin[1] in (NO_MORE_BLOCKS, BARRIER_MARK)
 
     def _done(self, lane: _Lane) -> None:
         lane.work = None
@@ -254,8 +298,18 @@ class Runner:
             for message in finished:
                 self._return_credit(message)
         elif lane.message is not None:
+            assert isinstance(lane.stage, KeyedStage)
             self._return_credit(lane.message)
+            self._align(lane.stage, lane.message)
         lane.message = None
+
+    def _align(self, stage: KeyedStage, message: Data) -> None:
+        """Between the first barrier of an epoch and the last, inputs on which it has come wait."""
+        if stage.inputs.epoch and message.barrier:
+            self._inboxes[message.exchange].hold(message.origin)
+        elif not stage.inputs.epoch:
+            for exchange in self.plan.exchanges_into(stage.stage.id):
+                self._inboxes[exchange.id].release()
 
     def _return_credit(self, message: Data) -> None:
         if message.size_bytes == 0:

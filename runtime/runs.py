@@ -73,7 +73,18 @@ def unify_keys(parts: Sequence[Keys]) -> Keys:
     ends = np.cumsum([s.num_rows for s in sets.values()])
     renumbered = dict(zip(sets, np.split(codes, ends[:-1]), strict=True))
     merged = np.concatenate([renumbered[id(p.distinct)][p.codes] for p in parts])
-    return Keys(distinct, merged.astype(np.int32, copy=False))
+    return trimmed(Keys(distinct, merged.astype(np.int32, copy=False)))
+
+
+def trimmed(keys: Keys) -> Keys:
+    """The same keys without those of no row, where these are most: memory follows live keys."""
+    used = np.zeros(keys.distinct.num_rows, np.bool_)
+    used[keys.codes] = True
+    count = int(used.sum())
+    if 2 * count >= len(used):
+        return keys
+    number = (np.cumsum(used) - 1).astype(np.int32)
+    return Keys(keys.distinct.take(index_array(np.flatnonzero(used))), number[keys.codes])
 
 
 def index_codes(index: IntArray) -> tuple[CodeArray, int, int]:

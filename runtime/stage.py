@@ -18,17 +18,19 @@ from typing import NamedTuple
 
 from millstream.batch import Batch
 from millstream.channel import StageInputs
-from millstream.connectors.base import Block
+from millstream.checkpoints.tables import StateTable
+from millstream.connectors.base import Block, Prepared
 from millstream.errors import InternalError
 from millstream.operators.base import Operator
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
+from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, Port, Stage
 from millstream.specs.base import MAIN
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
-from millstream.wire import NO_MORE_BLOCKS, ClockReading, Data, TimeReport
+from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Data, TimeReport
 
 
 class Outgoing(NamedTuple):
@@ -36,7 +38,21 @@ class Outgoing(NamedTuple):
     data: Data
 
 
-Emission = Outgoing | TimeReport | None
+class StageSnapshot(NamedTuple):
+    """What a stage held when the barrier of an epoch had passed everything before it.
+
+    Attributes:
+        tables: by node, the state of its operator; written while the stage goes on.
+        sinks: by node, what its writer said.
+    """
+
+    stage: int
+    epoch: int
+    tables: dict[int, list[StateTable]]
+    sinks: dict[int, Prepared]
+
+
+Emission = Outgoing | TimeReport | StageSnapshot | None
 """What a stage's generator yields; None is a pause."""
 
 Splitter = Callable[[Batch], list[tuple[str, Batch]]]
@@ -79,28 +95,36 @@ class ExchangeOutput:
             if before is not None:
                 yield Outgoing(receiver, self._message(partition, sequence, True, MIN_US, InputStatus.ACTIVE, before))
 
-    def finish(self, partition: int, sequence: int, watermark_us: int, status: InputStatus) -> Iterator[Emission]:
-        """End a number: everyone gets it, with what was held back or empty."""
+    def finish(
+        self, partition: int, sequence: int, watermark_us: int, status: InputStatus, barrier: int = 0
+    ) -> Iterator[Emission]:
+        """End a number: everyone gets it, with what was held back or empty; and the barrier of an epoch, if one is due."""
         receivers = self.receivers
         if self._choose is not None:
             receivers = (self._chosen or self._choose(),)
             self._chosen = None
         for receiver in receivers:
             held = self._held.pop(receiver, None)
-            yield Outgoing(receiver, self._message(partition, sequence, False, watermark_us, status, held))
+            yield Outgoing(receiver, self._message(partition, sequence, False, watermark_us, status, held, barrier))
 
     def no_more_blocks(self) -> Iterator[Emission]:
         for receiver in self.receivers:
             yield Outgoing(receiver, self._message(NO_MORE_BLOCKS, 0, False, MAX_US, InputStatus.ENDED, None))
+
+    def mark_barrier(self, epoch: int) -> Iterator[Emission]:
+        for receiver in self.receivers:
+            yield Outgoing(receiver, self._message(BARRIER_MARK, 0, False, MIN_US, InputStatus.ACTIVE, None, epoch))
 
     @property
     def holds(self) -> bool:
         return bool(self._held)
 
     def _message(
-        self, partition: int, sequence: int, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None
-    ) -> Data:
-        return Data(self.exchange.id, self.me, (self.stage, partition), sequence, more, watermark_us, status, payload)
+        self, partition: int, sequence: int, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None,
+        barrier: int = 0,
+    ) -> Data:  # fmt: skip
+        origin = (self.stage, partition)
+        return Data(self.exchange.id, self.me, origin, sequence, more, watermark_us, status, payload, barrier)
 
 
 def splitter(
@@ -180,9 +204,33 @@ class StageRun(ABC):
         for output in self.outputs.get(port, ()):
             yield from output.add(batch, *self._number(output))
 
+    def snapshot(self, epoch: int, *, last: bool = False) -> StageSnapshot:
+        """What the stage holds now, between two messages.
+
+        Args:
+            last: the run has ended; sinks say what makes their output whole.
+        """
+        return StageSnapshot(
+            self.stage.id, epoch,
+            {node: tables for node, operator in self.operators.items() if (tables := operator.snapshot())},
+            {n: o.prepare(epoch, last=last) for n, o in self.operators.items() if isinstance(o, WriteSink)},
+        )  # fmt: skip
+
     def on_abort(self) -> None:
         for operator in self.operators.values():
             operator.on_abort()
+
+
+class _Timed(NamedTuple):
+    """Rows with event times, and the largest of these, which is asked for several times."""
+
+    batch: Batch
+    largest_us: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Timed:
+        times_us = batch.time_us
+        return cls(batch, MIN_US if times_us is None or not len(times_us) else int(times_us.max()))
 
 
 @dataclass(slots=True)
@@ -191,9 +239,10 @@ class _Unit:
 
     partition: int
     sequence: int
-    timed: dict[int, list[Batch]]
+    timed: dict[int, list[_Timed]]
     readings: dict[int, ClockReading] = field(default_factory=dict)
     credit: list[Data] = field(default_factory=list)
+    barrier: int = 0
 
     @property
     def ready(self) -> bool:
@@ -237,8 +286,9 @@ class BlockStage(StageRun):
         self._timed_exchanges = timed_exchanges
         self._timed_nodes = _behind_event_time(operators, edges)
         self._deals_open = deals
+        self._marked = 0
         self._units_open = 0
-        self._timed: dict[int, list[Batch]] = {}
+        self._timed: dict[int, list[_Timed]] = {}
         self._current = (0, 0)
         self._second = (0, 0)
         self._in_second_half = False
@@ -255,6 +305,12 @@ class BlockStage(StageRun):
             self._deals_open -= 1
             if self._deals_open == 0:
                 yield from self._end()
+            return
+        if partition == BARRIER_MARK:
+            self._marked += 1
+            if self._marked == self._deals_open:
+                self._marked = 0
+                yield from self._pass_barrier(data.barrier)
             return
         self._current = (partition, data.sequence)
         self._in_second_half = False
@@ -273,14 +329,14 @@ class BlockStage(StageRun):
         self._credit.append(data)
         credit, self._credit = self._credit, []
         yield from self._end_block(second=False)
-        yield from self._finish(partition, data.sequence, data.watermark_us, data.status, timed=False)
+        yield from self._finish(partition, data.sequence, data.watermark_us, data.status, data.barrier, timed=False)
         clocks = [n for n, reach in self._clocks_of.items() if partition in reach]
         if not clocks:
             self.finished += credit
             return
         timed, self._timed = {n: self._timed.get(n, []) for n in clocks}, {}
         self._units_open += 1
-        self.waiting.append(_Unit(partition, data.sequence, timed, credit=credit))
+        self.waiting.append(_Unit(partition, data.sequence, timed, credit=credit, barrier=data.barrier))
         for node in clocks:
             yield TimeReport(node, self.worker, partition, data.sequence, _largest(timed[node]), False)
 
@@ -303,7 +359,7 @@ class BlockStage(StageRun):
                 yield None
             elif output[1].num_rows:
                 operator.context.counters.rows_out += output[1].num_rows
-                self._timed.setdefault(node, []).append(output[1])
+                self._timed.setdefault(node, []).append(_Timed.of(output[1]))
 
     # --- second half ---
 
@@ -320,12 +376,12 @@ class BlockStage(StageRun):
             unit.readings[reading.node] = reading
             return None
         operator = self._clock_operator(reading.node)
-        kept: list[Batch] = []
+        kept: list[_Timed] = []
         largest_us = reading.before_us
-        for batch in unit.timed[reading.node]:
-            batch = operator.without_far_ahead(batch, largest_us)
-            largest_us = max(largest_us, _largest([batch]))
-            kept.append(batch)
+        for timed in unit.timed[reading.node]:
+            batch = operator.without_far_ahead(timed.batch, largest_us)
+            kept.append(timed if batch is timed.batch else _Timed.of(batch))
+            largest_us = max(largest_us, kept[-1].largest_us)
         unit.timed[reading.node] = kept
         return TimeReport(reading.node, self.worker, reading.partition, reading.sequence, _largest(kept), True)
 
@@ -337,18 +393,18 @@ class BlockStage(StageRun):
 
     def _second_half(self, unit: _Unit) -> Iterator[Emission]:
         self._second = (unit.partition, unit.sequence)
-        for node, batches in unit.timed.items():
+        for node, parts in unit.timed.items():
             reading = unit.readings[node]
             operator = self._clock_operator(node)
             largest_us = reading.before_us
-            for batch in batches:
+            for batch, batch_us in parts:
                 stamped = operator.with_watermarks(batch, largest_us, reading.floor_us)
-                largest_us = max(largest_us, _largest([batch]))
+                largest_us = max(largest_us, batch_us)
                 yield from self._switched(self._emit(Port(node), stamped), second=True)
         yield from self._end_block(second=True)
         watermark_us = min(r.watermark_us for r in unit.readings.values())
         status = min(r.status for r in unit.readings.values())
-        yield from self._finish(unit.partition, unit.sequence, watermark_us, status, timed=True)
+        yield from self._finish(unit.partition, unit.sequence, watermark_us, status, unit.barrier, timed=True)
         self.finished += unit.credit
         self._units_open -= 1
 
@@ -376,12 +432,19 @@ class BlockStage(StageRun):
         return self._second if self._in_second_half else self._current
 
     def _finish(
-        self, partition: int, sequence: int, watermark_us: int, status: InputStatus, *, timed: bool
+        self, partition: int, sequence: int, watermark_us: int, status: InputStatus, barrier: int, *, timed: bool
     ) -> Iterator[Emission]:
         for output in self.exchange_outputs:
             number = output.exchange.id
             if (number in self._timed_exchanges) == timed and partition in self._partitions_of[number]:
-                yield from output.finish(partition, sequence, watermark_us, status)
+                yield from output.finish(partition, sequence, watermark_us, status, barrier)
+
+    def _pass_barrier(self, epoch: int) -> Iterator[Emission]:
+        """All blocks of an epoch were worked on. The barrier itself travels with the numbers of each partition."""
+        yield self.snapshot(epoch)
+        for output in self.exchange_outputs:
+            if output.exchange.kind is ExchangeKind.DEAL:
+                yield from output.mark_barrier(epoch)
 
     def _end(self) -> Iterator[Emission]:
         for node, operator in self.operators.items():
@@ -435,6 +498,8 @@ class KeyedStage(StageRun):
         if self.inputs.update(data):
             yield from self._advance()
         yield from self._conclude()
+        if self.inputs.aligned:
+            yield from self._pass_barrier(self.inputs.pass_barrier())
 
     def on_clock(self, now_us: int) -> Iterator[Emission]:
         for node, operator in self.operators.items():
@@ -465,6 +530,12 @@ class KeyedStage(StageRun):
             self._sequence += 1
             self._told = told
 
+    def _pass_barrier(self, epoch: int) -> Iterator[Emission]:
+        yield self.snapshot(epoch)
+        for output in self.exchange_outputs:
+            yield from output.finish(self.worker_index, self._sequence, *self._told, epoch)
+        self._sequence += 1
+
     def _outgoing_watermark_us(self) -> int:
         if self.watermark_us == MAX_US:
             return MAX_US
@@ -483,5 +554,5 @@ def _behind_event_time(operators: Mapping[int, Operator], edges: Mapping[Port, S
     return behind
 
 
-def _largest(batches: Iterable[Batch]) -> int:
-    return max((int(b.time_us.max()) for b in batches if b.time_us is not None and len(b.time_us)), default=MIN_US)
+def _largest(parts: Iterable[_Timed]) -> int:
+    return max((part.largest_us for part in parts), default=MIN_US)

@@ -13,6 +13,7 @@ from millstream.connectors.base import Sink
 from millstream.errors import FlowError
 from millstream.expr import Expr, field_expr, to_expr
 from millstream.functions import UserFunction
+from millstream.lookups import On, lookup_spec
 from millstream.plan import Node, Port
 from millstream.rows import declared_schema
 from millstream.specs.asynchronous import MapAsyncSpec
@@ -205,6 +206,29 @@ class Stream:
 
         spec = KeyBySpec(_columns("key_by", columns, named))
         return KeyedStream(self.flow, self.flow.add("key_by", spec, [stream.port]))
+
+    # --- tables ---
+
+    def lookup(
+        self,
+        table: pa.Table | PathLike,
+        on: On,
+        how: Literal["inner", "left"] = "inner",
+        *,
+        columns: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> Stream:
+        """Add the fields of the row of a table that has an event's key; each key is in the table once at most.
+
+        Args:
+            table: a table in memory, or a path: .csv, .jsonl, .parquet or .arrow. It does not change during the run.
+            on: a field that both have, or ``{"field of the stream": "field of the table"}``, several for several.
+            how: "inner" drops events that are not in the table, a null key among them; "left" keeps them, with nulls.
+            columns: the fields to add; None: all of the table's but its key.
+        Raises:
+            FlowError, SchemaError: here or when the flow is planned: key types that differ, a field that both have.
+        """
+        return self._then("lookup", lookup_spec(table, on, how, columns), name)
 
     # --- several streams ---
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import zmq
 
@@ -16,6 +17,9 @@ from millstream.wire import Frame, Message, decode
 
 # Below this ZeroMQ hands out slices of a shared read buffer, which Arrow would find unaligned; and a copy costs little.
 _COPY_BELOW_BYTES = 16_384
+
+# What the last message of a process waits for a receiver that is still starting: on a busy machine, longer than a moment.
+LAST_WORDS_MS: Final = 60_000
 
 
 class Link:

@@ -36,7 +36,7 @@ def times_before(times_us: IntArray, max_us: int) -> IntArray:
 
 
 def watermark_before(times_us: IntArray, max_us: int, out_of_orderness_us: int, floor_us: int) -> IntArray | None:
-    """The watermark before each row, or None when no row is behind it.
+    """The watermark before each row, or None when no row is at or behind it.
 
     Args:
         times_us: int64[n], event times of a block in the order of its source partition.
@@ -47,13 +47,13 @@ def watermark_before(times_us: IntArray, max_us: int, out_of_orderness_us: int, 
     if len(times_us) == 0:
         return None
     highest_us = max(saturating_add(max(max_us, int(times_us.max())), -out_of_orderness_us), floor_us)
-    if int(times_us.min()) >= highest_us:
+    if int(times_us.min()) > highest_us:
         return None
     largest = times_before(times_us, max_us)
     # The first row of a partition has nothing before it: "minus infinity less d" must not wrap.
     watermark = np.where(largest < MIN_US + out_of_orderness_us, MIN_US, largest - out_of_orderness_us)
     np.maximum(watermark, floor_us, out=watermark)
-    return watermark if (times_us < watermark).any() else None
+    return watermark if (times_us <= watermark).any() else None
 
 
 def too_far_ahead(times_us: IntArray, max_us: int, max_ahead_us: int) -> BoolArray | None:
@@ -142,6 +142,10 @@ class InputWatermarks:
             return MAX_US if self.inputs else MIN_US
         active = [i.watermark_us for i in open_inputs if i.status is InputStatus.ACTIVE]
         return min(active) if active else max(i.watermark_us for i in open_inputs)
+
+    @property
+    def open_inputs(self) -> set[int]:
+        return {key for key, entry in self.inputs.items() if entry.status is not InputStatus.ENDED}
 
     @property
     def all_idle(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, cast, get_args
 
 import msgpack
 import numpy as np
@@ -29,6 +29,10 @@ Frame = bytes | memoryview | pa.Buffer
 NO_MORE_BLOCKS: Final = -1
 """The partition of the message that ends a deal exchange: no block of any partition will follow."""
 
+BARRIER_MARK: Final = -2
+"""The partition of the message that tells a receiver of a deal exchange where the barrier is: all blocks that were dealt
+before it belong to the checkpoint."""
+
 _UNMEASURED: Final = -1
 _HEADER_BYTES: Final = 64
 
@@ -37,7 +41,7 @@ _HEADER_BYTES: Final = 64
 class Data:
     """Sender to receiver: a piece of one input, in sequence; it needs credit unless it carries nothing.
 
-    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, payload,
+    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, barrier, payload,
     size_bytes], where payload is None, ["batch", ...] or ["block", ...]; frames as the payload says.
 
     Attributes:
@@ -48,6 +52,7 @@ class Data:
         sequence: 0, 1, 2... within the origin; every receiver gets every number, empty if need be.
         more: whether further messages with this number follow.
         watermark_us: of the input, after this message (meaningful when ``more`` is false).
+        barrier: the epoch whose barrier passes with the end of this number; 0: none does.
         size_bytes: what it counts for in credit: measured once, by the sender, so that exactly what was
             taken returns.
     """
@@ -61,6 +66,7 @@ class Data:
     watermark_us: int
     status: InputStatus
     payload: Batch | Block | None
+    barrier: int = 0
     size_bytes: int = _UNMEASURED
 
     def __post_init__(self) -> None:
@@ -77,14 +83,14 @@ class Data:
             described = _encode_block(self.payload, frames)
         header = (
             self.TAG, VERSION, attempt, self.exchange, self.sender, self.origin, self.sequence, self.more,
-            self.watermark_us, int(self.status), described, self.size_bytes,
+            self.watermark_us, int(self.status), self.barrier, described, self.size_bytes,
         )  # fmt: skip
         return [_pack(header), *frames]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Data:
-        fields = _fields("data", header, 9)
-        exchange, sender, origin, sequence, more, watermark_us, status, described, size_bytes = fields
+        fields = _fields("data", header, 10)
+        exchange, sender, origin, sequence, more, watermark_us, status, barrier, described, size_bytes = fields
         payload: Batch | Block | None = None
         if described is not None:
             kind, *rest = described
@@ -94,7 +100,8 @@ class Data:
         if not isinstance(size_bytes, int) or size_bytes < 0:
             raise WireError(f"data: a size of {size_bytes!r} bytes")
         input_ = (origin[0], origin[1])
-        return cls(exchange, sender, input_, sequence, more, watermark_us, InputStatus(status), payload, size_bytes)
+        known = InputStatus(status)
+        return cls(exchange, sender, input_, sequence, more, watermark_us, known, payload, barrier, size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +298,88 @@ class Stop:
         return cls(*_fields("stop", header, 1, frames))
 
 
-Message = Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Coordinator to everyone: a checkpoint is under way. Header: [tag, version, attempt, epoch, last]; no frames.
 
-_MESSAGES: dict[int, Any] = {
-    m.TAG: m for m in (Data, Credit, TimeReport, ClockReading, Hello, Start, Beat, Failed, Finished, Stop)
-}
+    Attributes:
+        last: all input has ended and everything was worked on: there will be no barrier, and none after this.
+    """
+
+    TAG: ClassVar[int] = 11
+    epoch: int
+    last: bool
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.epoch, self.last))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Checkpoint:
+        return cls(*_fields("checkpoint", header, 2, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A process has its part of a checkpoint on disk.
+
+    Header: [tag, version, attempt, process, epoch, tables, sinks]; no frames.
+
+    Attributes:
+        tables: of each state table the fields of a `millstream.checkpoints.manifest.TableFile`.
+        sinks: by operator, what its writer said: [state, commits].
+    """
+
+    TAG: ClassVar[int] = 12
+    process: str
+    epoch: int
+    tables: list[list[Any]]
+    sinks: dict[str, list[Any]]
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.process, self.epoch, self.tables, self.sinks))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Acknowledged:
+        return cls(*_fields("acknowledged", header, 4, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Coordinator to everyone: a checkpoint exists; sinks commit. Header: [tag, version, attempt, epoch]; no frames."""
+
+    TAG: ClassVar[int] = 13
+    epoch: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.epoch))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Completed:
+        return cls(*_fields("completed", header, 1, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A process has done the commits of a checkpoint. Header: [tag, version, attempt, process, epoch]; no frames."""
+
+    TAG: ClassVar[int] = 14
+    process: str
+    epoch: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.process, self.epoch))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Committed:
+        return cls(*_fields("committed", header, 2, frames))
+
+
+Message = (
+    Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
+    | Checkpoint | Acknowledged | Completed | Committed
+)  # fmt: skip
+
+_MESSAGES: dict[int, Any] = {m.TAG: m for m in get_args(Message)}
 
 
 def decode(frames: Sequence[Frame], attempt: int) -> Message | None:

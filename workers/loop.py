@@ -14,7 +14,7 @@ from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.process import ProcessMeter, exit_with_parent, now_us, spare_the_collector
 from millstream.topology import COORDINATOR
-from millstream.transport import Link
+from millstream.transport import LAST_WORDS_MS, Link
 from millstream.wire import Failed, Hello, Stop
 from millstream.workers.task import Worker
 
@@ -32,7 +32,7 @@ def run(bootstrap: Bootstrap, index: int) -> int:
         worker = Worker(plan, index, now_us=now_us, dead_letter=letters)
     except Exception as error:
         link.send(COORDINATOR, Failed(f"worker-{index}", described(error, traceback.format_exc())))
-        link.close(linger_ms=2_000)
+        link.close(linger_ms=LAST_WORDS_MS)
         return 1
     link.send(COORDINATOR, Hello(worker.name, os.getpid()))
     spare_the_collector()

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from millstream.channel import RECEIVER_BUDGET_BYTES
+from millstream.checkpoints.manifest import TableFile
+from millstream.checkpoints.part import CheckpointPart, Snapshot, acknowledgement
 from millstream.errors import described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.topology import COORDINATOR, worker_name
-from millstream.wire import Beat, ClockReading, Credit, Data, Failed, Finished, Message, Start, Stop
+from millstream.wire import (
+    Beat,
+    Checkpoint,
+    ClockReading,
+    Committed,
+    Completed,
+    Credit,
+    Data,
+    Failed,
+    Finished,
+    Message,
+    Start,
+    Stop,
+)
 
 
 class Worker:
-    """Worker number ``index`` of a run."""
+    """Worker number ``index`` of a run.
+
+    Attributes:
+        snapshots: what is to be written to disk, and then given to `written`.
+    """
 
     def __init__(
         self,
@@ -25,10 +45,15 @@ class Worker:
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
         budget_bytes: int = RECEIVER_BUDGET_BYTES,
+        checkpoints: bool = False,
     ) -> None:
         self.name = worker_name(index)
-        self.runner = Runner(plan, self.name, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes)
+        self.runner = Runner(
+            plan, self.name, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes, checkpoints=checkpoints
+        )
         self.outbox = self.runner.outbox
+        self.snapshots: deque[Snapshot] = deque()
+        self._part = CheckpointPart(self.runner)
         self.stopped = False
         self._started = False
         self._told = False
@@ -39,6 +64,11 @@ class Worker:
                 self.runner.receive(message)
             case Start():
                 self._started = True
+            case Checkpoint():
+                self._part.begin(message.epoch, message.last)
+            case Completed():
+                self._part.completed(message.epoch)
+                self.outbox.append((COORDINATOR, Committed(self.name, message.epoch)))
             case Stop():
                 self.stopped = True
             case _:
@@ -50,7 +80,14 @@ class Worker:
         if self._started and not self._told and self.runner.finished:
             self._told = True
             self.outbox.append((COORDINATOR, Finished(self.name, self.figures())))
+        snapshot = self._part.ready()
+        if snapshot is not None:
+            self.snapshots.append(snapshot)
         return more
+
+    def written(self, snapshot: Snapshot, tables: list[TableFile]) -> None:
+        """A snapshot that came out of ``snapshots`` is on disk."""
+        self.outbox.append((COORDINATOR, acknowledgement(self.runner, self.name, snapshot, tables)))
 
     def beat(self) -> Beat:
         return Beat(self.name, self.figures())

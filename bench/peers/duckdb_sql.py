@@ -7,14 +7,16 @@ Results go where a stream's would: read and dropped a batch at a time, but writt
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from bench import checksum, data
+from bench.checksum import Checksum
 from bench.job import Job, Outcome, Stopwatch, serve
 
 LONG_S = 10.0
@@ -43,6 +45,24 @@ ALERTS = """
     where n >= 2 and net > mean + 3 * deviation
 """
 
+# A gap of exactly the length still joins.
+SESSIONS = """
+    select min(ts) as started, max(ts) + 5000 as ended, key, count(*)::bigint as count, sum(value) as total from (
+        select key, ts, value, sum(apart) over (partition by key order by ts) as session from (
+            select key, ts, value, coalesce(ts - lag(ts) over (partition by key order by ts) > 5000, true)::int as apart from events))
+    group by key, session
+"""
+
+HOPS = """
+    select ts // 10000 * 10000 - 10000 * back as window_start, key, count(*)::bigint as count
+    from events, range(6) as hops (back) group by all
+"""
+
+PAIRS = """
+    select l.key, l.ts, r.ts, l.value, r.value from "left" l join "right" r
+    on l.key = r.key and r.ts between l.ts - 10000 and l.ts + 10000
+"""
+
 
 def connect(job: Job) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
@@ -51,9 +71,9 @@ def connect(job: Job) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def load(connection: duckdb.DuckDBPyConnection, stream: str, events: int) -> None:
-    """Make the table ``events``: the columns of the stream and, to order by, each event's place in it."""
-    connection.execute("create table events (key varchar, ts bigint, value double, position bigint)")
+def load(connection: duckdb.DuckDBPyConnection, stream: str, events: int, table: str = "events") -> None:
+    """Make a table: the columns of the stream and, to order by, each event's place in it."""
+    connection.execute(f'create table "{table}" (key varchar, ts bigint, value double, position bigint)')
     position = 0
     for path in data.arrow_files(stream, events):
         with pa.memory_map(str(path)) as file:
@@ -61,7 +81,7 @@ def load(connection: duckdb.DuckDBPyConnection, stream: str, events: int) -> Non
             place = pa.array(np.arange(position, position + len(part)))
             position += len(part)
             columns = part.append_column("position", place)  # noqa: F841  # DuckDB finds it by its name
-            connection.execute("insert into events select key, epoch_ms(ts), value, position from columns")
+            connection.execute(f'insert into "{table}" select key, epoch_ms(ts), value, position from columns')
 
 
 def drain(connection: duckdb.DuckDBPyConnection, query: str) -> int:
@@ -119,12 +139,33 @@ def w3(job: Job) -> Outcome:
 
 
 def w4(job: Job) -> Outcome:
+    return over_table(ALERTS, checksum.of_alerts, job)
+
+
+def over_table(query: str, checked: Callable[[Any], Checksum], job: Job) -> Outcome:
     connection = connect(job)
     load(connection, "zipf", job.events)
     if job.check:
-        return Outcome.of_checksum(checksum.of_alerts(connection.execute(ALERTS).fetchall()))
-    return timed(connection, ALERTS, job)
+        return Outcome.of_checksum(checked(connection.execute(query).fetchall()))
+    return timed(connection, query, job)
+
+
+def w5(job: Job) -> Outcome:
+    return over_table(SESSIONS, checksum.of_sessions, job)
+
+
+def w6(job: Job) -> Outcome:
+    return over_table(HOPS, checksum.of_counts, job)
+
+
+def w7(job: Job) -> Outcome:
+    connection = connect(job)
+    for stream in ("left", "right"):
+        load(connection, stream, job.events // 2, stream)
+    if job.check:
+        return Outcome.of_checksum(checksum.of_pairs(connection.execute(PAIRS).fetchall()))
+    return timed(connection, PAIRS, job)
 
 
 if __name__ == "__main__":
-    serve({"W1": w1, "W1u": w1u, "W2": w2, "W3": w3, "W4": w4})
+    serve({"W1": w1, "W1u": w1u, "W2": w2, "W3": w3, "W4": w4, "W5": w5, "W6": w6, "W7": w7})

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 from bench import checksum, data
-from bench.checksum import Pane
+from bench.checksum import Checksum, Pane
 from bench.job import BenchError, Job, Outcome, Span, serve
 
 JAVA = Path(__file__).parent / "java"
@@ -44,7 +44,7 @@ OPEN = [
 ]
 
 DUMP_TABLE = """
-create table events (`key` string, ts timestamp(3), `value` double, watermark for ts as ts - interval '2' second)
+create table {name} (`key` string, ts timestamp(3), `value` double, watermark for ts as ts - interval '2' second)
 with ('connector' = 'bench', 'path' = '{path}', 'events' = '{events}')
 """
 
@@ -70,6 +70,26 @@ group by window_start, window_end, `key`
 """
 
 WORDS = "select word, count(*) from texts cross join unnest(split(line, ' ')) as words (word) group by word"
+
+SESSIONS = """
+select window_start, window_end, `key`, count(*), sum(`value`)
+from table(session(table events partition by `key`, descriptor(ts), interval '5' second))
+group by window_start, window_end, `key`
+"""
+
+HOPS = """
+select window_start, `key`, count(*)
+from table(hop(table events, descriptor(ts), interval '10' second, interval '60' second))
+group by window_start, window_end, `key`
+"""
+
+PAIRS = """
+select l.`key`, cast(l.ts as timestamp(3)), cast(r.ts as timestamp(3)), l.`value`, r.`value`
+from lefts l join rights r
+on l.`key` = r.`key` and r.ts between l.ts - interval '10' second and l.ts + interval '10' second
+"""
+
+ANSWERS = "create table answers with ('connector' = 'bench') as {query}"
 
 
 def jars() -> str:
@@ -139,27 +159,37 @@ def timed(job: Job, directory: Path, large: Sequence[str], small: Sequence[str])
     return Outcome(runs[-1][1], [span for span, _ in runs], fixed_s=median(fixed), note=note)
 
 
-def over_dump(stream: str, job: Job) -> Outcome:
-    def table(events: int) -> str:
-        return DUMP_TABLE.format(path=data.dump_file(stream, job.events), events=events)
+def over_dump(
+    query: str, checked: Callable[[Iterable[list[str]]], Checksum], job: Job, tables: Mapping[str, str]
+) -> Outcome:
+    """A query over dumps of streams, which share the events evenly.
 
-    query = PANES.format(time="ts")
+    Args:
+        tables: the name of each table, and the stream in it.
+    """
+
+    def created(events: int) -> list[str]:
+        share, all_of_it = events // len(tables), job.events // len(tables)
+        return [
+            DUMP_TABLE.format(name=name, path=data.dump_file(stream, all_of_it), events=share)
+            for name, stream in tables.items()
+        ]
+
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         if job.check:
-            rows = Jvm(job.parallelism, directory).rows([table(job.events), query])
-            return Outcome.of_checksum(checksum.of_panes(pane(fields[1:]) for fields in rows))
-        sink = PANES_TABLE.format(sink="'connector' = 'bench'")
-        insert = f"insert into panes {query}"
-        return timed(job, directory, [table(job.events), sink, insert], [table(FIXED_EVENTS), sink, insert])
+            rows = Jvm(job.parallelism, directory).rows([*created(job.events), query])
+            return Outcome.of_checksum(checked(fields[1:] for fields in rows))
+        insert = " ".join(ANSWERS.format(query=query).split())
+        return timed(job, directory, [*created(job.events), insert], [*created(FIXED_EVENTS), insert])
 
 
-def w1(job: Job) -> Outcome:
-    return over_dump("zipf", job)
+def w1(job: Job, stream: str = "zipf") -> Outcome:
+    return over_dump(PANES.format(time="ts"), lambda rows: checksum.of_panes(map(pane, rows)), job, {"events": stream})
 
 
 def w1u(job: Job) -> Outcome:
-    return over_dump("uuid", job)
+    return w1(job, "uuid")
 
 
 def w2(job: Job) -> Outcome:
@@ -199,6 +229,27 @@ def w3(job: Job) -> Outcome:
         return outcome
 
 
+def w5(job: Job) -> Outcome:
+    def checked(rows: Iterable[list[str]]) -> Checksum:
+        return checksum.of_sessions((int(s), int(e), key, int(n), float(total)) for s, e, key, n, total in rows)
+
+    return over_dump(SESSIONS, checked, job, {"events": "zipf"})
+
+
+def w6(job: Job) -> Outcome:
+    def checked(rows: Iterable[list[str]]) -> Checksum:
+        return checksum.of_counts((int(start), key, int(count)) for start, key, count in rows)
+
+    return over_dump(HOPS, checked, job, {"events": "zipf"})
+
+
+def w7(job: Job) -> Outcome:
+    def checked(rows: Iterable[list[str]]) -> Checksum:
+        return checksum.of_pairs((key, int(a), int(b), float(x), float(y)) for key, a, b, x, y in rows)
+
+    return over_dump(PAIRS, checked, job, {"lefts": "left", "rights": "right"})
+
+
 def pane(fields: Sequence[str]) -> Pane:
     start, key, count, total, mean, top = fields
     return int(start), key, int(count), float(total), float(mean), float(top)
@@ -222,4 +273,4 @@ def written(directory: Path) -> Iterator[Pane]:
 
 
 if __name__ == "__main__":
-    serve({"W1": w1, "W1u": w1u, "W2": w2, "W3": w3})
+    serve({"W1": w1, "W1u": w1u, "W2": w2, "W3": w3, "W5": w5, "W6": w6, "W7": w7})

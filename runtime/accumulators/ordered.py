@@ -61,7 +61,7 @@ class Pick(Part):
     def _pick(self, time_us: Values, position: Values, values: Input) -> list[Column]:
         if values.mask is not None:
             time_us, position = time_us[values.mask], position[values.mask]
-        row = _choose(values.groups, [(time_us, self.latest), (position, self.latest)])
+        row = choose(values.groups, [(time_us, self.latest), (position, self.latest)])
         picked = _take_or_null(retype(values.array, self.type), row)
         return [_take_or_zero(time_us, row), _take_or_zero(position, row), picked]
 
@@ -92,8 +92,8 @@ class ArgExtreme(Part):
         if by.mask is not None:
             time_us, position, values = time_us[by.mask], position[by.mask], values.filter(pa.array(by.mask))
         by_values = retype(by.array, self.by_type)
-        keys = [(_sort_keys(by_values, self.largest), self.largest), (time_us, False), (position, False)]
-        row = _choose(by.groups, keys)
+        keys = [(sort_codes(by_values, self.largest), self.largest), (time_us, False), (position, False)]
+        row = choose(by.groups, keys)
         return [
             _take_or_zero(time_us, row),
             _take_or_zero(position, row),
@@ -102,7 +102,7 @@ class ArgExtreme(Part):
         ]
 
 
-def _choose(groups: Groups, keys: Sequence[tuple[Values, bool]]) -> IndexArray:
+def choose(groups: Groups, keys: Sequence[tuple[Values, bool]]) -> IndexArray:
     """The best row of each group, -1 where it has none, intp[count].
 
     Args:
@@ -133,7 +133,7 @@ def _extremes(groups: Groups, keys: Values, largest: bool) -> Int64Array:
     return best
 
 
-def _sort_keys(array: Array, nan_lowest: bool) -> Int64Array:
+def sort_codes(array: Array, nan_lowest: bool) -> Int64Array:
     """int64 keys that sort as the values do; NaN on the side where it loses. The array has no nulls."""
     kind = array.type
     if pa.types.is_null(kind):

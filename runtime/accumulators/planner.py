@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream import aggregates as spec
-from millstream.accumulators import collections, numeric, ordered, signed, user
+from millstream.accumulators import collections, numeric, ordered, ranked, signed, user
 from millstream.accumulators.columns import Column, Input, RowOrder, Values, retype, to_arrow
 from millstream.accumulators.part import Part, Rows
 from millstream.aggregates import Aggregate, AggregateOverflowError
@@ -227,6 +227,9 @@ def _parts(
             return (collections.Distinct(at[0], kinds[0]),), lambda columns: collections.list_lengths(columns[0])
         case spec.Collect():
             return (collections.Collected(at[0], kinds[0]),), lambda columns: collections.in_order(columns[0], kinds[0])
+        case spec.TopRows(n=n, descending=descending, all_ties=all_ties):
+            rows = ranked.Ranked(at[0], tuple(at[1:]), kinds[0], tuple(kinds[1:]), descending, n, all_ties)
+            return (rows,), lambda columns: rows.result(columns[0], output)
         case spec.UserAggregate():
             part = user.UserPart(at[0], aggregate, label)
             return (part,), lambda columns: part.results(columns[0])

@@ -59,12 +59,21 @@ class PartitionState:
 
 
 @dataclass(frozen=True)
+class SinkState:
+    """What one writer of a sink said; see `millstream.connectors.base.Prepared`."""
+
+    state: dict[str, Any]
+    commits: list[Any]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Attributes:
     flow: the name of the flow; operators: what it consisted of: name -> what it does, in words.
     epoch: counts the checkpoints of a flow; attempt: the life of the run that made it.
     created_us: when, in microseconds since 1970.
-    commits: by operator, what its sink makes visible now that the checkpoint is complete; repeated after a restart.
+    sinks: by operator, what each of its writers said: what it goes on from, and what is made visible now that the
+        checkpoint is complete (a restart does it again).
     finished: the input had ended and everything was put out: there is nothing to go on with.
     """
 
@@ -76,7 +85,7 @@ class Manifest:
     operators: dict[str, str]
     tables: tuple[TableFile, ...] = ()
     partitions: tuple[PartitionState, ...] = ()
-    commits: dict[str, list[Any]] = field(default_factory=dict)
+    sinks: dict[str, list[SinkState]] = field(default_factory=dict)
     finished: bool = False
 
     @property
@@ -112,8 +121,9 @@ class Manifest:
         try:
             content["tables"] = tuple(TableFile(**t) for t in content["tables"])
             content["partitions"] = tuple(PartitionState(**p) for p in content["partitions"])
+            content["sinks"] = {name: [SinkState(**s) for s in states] for name, states in content["sinks"].items()}
             return cls(**content)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{where}: damaged: {error}") from error
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from millstream.connectors.float_text import float_text
 from millstream.errors import SchemaError
 
 Times = Literal["iso", "s", "ms", "us"]
@@ -141,7 +142,7 @@ def text_of(column: Array, times: Times) -> Array:
     if is_text(type_):
         return column.cast(pa.string())
     if pa.types.is_floating(type_):
-        return _finite(column).cast(pa.string())
+        return float_text(_finite(column))
     if pa.types.is_timestamp(type_):
         in_us = column.view(pa.int64()) if type_.unit == "us" else column.cast(UTC_US, safe=False).cast(pa.int64())
         return iso_text(in_us) if times == "iso" else _divided(in_us, _US_PER[times]).cast(pa.string())
@@ -155,23 +156,44 @@ def text_of(column: Array, times: Times) -> Array:
 
 def iso_text(in_us: Array) -> Array:
     """int64 microseconds since 1970 as ISO 8601 in UTC; the fraction only where there is one."""
-    us = in_us.fill_null(0).to_numpy(zero_copy_only=False)
-    seconds = us // 1_000_000  # remainders by multiplication: integer division is what this function spends its time on
-    micros = us - seconds * 1_000_000
-    days = seconds // _DAY_S
-    in_day = seconds - days * _DAY_S
+    us, days, in_day, micros = _split_time(in_us)
     day_text = _day_text(days)
     if day_text is None:
         text = pa.array(np.char.add(np.datetime_as_string(us.astype("M8[us]")), "Z"))
         return pc.if_else(in_us.is_valid(), text, None)
-    whole = _joined(len(us), day_text, b"T", _clock()[in_day], b"Z")
+    whole = joined(len(us), day_text, b"T", _clock().take(in_day), b"Z")
     if micros.any():
         three = _three_digits()
-        fine = _joined(
-            len(us), day_text, b"T", _clock()[in_day], b".", three[micros // 1000], three[micros % 1000], b"Z"
+        fine = joined(
+            len(us),
+            day_text,
+            b"T",
+            _clock().take(in_day),
+            b".",
+            three.take(micros // 1000),
+            three.take(micros % 1000),
+            b"Z",
         )
         whole = pc.if_else(pa.array(micros != 0), fine, whole)
     return whole if not in_us.null_count else pc.if_else(in_us.is_valid(), whole, None)
+
+
+def whole_seconds(column: Array) -> list[NDArray[Any] | bytes] | None:
+    """The ISO 8601 text of times as parts of one width, for `joined`. None if any is null or no whole second."""
+    if not pa.types.is_timestamp(column.type) or column.type.unit != "us" or column.null_count:
+        return None
+    _, days, in_day, micros = _split_time(column.view(pa.int64()))
+    if micros.any() or (day_text := _day_text(days)) is None:
+        return None
+    return [day_text, b"T", _clock().take(in_day), b"Z"]
+
+
+def _split_time(in_us: Array) -> tuple[NDArray[Any], ...]:
+    """Microseconds since 1970, and what they are in days, seconds of the day and microseconds of the second."""
+    us = in_us.fill_null(0).to_numpy(zero_copy_only=False)
+    seconds = us // 1_000_000  # remainders by multiplication: integer division is what this function spends its time on
+    days = seconds // _DAY_S
+    return us, days, seconds - days * _DAY_S, us - seconds * 1_000_000
 
 
 def _day_text(days: NDArray[Any]) -> NDArray[Any] | None:
@@ -186,7 +208,7 @@ def _day_text(days: NDArray[Any]) -> NDArray[Any] | None:
     dates = np.datetime_as_string(table.astype("M8[D]"))
     if (np.strings.str_len(dates) != len("2024-05-14")).any():
         return None
-    text: NDArray[Any] = dates.astype("S10")[index]
+    text: NDArray[Any] = dates.astype("S10").take(index)
     return text
 
 
@@ -201,7 +223,7 @@ def _three_digits() -> NDArray[Any]:
     return np.array([b"%03d" % n for n in range(1000)])
 
 
-def _joined(rows: int, *parts: NDArray[Any] | bytes) -> Array:
+def joined(rows: int, *parts: NDArray[Any] | bytes) -> Array:
     """Strings of one width, side by side: one buffer and evenly spaced offsets."""
     widths = [len(part) if isinstance(part, bytes) else part.dtype.itemsize for part in parts]
     out = np.empty(rows, np.dtype([(f"f{i}", f"S{width}") for i, width in enumerate(widths)]))

@@ -13,8 +13,19 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from millstream.connectors.cells import Array, Times, has_byte, is_plain_number, is_text, string_bytes, text_of
+from millstream.connectors.cells import (
+    Array,
+    Times,
+    has_byte,
+    is_plain_number,
+    is_text,
+    joined,
+    string_bytes,
+    text_of,
+    whole_seconds,
+)
 
 _SHORT = {0x08: r"\b", 0x09: r"\t", 0x0A: r"\n", 0x0C: r"\f", 0x0D: r"\r"}
 
@@ -33,14 +44,29 @@ class _Cell(NamedTuple):
 
 
 def json_objects(names: Sequence[str], columns: Sequence[Array], times: Times, close: str) -> Array:
-    """One JSON object for each row. Literals between two columns are merged: each part of a join costs."""
+    """One JSON object for each row.
+
+    Each part of a join costs. So literals between two columns are merged, and so are columns of one width, the times
+    that windows start and end, with all that is around them.
+    """
     parts: list[Any] = []
+    fixed: list[NDArray[Any] | bytes] = []  # what comes before the literal, if that is of one width
     literal = "{"
     for name, column in zip(names, columns, strict=True):
+        literal += msgspec.json.encode(name).decode() + ":"
+        if times == "iso" and (pieces := whole_seconds(column)) is not None:
+            fixed += [(literal + '"').encode(), *pieces]
+            literal = '",'
+            continue
         cell = _cell(column, times)
-        parts += [literal + msgspec.json.encode(name).decode() + ":" + cell.before, cell.values]
-        literal = cell.after + ","
-    return pc.binary_join_element_wise(*parts, literal[:-1] + close, "")
+        parts += [_merged(len(column), fixed, literal + cell.before), cell.values]
+        fixed, literal = [], cell.after + ","
+    parts.append(_merged(len(columns[0]), fixed, literal[:-1] + close))
+    return pc.binary_join_element_wise(*parts, "") if len(parts) > 1 else parts[0]
+
+
+def _merged(rows: int, fixed: Sequence[NDArray[Any] | bytes], literal: str) -> Array | str:
+    return joined(rows, *fixed, literal.encode()) if fixed else literal
 
 
 def _cell(column: Array, times: Times) -> _Cell:

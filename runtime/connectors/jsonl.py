@@ -1,13 +1,16 @@
 """JSON lines to columns and back.
 
 Two decoders share the work. `json_rows` reads any line and says why a bad one is bad. `json_columns` reads the lines
-that are laid out like others of the block, which are nearly all, in a fraction of the time, and leaves the
-rest to the first. Both take the same records and make the same columns of them.
+that are laid out like others of the block, which are nearly all, without parsing each, and leaves the rest to the
+first. Both take the same records and make the same columns of them; the faster one is found by trying.
 
 Encoding is `json_text`'s, with Arrow's joins.
 """
 
 from __future__ import annotations
+
+import math
+import time
 
 import pyarrow as pa
 
@@ -43,13 +46,60 @@ class JsonDecoder:
         self.schema = schema
         self._rows = RowDecoder(schema)
         self._columns = ColumnDecoder.for_schema(schema, self._rows)
+        self._contest = _Contest()
 
     def decode(self, block: Payload) -> Decoded:
         """Decode whole lines. Never raises for what the block holds."""
         data = as_bytes(block)
         if self._columns is None or len(data) < _SMALL_BYTES:
             return self._rows.decode(data)
-        return self._columns.decode(data)
+        way = self._contest.next()
+        start_s = time.thread_time()
+        decoded = (self._rows if way == _BY_ROWS else self._columns).decode(data)
+        self._contest.took(way, (time.thread_time() - start_s) / len(data))
+        return decoded
+
+
+_BY_ROWS, _BY_COLUMNS = 0, 1
+
+
+class _Contest:
+    """Which of two ways to the same columns is the faster: it depends on the lines, and on the fields read.
+
+    Long lines of which little is read are parsed faster than cut. Both ways are tried at first, and the slower one
+    again now and then, as lines may change; ever less often while it loses.
+    """
+
+    _TRIALS = 4
+    _FIRST_WAIT = 32
+    _LONGEST_WAIT = 1024
+
+    def __init__(self) -> None:
+        self._blocks = 0
+        self._cost = [math.inf, math.inf]
+        self._faster = _BY_COLUMNS
+        self._wait = self._FIRST_WAIT
+        self._next_trial = self._TRIALS + self._wait
+
+    def next(self) -> int:
+        """The way for the next block."""
+        self._blocks += 1
+        if self._blocks <= self._TRIALS:
+            return _BY_COLUMNS if self._blocks % 2 else _BY_ROWS
+        return 1 - self._faster if self._blocks == self._next_trial else self._faster
+
+    def took(self, way: int, cost: float) -> None:
+        """Note what a block cost, in processor time for a byte."""
+        # The first time is slow: nothing is in the caches yet, nor is any layout known.
+        self._cost[way] = cost if self._blocks <= self._TRIALS else (self._cost[way] + cost) / 2
+        before = self._faster
+        self._faster = _BY_ROWS if self._cost[_BY_ROWS] < self._cost[_BY_COLUMNS] else _BY_COLUMNS
+        if self._faster != before:
+            self._wait = self._FIRST_WAIT
+        elif self._blocks == self._next_trial:
+            self._wait = min(2 * self._wait, self._LONGEST_WAIT)
+        if self._blocks >= self._next_trial:
+            self._next_trial = self._blocks + self._wait
 
 
 # ---------------------------------------------------------------- columns to lines

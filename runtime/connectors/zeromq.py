@@ -153,11 +153,16 @@ class ZeroMQReader(Reader):
         return True
 
     def _look_again(self, taken: int) -> None:
-        """The socket is empty: settle when to look again, by how fast messages came since the last time."""
+        """The socket is empty: settle when to look again."""
         now_s = time.monotonic()
-        fill_s = (now_s - self._looked_s) * self._high_water_mark / (_PILE * max(taken, 1))
-        self._pause_s = min(max(fill_s, _LEAST_PAUSE_S), LINGER_S)
+        self._pause_s = pause_s(now_s - self._looked_s, taken, self._high_water_mark)
         self._looked_s = now_s
+
+
+def pause_s(elapsed_s: float, taken: int, high_water_mark: int) -> float:
+    """How long messages may pile up in a socket, if they come as fast as those taken in the time that has elapsed."""
+    fill_s = elapsed_s * high_water_mark / (_PILE * max(taken, 1))
+    return min(max(fill_s, _LEAST_PAUSE_S), LINGER_S)
 
 
 class ZeroMQSink(Sink):

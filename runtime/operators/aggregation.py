@@ -13,6 +13,7 @@ from millstream.aggregates import Aggregate, UserAggregate
 from millstream.batch import Batch
 from millstream.errors import SchemaError
 from millstream.evaluate import output_type
+from millstream.expr import WholeRow
 from millstream.functions import UserFunction
 
 _FUNCTIONS = ("init", "add", "merge", "result")
@@ -88,6 +89,8 @@ class TypedAccumulators:
 
 def input_columns(batch: Batch, accumulators: AccumulatorSet) -> pa.RecordBatch:
     """The columns that the aggregates read; the key fields among them only where one does read them."""
+    if any(isinstance(e, WholeRow) for e in accumulators.inputs):
+        return batch.all_columns()
     read = {f for e in accumulators.inputs for f in e.fields()}
     return batch.columns if read.issubset(batch.columns.schema.names) else batch.all_columns()
 

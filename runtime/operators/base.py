@@ -7,11 +7,13 @@ only when there is room for it, and gives the operator no further input until th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from millstream.batch import Batch
+from millstream.checkpoints.tables import StateTable
+from millstream.errors import InternalError
 from millstream.specs.base import MAIN
 from millstream.times import saturating_add
 
@@ -66,6 +68,7 @@ class Context:
         now_us: reads the processing-time clock (virtual in tests).
         dead_letter: takes a record that cannot be processed.
         wanted: the ports that somebody consumes; outputs for others need not be made.
+        checkpoints: whether the run makes checkpoints: sinks then show nothing that could come again.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Context:
     now_us: Callable[[], int]
     dead_letter: Callable[[DeadLetter], None]
     wanted: frozenset[str] = frozenset((MAIN,))
+    checkpoints: bool = False
     counters: Counters = field(default_factory=Counters)
 
     def reject(self, reason: str, record: bytes | str, origin: str = "", line: int = 0, offset: int = -1) -> None:
@@ -111,6 +115,21 @@ class Operator:
     def on_end(self) -> Iterator[Output]:
         """All inputs have ended, and the last watermark has been handled."""
         return iter(())
+
+    def snapshot(self) -> list[StateTable]:
+        """Everything that the operator holds, as columns that nobody changes any more.
+
+        Called between batches; the tables are written while the operator goes on.
+        """
+        return []
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        """Go on from what snapshots said, of all former workers: rows by key are this worker's own.
+
+        Called once, before anything else.
+        """
+        if tables:
+            raise InternalError(f"{self.context.name}: there is state for it, and it takes none")
 
     def on_abort(self) -> None:
         """The run has failed: let go of what is open without finishing it."""

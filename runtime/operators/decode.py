@@ -32,6 +32,8 @@ class Decode(Operator):
         self.decoder = spec.source.decoder(fields)
         self.fields = fields
         self.needs_position = needs_position
+        self.first_sequences: dict[int, int] = {}
+        """By source partition, the blocks that were read before this life of the run: positions grow through all lives."""
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         yield MAIN, batch
@@ -43,7 +45,8 @@ class Decode(Operator):
         self.context.counters.rows_in += columns.num_rows
         position = None
         if self.needs_position:
-            start = (partition << (ROW_BITS + SEQUENCE_BITS)) | (sequence << ROW_BITS)
+            number = self.first_sequences.get(partition, 0) + sequence
+            start = (partition << (ROW_BITS + SEQUENCE_BITS)) | (number << ROW_BITS)
             position = np.arange(start, start + columns.num_rows)
         yield MAIN, Batch(columns, position=position)
 

@@ -28,10 +28,11 @@ from millstream.operators.lateness import with_reason
 from millstream.runs import unify_keys
 from millstream.specs.base import LATE
 from millstream.specs.ordering import OrderedSpec
-from millstream.times import MIN_US
+from millstream.times import MAX_US, MIN_US
 
 _RUNS_KEPT: Final = 32
 _SLICE_ROWS: Final = 65_536
+_GATHER_US: Final = 50_000
 
 
 class InOrder:
@@ -80,6 +81,10 @@ class InOrder:
                 left.append(run.slice(at, run.num_rows - at))
         self.runs = left
         return in_order(together(ready)) if ready else None
+
+    def ready(self, watermark_us: int) -> int:
+        """How many rows `due` would give out."""
+        return sum(int(np.searchsorted(run.time_us, watermark_us)) for run in self.runs if run.time_us is not None)
 
     @property
     def rows(self) -> int:
@@ -149,6 +154,8 @@ class OrderedOperator(Operator):
         super().__init__(context)
         self.by_event_time = spec.by_event_time
         self.order = InOrder()
+        self._watermark_us = MIN_US
+        self._take_by_us: int | None = None
 
     def on_rows(self, rows: Batch) -> Iterator[Output]:
         """Take rows behind all that were taken before; rows of one event time come together."""
@@ -157,6 +164,13 @@ class OrderedOperator(Operator):
     def on_time(self, watermark_us: int) -> Iterator[Output]:
         """All rows before this time have been taken; `MAX_US`: all there are."""
         return iter(())
+
+    def worth_taking(self) -> int:
+        """How many rows should be taken at once, where taking any costs a look at much that is remembered.
+
+        Fewer wait for a moment of processing time, and the watermark behind this operator with them.
+        """
+        return 0
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         if not self.by_event_time:
@@ -168,6 +182,30 @@ class OrderedOperator(Operator):
             yield LATE, late
 
     def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        if watermark_us <= self._watermark_us:
+            return
+        self._watermark_us = watermark_us
+        wanted = self.worth_taking() if self.by_event_time and watermark_us != MAX_US else 0
+        if wanted and self.order.ready(watermark_us) < wanted:
+            now_us = self.context.now_us()
+            if self._take_by_us is None:
+                self._take_by_us = now_us + _GATHER_US
+            if now_us < self._take_by_us:
+                return
+        yield from self._take()
+
+    def on_clock(self, now_us: int) -> Iterator[Output]:
+        yield from self._take()
+
+    def due_us(self) -> int | None:
+        return self._take_by_us
+
+    def held_back_us(self) -> int:
+        return 0 if self._take_by_us is None else self._watermark_us - self.order.watermark_us
+
+    def _take(self) -> Iterator[Output]:
+        """Take all rows whose turn has come."""
+        watermark_us, self._take_by_us = self._watermark_us, None
         rows = self.order.due(watermark_us) if self.by_event_time else None
         if rows is not None:
             for part in slices(rows, _SLICE_ROWS):

@@ -1,30 +1,35 @@
 """scan: Python state for each key, and a function from (state, event) to (state, output).
 
 The events of a key come in the order of their source partition; behind a keyed stage, whose rows come from
-several workers, they are put in the order of event time first. A key's state is looked up once for each
-batch, not for each event.
+several workers, or where the user wants it, they are put in the order of event time first. A key's state is
+looked up once for each batch, not for each event.
+
+With a ttl the state of a key is forgotten so long after its last event, by the time of the events themselves
+(processing time where they have none): an event that comes later finds the first state again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import replace
-from itertools import compress, islice
+from itertools import compress, repeat
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Array, Batch, concat
+from millstream.batch import Array, Batch, IntArray
 from millstream.errors import SchemaError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
+from millstream.operators.line import Line, place_us
+from millstream.operators.ttl import Deadlines
 from millstream.rows import Row, columns_of, rows_of
-from millstream.runs import unify_keys
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.keyed import ScanSpec
+from millstream.state_codec import StateCodec, StateError
+from millstream.times import MAX_US, MIN_US
 
 _MISSING = object()
 
@@ -51,43 +56,63 @@ class Scan(Operator):
         init = spec.init.load()
         self.init = init if callable(init) else lambda: deepcopy(init)  # keys must not share a list or a dict
         self.states: dict[Any, Any] = {}
-        self.waiting: list[Batch] = []
+        self.deadlines = None if spec.ttl_us is None else Deadlines(spec.ttl_us)
+        self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None))
+        self.line = Line()
+        self.watermark_us = MIN_US
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         if self.spec.by_event_time:
-            self.waiting.append(batch)
+            self.line.add(batch, self.watermark_us)
         else:
-            yield from self._scan(batch)
+            yield from self._scan(batch, place_us(batch))
 
     def on_watermark(self, watermark_us: int) -> Iterator[Output]:
-        """Take what waits for its turn, as far as no earlier event is expected any more, by time and position."""
-        if not self.waiting:
-            return
-        batch = _together(self.waiting)
-        assert batch.time_us is not None and batch.position is not None
-        due = batch.time_us < watermark_us
-        self.waiting = [] if due.all() else [batch.where(~due)]
-        batch = batch.where(due)
-        assert batch.time_us is not None and batch.position is not None
-        yield from self._scan(batch.take(np.lexsort((batch.position, batch.time_us))))
+        """Take what waits for its turn, as far as no earlier event is expected any more; forget what has expired."""
+        self.watermark_us = watermark_us
+        batch, at_us = self.line.due(watermark_us)
+        if batch is not None:
+            yield from self._scan(batch, at_us)
+        if self.spec.timed and watermark_us != MAX_US:
+            self._free(watermark_us)
 
-    def _scan(self, batch: Batch) -> Iterator[Output]:
+    def on_clock(self, now_us: int) -> Iterator[Output]:
+        self._free(now_us)
+        return iter(())
+
+    def due_us(self) -> int | None:
+        if self.deadlines is None or self.spec.timed or self.watermark_us == MAX_US:
+            return None
+        return None if self.deadlines.next_us == MAX_US else self.deadlines.next_us
+
+    def _scan(self, batch: Batch, at_us: IntArray | None) -> Iterator[Output]:
         assert batch.keys is not None
-        used = np.unique(batch.keys.codes)
+        used = np.unique(batch.keys.codes).tolist()
         keys = key_values(batch.keys.distinct)
         held: list[Any] = [_MISSING] * len(keys)
-        for code in used.tolist():
+        for code in used:
             state = self.states.get(keys[code], _MISSING)
-            held[code] = self.init() if state is _MISSING else state
+            if state is _MISSING and self.deadlines is None:
+                state = self.init()
+            held[code] = state
+        expires_us = self._expiries(keys, used)
         columns = batch.all_columns()
         outputs: list[Any] = []
         for start in range(0, batch.num_rows, SLICE_ROWS):
             rows = rows_of(columns.slice(start, SLICE_ROWS))
-            self._step(rows, batch.keys.codes[start : start + SLICE_ROWS].tolist(), held, outputs)
+            codes = batch.keys.codes[start : start + SLICE_ROWS].tolist()
+            events: Iterator[tuple[Row, int]] = zip(rows, codes, strict=True)
+            if expires_us:
+                times = self._times(at_us, start, len(rows))
+                events = self._with_fresh_states(events, times, held, expires_us)
+            self._step(events, held, outputs)
             if start + SLICE_ROWS < batch.num_rows:
                 yield None
-        for code in used.tolist():
-            self.states[keys[code]] = held[code]
+        for code in used:
+            state = self.states[keys[code]] = held[code]
+            self._check(keys[code], state)
+            if self.deadlines is not None:
+                self.deadlines.set(keys[code], expires_us[code])
         made = [o is not None for o in outputs]
         if any(made):
             kept = outputs if all(made) else list(compress(outputs, made))
@@ -95,20 +120,32 @@ class Scan(Operator):
             result = columns_of(kept, self.spec.schema, self.context.name)
             yield MAIN, Batch(result, rows_kept.time_us, rows_kept.before_us, rows_kept.position)
 
-    def _step(self, rows: list[Row], codes: list[int], held: list[Any], outputs: list[Any]) -> None:
+    def _step(self, events: Iterator[tuple[Row, int]], held: list[Any], outputs: list[Any]) -> None:
         function, append = self.function, outputs.append
-        first, at = len(outputs), 0
-        while at < len(rows):
+        while True:
             try:
-                for row, code in zip(islice(rows, at, None), islice(codes, at, None), strict=True):
+                for row, code in events:
                     held[code], output = function(held[code], row)
                     append(output)
                 return
             except (Exception, SystemExit) as error:
-                at = len(outputs) - first
-                self._failed(rows[at], error)
+                self._failed(row, error)
                 append(None)
-                at += 1
+
+    def _with_fresh_states(
+        self, events: Iterator[tuple[Row, int]], times: Iterable[int], held: list[Any], expires_us: list[int]
+    ) -> Iterator[tuple[Row, int]]:
+        """The same events; a state that has expired by then is the first state again."""
+        assert self.spec.ttl_us is not None
+        ttl_us, init = self.spec.ttl_us, self.init
+        for event, time_us in zip(events, times, strict=True):
+            code = event[1]
+            until_us = expires_us[code]
+            if time_us >= until_us:
+                held[code] = init()
+            if time_us + ttl_us > until_us:
+                expires_us[code] = time_us + ttl_us
+            yield event
 
     def _failed(self, row: Row, error: BaseException) -> None:
         if isinstance(error, TypeError | ValueError) and "unpack" in str(error):
@@ -119,11 +156,34 @@ class Scan(Operator):
             raise user_error(self.context.name, row, error) from error
         self.context.reject(f"the function raised {type(error).__name__}: {error}", repr(row))
 
+    def _check(self, key: Any, state: Any) -> None:
+        if not self.spec.pickle:
+            try:
+                self.codec.check("state", state)
+            except StateError as error:
+                raise StateError(f"{error} (key {key!r})") from error
+
+    def _expiries(self, keys: list[Any], used: list[int]) -> list[int]:
+        """When the state of each key expires, a state that is not there at once; nothing where states do not expire."""
+        if self.deadlines is None:
+            return []
+        known, result = self.deadlines.expires_us, [MIN_US] * len(keys)
+        for code in used:
+            result[code] = known.get(keys[code], MIN_US)
+        return result
+
+    def _times(self, at_us: IntArray | None, start: int, count: int) -> Iterable[int]:
+        """Where events stand in the time that the ttl goes by."""
+        if at_us is None:
+            return repeat(self.context.now_us(), count)
+        times: list[int] = at_us[start : start + count].tolist()
+        return times
+
+    def _free(self, now_us: int) -> None:
+        if self.deadlines is not None:
+            for key in self.deadlines.free(now_us):
+                del self.states[key]
+
     def figures(self) -> dict[str, Any]:
-        return {**super().figures(), "keys": len(self.states)}
-
-
-def _together(batches: Sequence[Batch]) -> Batch:
-    """Keyed batches as one, their keys in one numbering."""
-    keys = unify_keys([b.keys for b in batches if b.keys is not None])
-    return replace(concat([replace(b, keys=None) for b in batches]), keys=keys)
+        expired = {} if self.deadlines is None else {"expired": self.deadlines.freed}
+        return {**super().figures(), "keys": len(self.states), **expired}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, make_columns
-from millstream.connectors.base import Placement, Writer
+from millstream.batch import Batch, index_array, make_columns
+from millstream.connectors.base import Placement, Prepared, Writer
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.columnar import with_arrays
 from millstream.specs.base import MAIN
-from millstream.specs.ends import EncodeSpec, SinkSpec
+from millstream.specs.ends import CHANGE, EncodeSpec, SinkSpec
 from millstream.times import SECOND_US, STAMP
 
 ENCODED: Final = "encoded"
@@ -28,11 +29,20 @@ class Encode(Operator):
         encoder = spec.sink.encoder()
         assert encoder is not None
         self.encoder = encoder
+        self.signed = spec.signed
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
-        encoded = self.encoder.encode(batch.all_columns())
+        encoded = self.encoder.encode(with_change(batch) if self.signed else batch.all_columns())
         text = pa.array([encoded if isinstance(encoded, bytes) else encoded.to_pybytes()], pa.large_binary())
         yield MAIN, Batch(make_columns([ENCODED, ROWS], [text, pa.array([batch.num_rows])]))
+
+
+def with_change(batch: Batch) -> pa.RecordBatch:
+    """Whole rows of a stream that takes rows back, with the field that says which of them do."""
+    columns = batch.all_columns()
+    plus = np.ones(batch.num_rows, np.int8) if batch.sign is None else batch.sign > 0
+    change = pa.array(["-", "+"]).take(index_array(plus.astype(np.int8)))
+    return make_columns([CHANGE, *columns.schema.names], [change, *columns.columns])
 
 
 class WriteSink(Operator):
@@ -42,10 +52,13 @@ class WriteSink(Operator):
         super().__init__(context)
         self.sink = spec.sink
         self.with_time = spec.takes_what_is_there
+        self.signed = spec.signed
         self.encodes = spec.sink.encoder() is not None
         self.writer: Writer | None = None
         self._flush_us: int | None = None
         self._closed = False
+        self._states: list[dict[str, Any]] | None = None
+        self._uncommitted: list[tuple[int, Any]] = []
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         writer = self._open()
@@ -54,7 +67,7 @@ class WriteSink(Operator):
                 writer.append(encoded.as_buffer(), rows.as_py())
                 self.context.counters.rows_out += rows.as_py()
         else:
-            columns = batch.all_columns()
+            columns = with_change(batch) if self.signed else batch.all_columns()
             if self.with_time and batch.time_us is not None:
                 columns = with_arrays(columns, ["event_time"], [pa.array(batch.time_us).view(STAMP)])
             writer.write(columns)
@@ -74,13 +87,39 @@ class WriteSink(Operator):
         yield
 
     def on_end(self) -> Iterator[Output]:
+        if not self.context.checkpoints:
+            self._close()
+        self._flush_us = None
+        return
+        yield
+
+    def _close(self) -> None:
         # A single file exists after a run without rows, too; a worker without rows leaves no part.
         if self.writer is not None or self.sink.placement is not Placement.PARALLEL:
             self._open().close()
         self._closed = True
-        self._flush_us = None
-        return
-        yield
+
+    # --- checkpoints ---
+
+    def resume(self, states: list[dict[str, Any]]) -> None:
+        """Go on from what all writers of this sink said at a checkpoint."""
+        self._states = states
+
+    def prepare(self, epoch: int, *, last: bool) -> Prepared:
+        """Make durable what was written before the barrier of an epoch."""
+        prepared = self._open().prepare(last=last)
+        self._uncommitted += [(epoch, action) for action in prepared.commits]
+        # Those of a checkpoint that was given up are for the next one to do.
+        return Prepared(prepared.state, [action for _, action in self._uncommitted])
+
+    def commit(self, epoch: int, *, last: bool) -> None:
+        """The checkpoint of an epoch exists: show what it counts."""
+        for made, action in self._uncommitted:
+            if made <= epoch:
+                self.sink.commit(action)
+        self._uncommitted = [(made, action) for made, action in self._uncommitted if made > epoch]
+        if last:
+            self._close()
 
     def on_abort(self) -> None:
         if self.writer is not None and not self._closed:
@@ -88,5 +127,9 @@ class WriteSink(Operator):
 
     def _open(self) -> Writer:
         if self.writer is None:
-            self.writer = self.sink.open(self.context.worker, self.context.workers)
+            worker, workers = self.context.worker, self.context.workers
+            if self.context.checkpoints:
+                self.writer = self.sink.open_staged(worker, workers, self._states)
+            else:
+                self.writer = self.sink.open(worker, workers)
         return self.writer

@@ -176,6 +176,20 @@ def refuse_changelog(where: str, upstream: Bound) -> None:
         )
 
 
+def takes_back(upstream: Bound) -> bool:
+    """Whether rows of an input take earlier ones back, for operators that ask it to where it revises.
+
+    Raises:
+        FlowError: it revises, and cannot take back.
+    """
+    if upstream.changelog and not upstream.changelog.retracts:
+        raise FlowError(
+            f"{upstream.changelog.by}: it revises what it has put out and cannot take it back, which an operator "
+            "behind it needs. Use emit='final' here"
+        )
+    return upstream.changelog is not None
+
+
 def only_with(changelog: Changelog | None, names: Sequence[str]) -> Changelog | None:
     """The changelog behind an operator that leaves only these fields as they were."""
     if changelog is None or changelog.keys is None or set(changelog.keys) <= set(names):

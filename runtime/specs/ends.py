@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Final, Self
 
 import pyarrow as pa
 
@@ -14,6 +14,9 @@ from millstream.evaluate import output_type
 from millstream.expr import Expr
 from millstream.specs.base import MAIN, Bound, Fields, Spec, Time, both
 from millstream.times import MAX_US, format_duration
+
+CHANGE: Final = "change"
+"""The first field of rows behind a stream that takes rows back: "+" or "-"."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,32 @@ class EventTimeSpec(Spec):
 class SinkSpec(Spec):
     """Attributes:
     takes_what_is_there: it reads no field for its own sake, but writes those that others read.
+    signed: its input takes rows back: each row is written with a first field `CHANGE`.
     """
 
     columnar: ClassVar[bool] = False  # sinks run in workers, the user's own among them
     sink: Sink
     takes_what_is_there: bool = False
+    signed: bool = False
 
     def describe(self) -> str:
         return self.sink.label()
+
+    def notes(self) -> Iterator[str]:
+        if self.signed:
+            yield f'rows with {CHANGE}: "+" for one that counts, "-" for one that takes an earlier one back'
+
+    def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
+        upstream = inputs[0]
+        if _retracts(upstream) and upstream.schema is not None and CHANGE in upstream.schema.names:
+            raise FlowError(
+                f"{where}: its rows take earlier ones back, which is written as a field {CHANGE!r}, and there is "
+                "one of that name; rename() it"
+            )
+        return upstream
+
+    def resolved(self, inputs: Sequence[Bound]) -> Self:
+        return replace(self, signed=_retracts(inputs[0]))
 
     def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
         return frozenset() if self.takes_what_is_there else None
@@ -88,9 +109,14 @@ class EncodeSpec(Spec):
 
     columnar: ClassVar[bool] = False
     sink: Sink
+    signed: bool = False
 
     def describe(self) -> str:
         return f"encode for {self.sink.label()}"
+
+
+def _retracts(upstream: Bound) -> bool:
+    return upstream.changelog is not None and upstream.changelog.retracts
 
 
 def is_text(kind: pa.DataType) -> bool:

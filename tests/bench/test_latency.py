@@ -4,32 +4,113 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 
+import msgpack
 import numpy as np
 import pytest
 import zmq
 
 from bench.job import BenchError
-from bench.latency import Latencies, Receiver
-from bench.loadgen import Load, Payload, Sent, send
+from bench.latency import Counted, Echoed, Latencies, Receiver, Row
+from bench.loadgen import Frames, Load, Payload, Sent, key_name, send
+
+START_US = 1_700_000_000_000_000
 
 
 @pytest.mark.parametrize(
     ("payload", "per_message"), [("msgpack", 1), ("msgpack", 7), ("json", 1), ("json", 7), ("arrow", 50)]
 )
 def test_every_event_arrives_with_the_time_it_was_due(payload: Payload, per_message: int) -> None:
-    receiver, sent = Receiver("tcp://127.0.0.1:*", payload), list[Sent]()
+    receiver, sent = Receiver("tcp://127.0.0.1:*"), list[Sent]()
     load = Load(rate=5_000, events=2_000, per_message=per_message, payload=payload)
+    results = Echoed(load)
     sender = threading.Thread(target=lambda: sent.append(send(load, receiver.endpoint)))
     sender.start()
-    due_us, got_us = receiver.receive(load.events, alive=lambda: True)
+    receiver.receive(results, alive=lambda: True)
     sender.join()
     receiver.close()
+    due_us, got_us = results.due_and_got_us(sent[0].start_us)  # compares the times that came back with the schedule
     assert len(due_us) == load.events
     assert np.all(got_us >= due_us)
-    scheduled = np.repeat(load.due_s(), per_message)[: load.events] * 1e6
-    assert np.abs(np.sort(due_us) - due_us.min() - (scheduled - scheduled[0])).max() <= 1
-    assert sent[0].first_due_us == due_us.min()
+    scheduled_us = np.repeat(load.due_s(), per_message)[: load.events] * 1e6
+    assert np.abs(np.sort(due_us) - sent[0].start_us - scheduled_us).max() <= 1
+
+
+def test_messages_that_are_due_within_a_millisecond_leave_with_the_last_of_them() -> None:
+    load, left_s = Load(rate=4_000, events=400), list[float]()
+    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        sender = threading.Thread(target=send, args=(load, f"tcp://127.0.0.1:{port}"))
+        sender.start()
+        for _ in range(load.events):
+            due_us = msgpack.unpackb(socket.recv())["due_us"]
+            left_s.append(time.time() - due_us / 1e6)
+        sender.join()
+    assert min(left_s) > -0.0001, "nothing leaves before it is due"
+
+
+# --- what a row of counts says ---
+
+
+def rows_of_counts(load: Load, cuts: list[int]) -> list[list[Row]]:
+    """What a running count by key puts out when the load is cut into batches there."""
+    keys, due_us, counts = load.key_numbers.tolist(), load.due_us(START_US).tolist(), Counter[int]()
+    batches = []
+    for start, end in zip([0, *cuts], [*cuts, load.events], strict=True):
+        changed: dict[int, int] = {}
+        for event in range(start, end):
+            counts[keys[event]] += 1
+            changed[keys[event]] = due_us[event]
+        batches.append([{"key": key_name(k), "count": counts[k], "due_us": due} for k, due in changed.items()])
+    return batches
+
+
+def counted(load: Load, batches: list[list[Row]]) -> Counted:
+    results = Counted(load)
+    for number, rows in enumerate(batches):
+        results.take([msgpack.packb(rows)], [number])
+    return results
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [250, 251, 700], list(range(1, 1_000))])
+def test_an_event_was_received_with_the_first_row_that_counts_it(cuts: list[int]) -> None:
+    load = Load(rate=1_000, events=1_000, keys=20)
+    results = counted(load, rows_of_counts(load, cuts))
+    assert results.complete
+    due_us, batch = results.due_and_got_us(START_US)
+    order = np.argsort(due_us)
+    assert due_us[order].tolist() == load.due_us(START_US).tolist()
+    assert batch[order].tolist() == np.searchsorted(cuts, np.arange(1_000), side="right").tolist()
+
+
+def test_events_that_no_row_counts_are_missing_and_no_others() -> None:
+    load = Load(rate=1_000, events=1_000, keys=20)
+    batches = rows_of_counts(load, [250, 500, 750])
+    results = counted(load, batches[:3])
+    assert (results.complete, results.received) == (False, 750)
+    due_us, _ = results.due_and_got_us(START_US)
+    assert sorted(due_us.tolist()) == load.due_us(START_US).tolist()[:750]
+
+
+def test_rows_that_are_not_those_of_the_load_are_refused() -> None:
+    load = Load(rate=1_000, events=100, keys=3)
+    (rows,) = rows_of_counts(load, [])
+    with pytest.raises(BenchError, match="came after"):
+        counted(load, [rows, rows])
+    with pytest.raises(BenchError, match="more events were counted"):
+        counted(load, [[{**row, "count": row["count"] + 1} for row in rows]]).due_and_got_us(START_US)
+    with pytest.raises(BenchError, match="another due time"):
+        counted(load, [[{**row, "due_us": row["due_us"] + 1} for row in rows]]).due_and_got_us(START_US)
+
+
+def test_the_last_message_holds_what_is_left() -> None:
+    frames = Frames(Load(rate=1_000, events=10, per_message=4)).of(0, 3, START_US)
+    assert [[event["id"] for event in msgpack.unpackb(frame)] for frame in frames] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
 
 
 def test_events_held_up_by_the_receiver_count_from_when_they_were_due() -> None:
@@ -42,8 +123,6 @@ def test_events_held_up_by_the_receiver_count_from_when_they_were_due() -> None:
         sender = threading.Thread(target=send, args=(load, endpoint))
         sender.start()
         time.sleep(1.3)  # the whole schedule passes while nobody receives
-        import msgpack
-
         waited_us = []
         for _ in range(load.events):
             due_us = msgpack.unpackb(slow.recv())["due_us"]

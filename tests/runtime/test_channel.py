@@ -18,7 +18,7 @@ from millstream.wire import Data
 def message(
     sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US
 ) -> Data:
-    return Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None, size)
+    return Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None, size_bytes=size)
 
 
 def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from millstream.batch import Array
 from millstream.errors import SchemaError
-from millstream.grouping import Groups, factorize, group_codes, raw_values
+from millstream.grouping import Groups, distinct_keys, factorize, group_codes, raw_values
 
 NAN = float("nan")
 
@@ -36,6 +36,11 @@ def assert_groups(columns: Sequence[Array]) -> None:
     assert len(codes) == len(keys)
     assert sorted(first.tolist()) == sorted(expected.values())
     assert [keys[first[code]] for code in codes] == keys
+    codes, distinct = distinct_keys(columns)
+    assert not any(pa.types.is_dictionary(c.type) for c in distinct)
+    found = list(zip(*([canonical(v) for v in c.to_pylist()] for c in distinct), strict=True))
+    assert len(found) == len(set(found))
+    assert [found[code] for code in codes] == keys
 
 
 KEYS: list[tuple[pa.DataType, list[Any]]] = [

@@ -86,6 +86,22 @@ def test_messages_arrive_as_they_were_sent(message: Any) -> None:
     assert sent(message) == message
 
 
+def test_the_size_that_the_sender_counted_is_the_size_that_arrives() -> None:
+    # A slice may hold on to more memory at one end than at the other, so it is measured once.
+    batch = Batch(make_columns(["c"], [pa.array(["a", None, "bc"])])).slice(1, 2)
+    message = Data(1, "worker-0", (2, 3), 4, False, 5, InputStatus.ACTIVE, batch, size_bytes=12_345)
+    assert sent(message).size_bytes == 12_345
+    assert data(None).size_bytes == 0
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "1", None])
+def test_a_size_that_is_none_is_refused(size: Any) -> None:
+    header = msgpack.unpackb(data(None).encode(ATTEMPT)[0])
+    header[-1] = size
+    with pytest.raises(WireError, match="a size of"):
+        wire.decode([msgpack.packb(header)], ATTEMPT)
+
+
 # --- batches ---
 
 TYPES: list[tuple[pa.DataType, list[Any]]] = [

@@ -146,7 +146,9 @@ def check(case: Case, outcome: Outcome) -> None:
     assert sorted(r["id"] for r in outcome.rows["late"]) == sorted(e.event["id"] for e in expected.late)
     assert outcome.late == len(expected.late)
     by_id = {e["id"]: e for rows in case.partitions for e in rows}
-    assert all(r == by_id[r["id"]] for r in outcome.rows["late"]), "a late event is the event as it came"
+    for row in outcome.rows["late"]:
+        assert list(row)[-1] == "late_reason"
+        assert {**by_id[row["id"]], "late_reason": row["late_reason"]} == row, "a late event is the event as it came"
     assert len(outcome.dead) == len(case.dead())
     panes = last_panes(outcome.rows["panes"], case.keys)
     assert panes.keys() == expected.held.keys()

@@ -14,8 +14,8 @@ import pytest
 import zmq
 
 from millstream.connectors.base import Block, Placement, Reader
-from millstream.connectors.messages import join_messages, message_decoder, message_encoder
-from millstream.connectors.zeromq import ZeroMQSink, ZeroMQSource
+from millstream.connectors.messages import join_messages, message_decoder, message_encoder, split_messages
+from millstream.connectors.zeromq import ZeroMQSink, ZeroMQSource, pause_s
 from millstream.errors import FlowError, SinkError, SourceError
 from millstream.schema import to_schema
 
@@ -75,24 +75,56 @@ def test_a_subscriber_gets_the_last_part_of_messages_on_its_topic(endpoint: str,
     reader.close()
 
 
-def test_messages_wait_five_milliseconds_for_more_unless_there_are_enough(
+def test_a_block_leaves_when_it_is_full_or_five_milliseconds_after_the_one_before(
     endpoint: str, context: zmq.Context[Any]
 ) -> None:
     reader = ZeroMQSource(endpoint).open(endpoint)
     pusher = context.socket(zmq.PUSH)
     pusher.connect(endpoint)
+    pusher.send_json({"n": 0})
+    first = next_block(reader)  # nothing came before: it leaves at once
+    left_s = time.monotonic()
     for n in range(3):
         pusher.send_json({"n": n})
-    block = next_block(reader, max_rows=2)
-    assert bytes(block.payload).count(b"n") == 2  # type: ignore[arg-type]
-    started_s = time.monotonic()
+    full = next_block(reader, max_rows=2)
+    assert bytes(full.payload).count(b"n") == 2  # type: ignore[arg-type]
+    assert full.offset == first.nbytes
+    left_s = time.monotonic()
     while (rest := reader.read(2, 1000)) is None:
         due_s = reader.due_s()
         assert due_s is None or due_s <= time.monotonic() + 0.005
-        assert time.monotonic() - started_s < 5
-    assert rest.offset == block.nbytes
+        assert time.monotonic() - left_s < 5
+    assert time.monotonic() - left_s > 0.004
+    assert rest.offset == full.offset + full.nbytes
     assert reader.due_s() is None
     assert reader.wait_on() is not None
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "taken", "pause"),
+    [(0.001, 50, 0.005), (0.001, 125, 0.002), (0.001, 10_000, 0.001), (3.0, 1, 0.005), (0.001, 0, 0.005)],
+)
+def test_the_socket_is_looked_at_again_before_much_of_its_mark_has_come(
+    elapsed_s: float, taken: int, pause: float
+) -> None:
+    assert pause_s(elapsed_s, taken, 1_000) == pytest.approx(pause)
+
+
+def test_of_a_message_with_several_parts_the_last_counts_also_among_others(
+    endpoint: str, context: zmq.Context[Any]
+) -> None:
+    source = ZeroMQSource(endpoint, schema=SCHEMA)
+    reader = source.open(endpoint)
+    pusher = context.socket(zmq.PUSH)
+    pusher.connect(endpoint)
+    for n in range(20):
+        pusher.send_multipart([b'{"n":-1}'] * (n % 3) + [b'{"n":%d}' % n])
+    seen: list[Any] = []
+    while len(seen) < 20:
+        decoded = source.decoder(["n"]).decode(next_block(reader).payload)  # type: ignore[arg-type]
+        seen += decoded.columns["n"].to_pylist()
+    assert seen == list(range(20))
     reader.close()
 
 
@@ -220,3 +252,43 @@ def test_times_travel_as_msgpack_timestamps() -> None:
     for declared in (schema, None):
         columns, bad = message_decoder("msgpack", declared, None, "here").decode(join_messages([message]))
         assert (columns.schema, columns.to_pylist(), bad) == (schema, [{"t": moment}], [])
+
+
+def test_fields_that_are_missing_are_null_and_those_not_asked_for_do_not_matter() -> None:
+    messages = [msgpack.packb(event) for event in ({"s": "a", "other": {"x": [1]}}, {}, {"n": None, "s": None})]
+    columns, bad = message_decoder("msgpack", SCHEMA, None, "here").decode(join_messages(messages))
+    assert (columns.to_pylist(), bad) == ([{"n": None, "s": "a"}, {"n": None, "s": None}, {"n": None, "s": None}], [])
+    columns, bad = message_decoder("msgpack", SCHEMA, [], "here").decode(join_messages(messages))
+    assert (columns.num_rows, bad) == (3, [])
+
+
+@pytest.mark.parametrize("name", ["from", "a-b", "f0", "", "é"])
+def test_fields_may_have_any_name(name: str) -> None:
+    schema = to_schema({name: pa.int64()})
+    block = join_messages([msgpack.packb({name: 1}), msgpack.packb([{name: 2}, {"more": 3, name: 4}])])
+    columns, bad = message_decoder("msgpack", schema, None, "here").decode(block)
+    assert ([list(row.values()) for row in columns.to_pylist()], bad) == ([[1], [2], [4]], [])
+
+
+def test_a_msgpack_event_that_does_not_fit_is_told_as_it_was() -> None:
+    block = join_messages([msgpack.packb({"n": 1}), msgpack.packb([{"n": "x", "s": "y"}, 5])])
+    columns, bad = message_decoder("msgpack", SCHEMA, None, "here").decode(block)
+    assert columns.to_pylist() == [{"n": 1, "s": None}]
+    told = {record.reason.partition(":")[0]: msgpack.unpackb(record.raw) for record in bad}
+    assert told["field 'n'"] == {"n": "x", "s": "y"}
+    assert told["expected a map or an array of maps, found int"] == [{"n": "x", "s": "y"}, 5]
+
+
+def test_the_nanoseconds_of_a_timestamp_are_cut_off_and_never_make_it_later() -> None:
+    last = msgpack.packb({"t": msgpack.Timestamp(1_735_689_599, 999_999_999)})
+    schema = to_schema({"t": pa.timestamp("us", "UTC")})
+    columns, bad = message_decoder("msgpack", schema, None, "here").decode(join_messages([last]))
+    assert (columns.to_pylist(), bad) == ([{"t": datetime(2024, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)}], [])
+
+
+@pytest.mark.parametrize("messages", [[], [b""], [b"", b"abc", b""], [b"x" * 70_000, b"y"]])
+def test_messages_leave_a_block_as_they_came(messages: list[bytes]) -> None:
+    data, offsets = split_messages(join_messages(messages))
+    assert data == messages
+    block = join_messages(messages)
+    assert [block[o : o + len(m)] for o, m in zip(offsets, messages, strict=True)] == messages

@@ -1,0 +1,67 @@
+"""The calling process's part in a run: the stages of ``print`` and ``collect``, and their part in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from millstream.checkpoints.part import CheckpointPart, acknowledgement
+from millstream.operators.base import DeadLetter
+from millstream.plan import PhysicalPlan
+from millstream.runner import Runner
+from millstream.stage import StageRun
+from millstream.topology import CALLER, COORDINATOR
+from millstream.wire import Checkpoint, ClockReading, Committed, Completed, Credit, Data, Message
+
+
+class Caller:
+    """A pure state machine, as the coordinator and the workers are."""
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        *,
+        now_us: Callable[[], int],
+        dead_letter: Callable[[DeadLetter], None],
+        checkpoints: bool = False,
+    ) -> None:
+        self.runner = Runner(plan, CALLER, now_us=now_us, dead_letter=dead_letter, checkpoints=checkpoints)
+        self.outbox = self.runner.outbox
+        self._part = CheckpointPart(self.runner)
+
+    def receive(self, message: Message) -> None:
+        match message:
+            case Data() | Credit() | ClockReading():
+                self.runner.receive(message)
+            case Checkpoint():
+                self._part.begin(message.epoch, message.last)
+            case Completed():
+                self._part.completed(message.epoch)
+                self.outbox.append((COORDINATOR, Committed(CALLER, message.epoch)))
+            case _:
+                pass  # never sent to the caller
+
+    def work(self, steps: int) -> bool:
+        more = self.runner.work(steps)
+        snapshot = self._part.ready()
+        if snapshot is not None:
+            # Nothing here has state: what sinks of this process have said is all there is.
+            self.outbox.append((COORDINATOR, acknowledgement(self.runner, CALLER, snapshot, [])))
+        return more
+
+    @property
+    def stages(self) -> Mapping[int, StageRun]:
+        return self.runner.stages
+
+    @property
+    def finished(self) -> bool:
+        return self.runner.finished
+
+    def due_us(self) -> int | None:
+        return self.runner.due_us()
+
+    def figures(self) -> dict[str, Any]:
+        return self.runner.figures()
+
+    def abort(self) -> None:
+        self.runner.abort()

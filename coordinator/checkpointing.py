@@ -1,0 +1,136 @@
+"""Checkpoints as the coordinator leads them: when one begins, who has answered, and what its manifest says.
+
+A pure state machine. The coordinator's core tells it what happens and does what it says; the shell writes the
+manifest. One checkpoint is under way at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from millstream.checkpoints.manifest import Manifest, PartitionState, SinkState, TableFile
+from millstream.plan import PhysicalPlan
+from millstream.wire import Acknowledged
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """A checkpoint that has begun.
+
+    Attributes:
+        last: all input has ended and everything was worked on.
+        partitions: by source partition, where its reader was, and the number of its next block.
+        waiting: the processes that have not yet answered.
+    """
+
+    epoch: int
+    last: bool
+    begun_us: int
+    partitions: dict[int, tuple[Any, int, bool]]
+    waiting: set[str]
+    answers: list[Acknowledged] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    """Attributes:
+    interval_us: from the beginning of one checkpoint to that of the next.
+    """
+
+    interval_us: int
+
+
+class Checkpointing:
+    """Args:
+    first_epoch: the number of the first checkpoint of this life of the run.
+    everyone: the processes that take part.
+    """
+
+    def __init__(
+        self, plan: PhysicalPlan, policy: CheckpointPolicy, attempt: int, first_epoch: int, everyone: Iterable[str]
+    ) -> None:
+        self._plan = plan
+        self._policy = policy
+        self._attempt = attempt
+        self._next_epoch = first_epoch
+        self.everyone = sorted(everyone)
+        self._next_us: int | None = None
+        self.under_way: UnderWay | None = None
+        self.committing: int | None = None
+        """The epoch whose commits the last checkpoint still waits for."""
+        self._uncommitted: set[str] = set()
+        self.completed = 0
+        self.failed = 0
+
+    def due(self, now_us: int) -> bool:
+        if self._next_us is None:
+            self._next_us = now_us + self._policy.interval_us
+        return self.under_way is None and now_us >= self._next_us
+
+    @property
+    def next_us(self) -> int | None:
+        """When the next one is due; None while one is under way."""
+        return None if self.under_way is not None else self._next_us
+
+    def begin(self, partitions: dict[int, tuple[Any, int, bool]], now_us: int, *, last: bool) -> int:
+        """Begin a checkpoint; returns its epoch."""
+        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        self.under_way = UnderWay(epoch, last, now_us, partitions, set(self.everyone))
+        self._next_us = now_us + self._policy.interval_us
+        return epoch
+
+    def acknowledged(self, message: Acknowledged) -> None:
+        if self.under_way is not None and message.epoch == self.under_way.epoch:
+            self.under_way.waiting.discard(message.process)
+            self.under_way.answers.append(message)
+
+    def manifest(self, clocks: Mapping[int, Mapping[int, list[int]]], created_us: int) -> Manifest:
+        """The manifest of the checkpoint under way, which everyone has acknowledged.
+
+        Args:
+            clocks: by source partition and ``event_time()``, what the clock had seen at the barrier.
+        """
+        under_way = self.under_way
+        assert under_way is not None
+        plan = self._plan
+        sinks: dict[str, list[SinkState]] = {}
+        for answer in under_way.answers:
+            for name, (state, commits) in answer.sinks.items():
+                sinks.setdefault(name, []).append(SinkState(state, commits))
+        partitions: list[PartitionState] = []
+        for number, (offset, sequence, ended) in under_way.partitions.items():
+            node, name = plan.partitions[number]
+            seen = {plan.nodes[n].name: list(s) for n, s in clocks.get(number, {}).items()}
+            partitions.append(PartitionState(plan.nodes[node].name, name, offset, sequence, seen, ended))
+        return Manifest(
+            flow=plan.name, epoch=under_way.epoch, attempt=self._attempt, workers=plan.workers, created_us=created_us,
+            operators={n.name: n.spec.describe() for n in plan.nodes.values()},
+            tables=tuple(TableFile(*t) for a in under_way.answers for t in a.tables),
+            partitions=tuple(partitions), sinks=sinks, finished=under_way.last,
+        )  # fmt: skip
+
+    def complete(self) -> int:
+        """The manifest is on disk: the checkpoint exists. Returns its epoch."""
+        assert self.under_way is not None
+        epoch, last = self.under_way.epoch, self.under_way.last
+        self.under_way = None
+        self.completed += 1
+        if last:
+            self.committing, self._uncommitted = epoch, set(self.everyone)
+        return epoch
+
+    def give_up(self) -> None:
+        """The manifest could not be written: the run goes on without this checkpoint."""
+        self.under_way = None
+        self.failed += 1
+
+    def committed(self, process: str, epoch: int) -> None:
+        if epoch == self.committing:
+            self._uncommitted.discard(process)
+
+    @property
+    def all_committed(self) -> bool:
+        """Whether the last checkpoint exists and everyone has shown what it counts."""
+        return self.committing is not None and not self._uncommitted

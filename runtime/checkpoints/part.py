@@ -1,0 +1,96 @@
+"""One process's part in a checkpoint: it is ready when every stage that runs there has met the barrier, or has ended."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import NamedTuple
+
+from millstream.checkpoints.manifest import TableFile
+from millstream.checkpoints.store import CheckpointStore
+from millstream.operators.sinks import WriteSink
+from millstream.runner import Runner
+from millstream.stage import StageSnapshot
+from millstream.wire import Acknowledged
+
+
+class Snapshot(NamedTuple):
+    """Everything that a process held at the barrier of an epoch.
+
+    Attributes:
+        last: the run has ended; nothing follows.
+    """
+
+    epoch: int
+    last: bool
+    stages: list[StageSnapshot]
+
+
+def write_snapshot(
+    snapshot: Snapshot, runner: Runner, store: CheckpointStore, process: str, attempt: int
+) -> list[TableFile]:
+    """Write the tables of a snapshot, durably.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    plan, worker = runner.plan, runner.index
+    files: list[TableFile] = []
+    for stage in snapshot.stages:
+        for node, tables in stage.tables.items():
+            for number, table in enumerate(tables):
+                name = f"{snapshot.epoch:08d}-{attempt}-{process}-{stage.stage}-{node}-{number}"
+                operator = plan.nodes[node].name
+                files.append(store.write_table(operator, table, worker=worker, workers=plan.workers, name=name))
+    return files
+
+
+def acknowledgement(runner: Runner, process: str, snapshot: Snapshot, tables: list[TableFile]) -> Acknowledged:
+    """The message that a process's part of a checkpoint is on disk."""
+    sinks = {
+        runner.plan.nodes[node].name: [prepared.state, prepared.commits]
+        for stage in snapshot.stages
+        for node, prepared in stage.sinks.items()
+    }
+    return Acknowledged(process, snapshot.epoch, [list(astuple(t)) for t in tables], sinks)
+
+
+class CheckpointPart:
+    """A pure state machine beside a `Runner`: it takes the runner's snapshots, and says when they are all there."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._begun: dict[int, bool] = {}
+        self._met: dict[int, dict[int, StageSnapshot]] = {}
+        self._last_of: dict[int, bool] = {}
+
+    def begin(self, epoch: int, last: bool) -> None:
+        self._begun[epoch] = last
+
+    def ready(self) -> Snapshot | None:
+        """The process's part of the oldest checkpoint under way, once it is complete."""
+        while self._runner.snapshots:
+            snapshot = self._runner.snapshots.popleft()
+            self._met.setdefault(snapshot.epoch, {})[snapshot.stage] = snapshot
+        if not self._begun:
+            return None
+        epoch = min(self._begun)
+        met = self._met.setdefault(epoch, {})
+        for number, stage in self._runner.stages.items():
+            if number not in met:
+                if not stage.ended:
+                    return None
+                met[number] = stage.snapshot(epoch, last=self._begun[epoch])
+        self._last_of[epoch] = self._begun.pop(epoch)
+        return Snapshot(epoch, self._last_of[epoch], list(self._met.pop(epoch).values()))
+
+    def completed(self, epoch: int) -> None:
+        """The checkpoint exists: every sink here shows what it counts.
+
+        Raises:
+            SinkError: one cannot.
+        """
+        last = self._last_of.pop(epoch, False)
+        for stage in self._runner.stages.values():
+            for operator in stage.operators.values():
+                if isinstance(operator, WriteSink):
+                    operator.commit(epoch, last=last)

@@ -1,0 +1,132 @@
+"""As-of joins: each left row with the version of the right side that held at its time.
+
+The right side is a history: a row is a version of its key, from its time on until the next. A left row waits until
+the watermark has passed its time; then all versions up to it are here, and the latest is the answer, of two of one
+time the later in its source. Behind the watermark only the last version of each key can still be asked for.
+
+Versions are appended in the order of time and position, so a version's row number says which of two is the later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from millstream.batch import Batch, IntArray
+from millstream.operators.base import Context, Output
+from millstream.operators.joins.output import Beside, Picked
+from millstream.operators.joins.sides import JoinOperator, Side
+from millstream.operators.joins.sorted_rows import make_segment
+from millstream.operators.ordering import InOrder
+from millstream.specs.base import MAIN
+from millstream.specs.joins import AsOfJoinSpec, JoinKind
+from millstream.times import MAX_US, saturating_add
+
+_SPARE_VERSIONS: Final = 4_096
+_FAR_US: Final = 1 << 61
+
+
+class AsOfJoin(JoinOperator):
+    def __init__(self, spec: AsOfJoinSpec, context: Context, with_position: bool = False) -> None:
+        super().__init__(spec, context, with_position)
+        self.tolerance_us = spec.tolerance_us
+        self.waiting = (InOrder(), InOrder())
+        self.versions = Side(context.name, counts_matches=False)
+        self.sides = (Side(context.name, counts_matches=False), self.versions)  # no left row outlives its answer
+        self._rows_behind_last_look = 0
+
+    # --- input ---
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        batch = self._keyed(batch, port)
+        assert batch.time_us is not None
+        behind_us = self._behind(batch)
+        if behind_us is not None:
+            late = batch.time_us < behind_us
+            if late.any():
+                passed = batch.where(late)
+                assert passed.time_us is not None
+                yield from self._late(passed, port, behind_us[late], "its time", passed.time_us)
+                batch = batch.where(~late)
+        if batch.num_rows:
+            self.waiting[port].add(batch)
+
+    # --- time ---
+
+    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        if watermark_us <= self.watermark_us:
+            return
+        self.watermark_us = watermark_us
+        versions = self.waiting[1].due(watermark_us)
+        if versions is not None:
+            self._append(versions)
+        asked = self.waiting[0].due(watermark_us)
+        if asked is not None:
+            for start in range(0, asked.num_rows, _SPARE_VERSIONS * 16):
+                yield from self._answer(asked.slice(start, _SPARE_VERSIONS * 16))
+        self._forget()
+
+    def _append(self, batch: Batch) -> None:
+        rows, _ = self._without_key(batch, self._rows(batch, 1), 1)
+        if len(rows):
+            numbers = self.versions.kept.add(rows)
+            self.versions.where.add(make_segment(rows.key, numbers, numbers))
+
+    def _answer(self, batch: Batch) -> Iterator[Output]:
+        assert batch.time_us is not None and batch.keys is not None
+        version = self._version(self.index.known(batch.keys), batch.time_us)
+        found = version >= 0
+        if found.any():
+            matched, rows = batch.where(found), version[found]
+            keys = matched.keys.columns() if matched.keys is not None else []
+            left = Picked(matched.columns, np.arange(matched.num_rows))
+            right = Picked(self.versions.kept.columns, rows)
+            position = matched.position if self.with_position else None
+            yield MAIN, self.output.batch(keys, left, right, Beside(matched.time_us, None, position))
+        if self.how is JoinKind.LEFT and not found.all():
+            yield from self._alone(replace(batch, before_us=None).where(~found), 0)
+
+    def _version(self, key: IntArray, time_us: IntArray) -> IntArray:
+        """The row of the latest version of each key at each time, -1 where there is none."""
+        version = np.full(len(key), -1, np.int64)
+        known = np.flatnonzero(key >= 0)
+        times = self.versions.kept.time_us.values
+        until = np.searchsorted(times, time_us[known], "right")
+        for found in self.versions.where.find(key[known], np.zeros(len(known), np.int64), until - 1):
+            there = found.count > 0
+            latest = found.row[(found.start + found.count - 1)[there]]
+            rows = known[there]
+            version[rows] = np.maximum(version[rows], latest)
+        if self.tolerance_us < _FAR_US:
+            answered = np.flatnonzero(version >= 0)
+            too_old = times[version[answered]] < time_us[answered] - self.tolerance_us
+            version[answered[too_old]] = -1
+        return version
+
+    def _forget(self) -> None:
+        """Keep the last version of each key: all left rows before the watermark have their answers."""
+        kept = self.versions.kept
+        if len(kept) <= 2 * self._rows_behind_last_look + _SPARE_VERSIONS:
+            return
+        last = np.full(len(self.index), -1, np.int64)
+        last[kept.key.values] = np.arange(len(kept))  # of several writes the last counts
+        useful = np.zeros(len(kept), np.bool_)
+        useful[last[last >= 0]] = True
+        if self.watermark_us != MAX_US:
+            useful &= kept.time_us.values >= saturating_add(self.watermark_us, -min(self.tolerance_us, _FAR_US))
+        self.versions.where.segments = []  # it is by their numbers that rows are looked for, and those change
+        self.versions.keep(useful)
+        self._forget_keys()
+        if len(kept):
+            numbers = np.arange(len(kept))
+            self.versions.where.add(make_segment(kept.key.values, numbers, numbers))
+        self._rows_behind_last_look = len(kept)
+
+    def figures(self) -> dict[str, Any]:
+        figures = super().figures()
+        waiting = sum(w.rows for w in self.waiting)
+        figures["state_bytes"] += sum(w.nbytes for w in self.waiting)
+        return {**figures, "left_rows": self.waiting[0].rows, "waiting_rows": waiting}

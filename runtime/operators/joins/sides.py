@@ -1,0 +1,260 @@
+"""One side of a join as an operator keeps it, and what all joins of two streams do with their rows on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from millstream.batch import Array, Batch, BoolArray, IntArray, SignArray
+from millstream.errors import unknown_field
+from millstream.operators.base import Context, Operator
+from millstream.operators.base import Output as Produced
+from millstream.operators.joins.key_index import NO_KEY, KeyIndex
+from millstream.operators.joins.output import Beside, Output, Picked, mixed
+from millstream.operators.joins.rows import KeptRows, RowNumbers, Rows, keyed_on, rows_of
+from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, DueRows, SortedRows
+from millstream.operators.lateness import with_reason
+from millstream.specs.base import MAIN
+from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, JoinKind, JoinSpec, Origin, joined_fields
+from millstream.times import MIN_US
+
+_CHECK_ROWS: Final = 4_096
+_SPARE_KEYS: Final = 1_024
+
+
+class Side:
+    """The rows of one input that may still be matched.
+
+    Attributes:
+        where: where the rows of a key are.
+        content: where the rows of a key and content are, if rows of this side may be taken back; else None.
+        due: the rows that come out when no match can come any more, by time.
+    """
+
+    def __init__(self, where: str, *, counts_matches: bool, retracts: bool = False) -> None:
+        self.kept = KeptRows(where, counts_matches=counts_matches)
+        self.where = SortedRows()
+        self.content = SortedRows() if retracts else None
+        self.due = DueRows()
+        self._last_us = MIN_US
+        self._look_again_us = MIN_US
+        self._rows_looked_at = 0
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def seen(self, time_us: IntArray) -> None:
+        """Take note of the times of rows that are kept from now on."""
+        self._last_us = max(self._last_us, int(time_us.max()))
+
+    def forget_before(self, limit_us: int) -> bool:
+        """Rows with time < limit are of no use: free their memory, when they are half of what is kept or more.
+
+        Returns:
+            Whether rows are gone.
+        """
+        if not len(self) or (
+            limit_us <= min(self._last_us, self._look_again_us)
+            and len(self) - self._rows_looked_at < max(_CHECK_ROWS, len(self) // 4)
+        ):
+            return False
+        useful = self.kept.time_us.values >= limit_us
+        count = int(np.count_nonzero(useful))
+        gone = 2 * count <= len(self)
+        if gone:
+            self.keep(useful)
+        self._rows_looked_at = len(self)
+        self._look_again_us = limit_us + (self._last_us - limit_us) // 2 if count else self._last_us
+        return gone
+
+    def forget_gone(self) -> bool:
+        """Free the memory of rows that were taken back, when they are half of what is kept or more."""
+        gone = 2 * self.kept.gone_count > max(len(self), _CHECK_ROWS)
+        if gone:
+            self.keep(~self.kept.gone.values)
+        return gone
+
+    def keep(self, mask: BoolArray) -> None:
+        """Only these rows; they get new numbers, in the same order."""
+        self.renumber(self.kept.keep(mask), None)
+        self._rows_looked_at = len(self)
+
+    def renumber(self, rows: IntArray, keys: IntArray | None) -> None:
+        """Follow rows and keys to their new numbers."""
+        self.where.keep(rows, keys)
+        if self.content is not None:
+            self.content.keep(rows, keys)
+        self.due.keep(rows)
+
+    @property
+    def nbytes(self) -> int:
+        return self.kept.nbytes + self.where.nbytes + (0 if self.content is None else self.content.nbytes)
+
+
+class JoinOperator(Operator):
+    """The base of joins of two streams: input 0 is the left side, 1 the right.
+
+    Args:
+        with_position: whether something behind this operator depends on order.
+    """
+
+    def __init__(self, spec: JoinSpec, context: Context, with_position: bool = False) -> None:
+        super().__init__(context)
+        self.how: JoinKind = spec.how
+        self.with_position = with_position
+        self.watermark_us = MIN_US
+        self.index = KeyIndex(context.name)
+        self.sides: tuple[Side, Side]
+        self._spec = spec
+        self._on = tuple([pair[side] for pair in spec.on] for side in (0, 1))
+        self._names: list[list[str] | None] = [None, None]
+        self._payload: list[list[str]] = [[], []]
+        self._output: Output | None = None
+        if spec.fields is not None:
+            self._use(spec)
+
+    # --- fields ---
+
+    def _use(self, spec: JoinSpec) -> None:
+        assert spec.fields is not None
+        for side, origin in enumerate((Origin.LEFT, Origin.RIGHT)):
+            self._payload[side] = [f.source for f in spec.fields if f.origin is origin]
+        self._output = Output(spec.fields, self._on[0], self.index)
+
+    def _discover(self, batch: Batch, port: int) -> None:
+        """Take the fields of a side from its first batch, where they were not known before."""
+        if self._spec.fields is not None or self._names[port] is not None:
+            return
+        names = self._names[port] = batch.all_columns().schema.names
+        self._payload[port] = [n for n in names if n not in self._on[port]]
+        left, right = self._names
+        if left is not None and (right is not None or not self.how.pairs):
+            spec, on = self._spec, self._spec.on
+            front = spec._front()
+            fields = joined_fields(self.context.name, left, right or [], on, self.how, spec.suffix, front)
+            self._output = Output(fields, self._on[0], self.index)
+
+    @property
+    def output(self) -> Output:
+        assert self._output is not None, "a result, though one of the sides has shown no row yet"
+        return self._output
+
+    # --- rows on their way in ---
+
+    def _keyed(self, batch: Batch, port: int) -> Batch:
+        """The batch with the key that is compared."""
+        if not self._spec.timed:
+            batch = replace(batch, time_us=None, before_us=None)
+        batch = keyed_on(batch, self._on[port] if self._spec.broadcast is not None else None)
+        self._discover(batch, port)
+        return batch
+
+    def _rows(self, batch: Batch, port: int) -> Rows:
+        names = self._payload[port]
+        for name in names:
+            if name not in batch.columns.schema.names:
+                raise unknown_field(name, batch.columns.schema.names, self.context.name)
+        return rows_of(batch, names, self.index)
+
+    def _behind(self, batch: Batch) -> IntArray | None:
+        """The watermark that each row is judged by, or None when no row is behind it.
+
+        After idleness this operator may be ahead of the row's own partition; then its own watermark counts.
+        """
+        assert batch.time_us is not None
+        if batch.before_us is not None:
+            return np.maximum(batch.before_us, self.watermark_us)
+        if batch.num_rows and int(batch.time_us.min()) < self.watermark_us:
+            return np.full(batch.num_rows, self.watermark_us)
+        return None
+
+    def _late(
+        self, batch: Batch, port: int, behind_us: IntArray, passed: str, limit_us: IntArray
+    ) -> Iterator[Produced]:
+        """Rows that came too late to be joined: alone, where their side is kept, else to the late output."""
+        if port == 1 and self._spec.broadcast is not None and self.context.worker:
+            return  # every worker has the row, and one says so
+        self.context.counters.late += batch.num_rows
+        if self.how.keeps(port):
+            yield from self._alone(replace(batch, before_us=behind_us), port)
+        else:
+            yield (
+                (LATE_RIGHT if port else LATE_LEFT),
+                with_reason(self._whole(batch, port), behind_us, passed, limit_us),
+            )
+
+    def _whole(self, batch: Batch, port: int) -> Batch:
+        """A row as it came: the key that was made for the comparison is a field of it already."""
+        return replace(batch, keys=None) if self._spec.broadcast is not None else batch
+
+    # --- results ---
+
+    def _alone(self, batch: Batch, port: int) -> Iterator[Produced]:
+        """Rows of a keyed batch without a match."""
+        if batch.num_rows == 0:
+            return
+        assert batch.keys is not None
+        keys: list[Array] = batch.keys.columns()
+        yield self._padded(keys, Picked(batch.columns, np.arange(batch.num_rows)), port, batch)
+
+    def _kept_alone(
+        self, side: int, rows: RowNumbers, sign: SignArray | None = None, time_us: IntArray | None = None
+    ) -> Iterator[Produced]:
+        """Rows that are kept, without a match."""
+        kept = self.sides[side].kept
+        for start in range(0, len(rows), PAIRS_AT_ONCE):
+            part = rows[start : start + PAIRS_AT_ONCE]
+            beside = Beside(
+                kept.time_us.values[part] if self._spec.timed else None,
+                kept.before_us.take(part),
+                kept.position.take(part),
+                None if sign is None else sign[start : start + PAIRS_AT_ONCE],
+            )
+            keys = self.output.keys(kept.key.values[part])
+            yield self._padded(keys, Picked(kept.columns, part), side, beside)
+
+    def _padded(self, keys: Sequence[Array], rows: Picked, side: int, beside: Beside | Batch) -> tuple[str, Batch]:
+        """Rows of one side; fields of the other, if there are any, are null."""
+        position = beside.position if self.with_position else None
+        if position is not None and self.how.pairs:
+            nothing = np.zeros(len(position), np.int64)
+            position = mixed(position, nothing) if side == 0 else mixed(nothing, position)
+        left, right = (rows, None) if side == 0 else (None, rows)
+        beside = Beside(beside.time_us, beside.before_us, position, beside.sign)
+        return MAIN, self.output.batch(keys, left, right, beside)
+
+    def _without_key(self, batch: Batch, rows: Rows, port: int) -> tuple[Rows, Batch | None]:
+        """The rows that can match something; and those whose key is null, if they come out alone."""
+        keyless = rows.key == NO_KEY
+        if not keyless.any():
+            return rows, None
+        alone = batch.where(keyless) if self.how.keeps(port) else None
+        return rows.where(~keyless), alone
+
+    # --- state ---
+
+    def _forget_keys(self) -> None:
+        """Free the memory of keys that no row has any more."""
+        rows = sum(map(len, self.sides))
+        if len(self.index) <= 2 * rows + _SPARE_KEYS:
+            return
+        live = np.unique(np.concatenate([s.kept.key.values for s in self.sides]))
+        numbers = np.full(len(self.index), NO_KEY, np.int64)
+        numbers[live] = np.arange(len(live))
+        self.index.keep(live)
+        for side in self.sides:
+            side.kept.key.values[:] = numbers[side.kept.key.values]
+            side.renumber(np.arange(len(side)), numbers)
+
+    def figures(self) -> dict[str, Any]:
+        left, right = self.sides
+        return {
+            **super().figures(),
+            "left_rows": len(left),
+            "right_rows": len(right),
+            "keys": len(self.index),
+            "state_bytes": left.nbytes + right.nbytes + self.index.nbytes,
+        }

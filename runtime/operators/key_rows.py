@@ -1,0 +1,304 @@
+"""Rows that an operator remembers of each key: the last few, or those of the last while, columns and nothing else.
+
+Operators that look back from a row at earlier rows of its key (sliding and count windows, lag and lead) keep
+them here. Keys are numbered by `KeySlots`; rows lie sorted by slot and, within it, in the order they came in, which
+is that of event time. A batch of them is a `KeyRows`; `KeyHistory` keeps several, each at least twice the size of the
+next, so that adding a batch costs a logarithm and reading touches only the keys that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.batch import Batch, BoolArray, IntArray, Keys, concat_columns, index_array, take_columns
+from millstream.operators.scan import key_values
+from millstream.times import MIN_US
+
+ROWS_LOOKED_AT_EACH: Final = 32
+"""How many remembered rows may be looked at for each new one before it is better to gather new ones."""
+
+_SLOTS_LEAST: Final = 1_024
+
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRows:
+    """Rows sorted by slot; those of one slot in the order they came.
+
+    Attributes:
+        slots: int64[n], the number of each row's key.
+        time_us: int64[n], event time; of no meaning where rows have none.
+        position: int64[n], the row's place in its source.
+        number: int64[n], how many rows of the key came before it.
+        columns: what is remembered of the rows.
+    """
+
+    slots: IntArray
+    time_us: IntArray
+    position: IntArray
+    number: IntArray
+    columns: pa.RecordBatch
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> KeyRows:
+        columns = take_columns(self.columns, index_array(rows))
+        return KeyRows(self.slots[rows], self.time_us[rows], self.position[rows], self.number[rows], columns)
+
+    def where(self, mask: BoolArray) -> KeyRows:
+        return self if mask.all() else self.take(np.flatnonzero(mask))
+
+    @property
+    def starts(self) -> Rows:
+        """Where each row's key starts, intp[n]."""
+        if not len(self.slots):
+            return np.zeros(0, np.intp)
+        first = np.flatnonzero(np.concatenate([[True], self.slots[1:] != self.slots[:-1]]))
+        return np.repeat(first, np.diff(np.append(first, len(self.slots))))
+
+    @property
+    def ends(self) -> Rows:
+        """Where each row's key ends, intp[n]."""
+        if not len(self.slots):
+            return np.zeros(0, np.intp)
+        first = np.flatnonzero(np.concatenate([[True], self.slots[1:] != self.slots[:-1]]))
+        ends = np.append(first[1:], len(self.slots))
+        return np.repeat(ends, ends - first)
+
+    @property
+    def nbytes(self) -> int:
+        beside = self.slots.nbytes + self.time_us.nbytes + self.position.nbytes + self.number.nbytes
+        return beside + int(self.columns.nbytes)
+
+
+def joined(parts: Sequence[KeyRows]) -> tuple[KeyRows, Rows]:
+    """Several as one, rows of an earlier part before those of a later one.
+
+    Returns:
+        The rows, and for each the place that it had when all parts lay end to end.
+    """
+    if len(parts) == 1:
+        return parts[0], np.arange(len(parts[0]))
+    slots = np.concatenate([p.slots for p in parts])
+    end_to_end = KeyRows(
+        slots,
+        np.concatenate([p.time_us for p in parts]),
+        np.concatenate([p.position for p in parts]),
+        np.concatenate([p.number for p in parts]),
+        concat_columns([p.columns for p in parts]),
+    )
+    # Each part is sorted already: a stable sort merges them in linear time.
+    order = np.argsort(slots, kind="stable")
+    return end_to_end.take(order), order
+
+
+class Moments:
+    """Finds rows by key and time, many at once."""
+
+    def __init__(self, rows: KeyRows) -> None:
+        self._starts = rows.starts
+        self._lowest_us = int(rows.time_us.min(initial=0))
+        span = int(rows.time_us.max(initial=0)) - self._lowest_us + 2
+        self._known: IntArray | None = None
+        times = rows.time_us - self._lowest_us
+        if span * (len(rows) + 1) >= 2**62:
+            # Times too far apart to stand beside the row number of a key in one integer: count the different ones.
+            self._known, times = np.unique(rows.time_us, return_inverse=True)
+            span = len(self._known) + 1
+        self._span = span
+        self._places = self._starts * span + times
+
+    def first_from(self, starts: Rows, time_us: IntArray) -> Rows:
+        """The first row with at least this time, of the key that starts there; if none, where the key ends."""
+        if self._known is None:
+            times = np.clip(time_us - self._lowest_us, 0, self._span - 1)
+        else:
+            times = np.searchsorted(self._known, time_us)
+        return np.searchsorted(self._places, starts * self._span + times)
+
+
+class KeySlots:
+    """Numbers for keys, from 0 without gaps in the order in which keys were first seen.
+
+    Attributes:
+        parts: the keys by number, cut into batches.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[pa.RecordBatch] = []
+        self._number: dict[Any, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def of(self, keys: Keys) -> IntArray:
+        """The slot of each row, int64[n]; keys that have none get one."""
+        number = self._number
+        known = len(number)
+        codes = keys.codes
+        used = np.zeros(keys.distinct.num_rows, np.bool_)
+        used[codes] = True
+        rows = np.flatnonzero(used)
+        distinct = keys.distinct if len(rows) == len(used) else keys.distinct.take(index_array(rows))
+        found = np.fromiter((number.setdefault(k, len(number)) for k in key_values(distinct)), np.int64, len(rows))
+        new = np.flatnonzero(found >= known)
+        if len(new):
+            self.parts.append(distinct if len(new) == len(found) else distinct.take(index_array(new)))
+        slots = np.zeros(len(used), np.int64)
+        slots[rows] = found
+        return slots[codes]
+
+    def keys(self) -> pa.RecordBatch:
+        """The keys by slot."""
+        if len(self.parts) > 1:
+            self.parts = [concat_columns(self.parts)]
+        return self.parts[0]
+
+    def keep(self, slots: IntArray) -> None:
+        """Forget all keys but those in these slots, ascending, which are numbered anew from 0 in the same order."""
+        kept = self.keys().take(index_array(slots))
+        self.parts = [kept]
+        self._number = {key: number for number, key in enumerate(key_values(kept))}
+
+
+def sorted_by_key(batch: Batch, slots: IntArray, columns: pa.RecordBatch) -> tuple[KeyRows, Rows]:
+    """A batch's rows, in the order of their keys' slots.
+
+    Args:
+        slots: of each row's key.
+        columns: what is remembered of each row.
+    Returns:
+        The rows, numbered from 0 for each key, and for each the place that it had in the batch.
+    """
+    order = np.argsort(slots, kind="stable")
+    nothing = np.zeros(len(slots), np.int64)
+    time_us = nothing if batch.time_us is None else batch.time_us[order]
+    position = nothing if batch.position is None else batch.position[order]
+    rows = KeyRows(slots[order], time_us, position, nothing, take_columns(columns, index_array(order)))
+    return replace(rows, number=np.arange(len(rows)) - rows.starts), order
+
+
+class KeyHistory:
+    """The rows of each key that may still be looked at.
+
+    Args:
+        last: how many rows of each key are kept; None: as many as `forget_before` leaves.
+        together: a key's rows are of use in groups of so many, by their number, until the group is full.
+
+    Attributes:
+        levels: rows, the oldest first; of each key, all rows of a level come before those of the next.
+        horizon_us: rows with an earlier time are of no use any more.
+    """
+
+    def __init__(self, last: int | None = None, together: int | None = None) -> None:
+        self.last = last
+        self.together = together
+        self.slots = KeySlots()
+        self.levels: list[KeyRows] = []
+        self.horizon_us = MIN_US
+
+    def of(self, slots: IntArray) -> KeyRows | None:
+        """The rows of these slots (ascending, each once); may include some that are of no use any more."""
+        found: list[KeyRows] = []
+        for level in self.levels:
+            first = np.searchsorted(level.slots, slots, "left")
+            after = np.searchsorted(level.slots, slots, "right")
+            rows = spread(first, after)
+            if len(rows):
+                part = level.take(rows)
+                found.append(part.where(part.time_us >= self.horizon_us))
+        return joined(found)[0] if found else None
+
+    def followed_by(self, new: KeyRows) -> tuple[KeyRows, Rows]:
+        """What is remembered of the keys of new rows, and the new rows behind it, numbered on; nothing is added.
+
+        Returns:
+            All these rows, and where among them the new ones are.
+        """
+        old = self.of(np.unique(new.slots))
+        if old is None or not len(old):
+            return new, np.arange(len(new))
+        seen, order = joined([old, new])
+        at = np.flatnonzero(order >= len(old))
+        first = at - seen.number[at]  # of the new rows of its key
+        known = np.where(first > seen.starts[at], seen.number[first - 1] + 1, 0)
+        number = seen.number.copy()
+        number[at] += known
+        return replace(seen, number=number), at
+
+    def add(self, rows: KeyRows) -> None:
+        """Remember rows that come behind all that are here."""
+        rows = self._of_use(rows, bottom=not self.levels)
+        if len(rows):
+            self.levels.append(rows)
+        while len(self.levels) > 1 and len(self.levels[-2]) <= 2 * len(self.levels[-1]):
+            merged, _ = joined(self.levels[-2:])
+            self.levels[-2:] = [self._of_use(merged, bottom=len(self.levels) == 2)]
+        self.levels = [level for level in self.levels if len(level)]
+        self._free_slots()
+
+    def forget_before(self, horizon_us: int) -> None:
+        """Rows with an earlier time are of no use any more; the memory of keys without rows returns."""
+        self.horizon_us = horizon_us
+        self.levels = [level for level in self.levels if int(level.time_us.max()) >= horizon_us]
+        self._free_slots()
+
+    def _free_slots(self) -> None:
+        if len(self.slots) > max(_SLOTS_LEAST, 2 * self.rows):
+            self._renumber()
+
+    def all_rows(self) -> KeyRows | None:
+        """Everything, as one."""
+        if not self.levels:
+            return None
+        self.levels = [self._of_use(joined(self.levels)[0], bottom=True)]
+        return self.levels[0]
+
+    def clear(self) -> None:
+        self.levels, self.slots = [], KeySlots()
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.levels))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(level.nbytes for level in self.levels) + sum(int(p.nbytes) for p in self.slots.parts)
+
+    def _of_use(self, rows: KeyRows, bottom: bool) -> KeyRows:
+        """Args:
+        bottom: no older rows lie below.
+        """
+        useful = rows.time_us >= self.horizon_us
+        if self.last is not None:
+            useful &= rows.ends - np.arange(len(rows)) <= self.last
+        if self.together is not None:
+            begun = (rows.number[rows.ends - 1] + 1) // self.together
+            useful &= rows.number // self.together == begun
+            if not bottom:
+                # The last row of a key tells that older ones below it are done with.
+                useful |= np.arange(len(rows)) + 1 == rows.ends
+        return rows.where(useful)
+
+    def _renumber(self) -> None:
+        live = np.unique(np.concatenate([level.slots for level in self.levels] or [np.zeros(0, np.int64)]))
+        self.slots.keep(live)
+        for at, level in enumerate(self.levels):
+            slots = np.searchsorted(live, level.slots)  # in the same order as before: the level stays sorted
+            self.levels[at] = replace(level, slots=slots)
+
+
+def spread(first: npt.NDArray[np.integer], after: npt.NDArray[np.integer]) -> Rows:
+    """The numbers of several ranges [first, after), end to end."""
+    counts = np.maximum(after - first, 0)
+    starts = np.cumsum(counts) - counts
+    rows: Rows = np.arange(int(counts.sum())) + np.repeat(first - starts, counts)
+    return rows

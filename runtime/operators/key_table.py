@@ -1,0 +1,309 @@
+"""What a `Process` keeps: for each key the handles of its states and its timers, and one shared set for all keys.
+
+A key is there as long as it has something: `KeyTable.sweep` forgets those whose states are all as they were before
+the first event and that have no timer. Every record can be written as bytes and read again (`encode`, `restore`):
+a snapshot is one row a key, key columns in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Final
+
+from millstream.errors import FlowError
+from millstream.operators.timers import Due, TimerKey, Timers
+from millstream.operators.ttl import Expiries, Moment, TtlHandle, TtlList, TtlMap, TtlValue
+from millstream.state_codec import StateCodec, StateError
+from millstream.states import Default, Kind, ListState, MapState, StateDeclaration, ValueState
+
+_SAMPLE: Final = 16
+_RECORD_BYTES: Final = 200  # a key, its record, and its handles, before anything is in them
+
+
+class KeyRecord:
+    """What is kept for one key.
+
+    Attributes:
+        handles: of its states, in the order of their declaration.
+        timers: those that are set, of either clock; None when there are none.
+    """
+
+    __slots__ = ("handles", "key", "timers")
+
+    def __init__(self, key: Any, handles: tuple[Any, ...]) -> None:
+        self.key = key
+        self.handles = handles
+        self.timers: dict[TimerKey, Due] | None = None
+
+
+class NoKey:
+    """Stands for state while no key is at hand."""
+
+    def __init__(self, name: str) -> None:
+        object.__setattr__(self, "_name", name)
+
+    def __getattr__(self, attribute: str) -> Any:
+        name = object.__getattribute__(self, "_name")
+        raise FlowError(f"{name} is state of a key, and there is no key here: use ctx.for_each_key(...)")
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        self.__getattr__(attribute)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.__getattr__("__iter__"))
+
+    def __len__(self) -> int:
+        return int(self.__getattr__("__len__"))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.__getattr__("__getitem__")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.__getattr__("__setitem__")
+
+    def __contains__(self, item: Any) -> bool:
+        return bool(self.__getattr__("__contains__"))
+
+
+class SharedValue:
+    """A shared value as events see it: to be read."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: ValueState[Any]) -> None:
+        self._of = of
+
+    @property
+    def value(self) -> Any:
+        return self._of.value
+
+
+def _read_only(handle: Any) -> Any:
+    if isinstance(handle, ValueState):
+        return SharedValue(handle)
+    return MappingProxyType(handle) if isinstance(handle, MapState) else tuple(handle)
+
+
+class KeyTable:
+    """The records of one operator, by key.
+
+    Args:
+        declared: the states by name.
+        timed: whether the stream has event time: the clock of a ttl that names none.
+    Attributes:
+        names: of the states of a key.
+        records: by key, in the order in which keys came.
+        expiries: by clock.
+        suspects: records that may have nothing any more.
+    """
+
+    def __init__(self, declared: Mapping[str, StateDeclaration], timed: bool, codec: StateCodec, where: str) -> None:
+        self.codec = codec
+        self.where = where
+        self.records: dict[Any, KeyRecord] = {}
+        self.suspects: dict[int, KeyRecord] = {}
+        self.moments = {"event": Moment(), "processing": Moment()}
+        self.expiries = {clock: Expiries(moment) for clock, moment in self.moments.items()}
+        self.timers = {"event": Timers("event"), "processing": Timers("processing")}
+        keyed = {n: d for n, d in declared.items() if not d.shared}
+        self.names = tuple(keyed)
+        self.declared = tuple(keyed.values())
+        self._kinds = tuple(self._handle_class(d, timed) for d in self.declared)
+        self._shared_declared = {n: d for n, d in declared.items() if d.shared}
+        self.shared = {n: self._handle_class(d, timed)() for n, d in self._shared_declared.items()}
+        self._pickled = tuple(d.pickle for d in self.declared)
+
+    def _handle_class(self, declaration: StateDeclaration, timed: bool) -> type[Any]:
+        """The class of the handles of one declaration: what they have in common stands there once."""
+        kept = {Kind.VALUE: ValueState, Kind.LIST: ListState, Kind.MAP: MapState}
+        expiring = {Kind.VALUE: TtlValue, Kind.LIST: TtlList, Kind.MAP: TtlMap}
+        members: dict[str, Any] = {"__slots__": ()}
+        if declaration.kind is Kind.VALUE:
+            members["default"] = Default(declaration.default)
+        if declaration.ttl_us is None:
+            return type(kept[declaration.kind].__name__, (kept[declaration.kind],), members)
+        clock = declaration.ttl_clock or ("event" if timed else "processing")
+        if clock == "event" and not timed:
+            raise FlowError(f"{self.where}: a state has ttl_clock='event', and the stream has no event time; "
+                            "call event_time() before key_by(), or use ttl_clock='processing'")  # fmt: skip
+        members |= {"ttl_us": declaration.ttl_us, "expiries": self.expiries[clock]}
+        return type(expiring[declaration.kind].__name__, (expiring[declaration.kind],), members)
+
+    # --- records ---
+
+    def record(self, key: Any) -> KeyRecord:
+        """The record of a key, which is made if there is none."""
+        record = self.records.get(key)
+        if record is None:
+            record = self.records[key] = KeyRecord(key, tuple(kind() for kind in self._kinds))
+            self.suspects[id(record)] = record
+        return record
+
+    def may_be_blank(self, record: KeyRecord) -> None:
+        """Look at a record again with the next `sweep`."""
+        self.suspects[id(record)] = record
+
+    def sweep(self) -> None:
+        """Forget the keys that have nothing."""
+        if not self.suspects:
+            return
+        for record in self.suspects.values():
+            if self.is_blank(record) and self.records.get(record.key) is record:
+                del self.records[record.key]
+        self.suspects = {}
+
+    def is_blank(self, record: KeyRecord) -> bool:
+        return record.timers is None and all(handle.blank for handle in record.handles)
+
+    def free(self, clock: str, now_us: int) -> None:
+        """Free what has expired by a clock."""
+        for record in self.expiries[clock].free(now_us):
+            self.may_be_blank(record)
+
+    def readable_shared(self) -> dict[str, Any]:
+        """Shared state as events see it."""
+        return {name: _read_only(handle) for name, handle in self.shared.items()}
+
+    # --- as bytes ---
+
+    def check(self, records: Iterable[KeyRecord]) -> None:
+        """Make sure that what these keys hold can be kept, where it is of a type not seen before.
+
+        Raises:
+            StateError: it cannot, with the state, its type, and what to do.
+        """
+        for number, name in enumerate(self.names):
+            if self._pickled[number]:
+                continue
+            kind = self.declared[number].kind
+            for record in records:
+                for value in _newest(record.handles[number], kind):
+                    try:
+                        self.codec.check(name, value)
+                    except StateError as error:
+                        raise StateError(f"{error} (key {record.key!r})") from error
+
+    def check_shared(self) -> None:
+        """The same for shared state."""
+        for name, handle in self.shared.items():
+            declaration = self._shared_declared[name]
+            if not declaration.pickle:
+                for value in _newest(handle, declaration.kind):
+                    self.codec.check(name, value)
+
+    def encode(self, record: KeyRecord) -> bytes:
+        """A record without its key.
+
+        Raises:
+            StateError: it holds what cannot be kept, with the key.
+        """
+        states = [
+            self.codec.pickled(export) if pickled else export
+            for pickled, export in zip(self._pickled, map(_export, record.handles), strict=True)
+        ]
+        timers = [[*key, entry[0]] for key, entry in (record.timers or {}).items()]
+        try:
+            return self.codec.encode([states, timers])
+        except Exception as error:
+            error.add_note(f"at key {record.key!r}")
+            raise
+
+    def restore(self, key: Any, encoded: bytes) -> KeyRecord:
+        """Put a record back as it was encoded, in place of what the key has."""
+        old = self.records.pop(key, None)
+        if old is not None:
+            for clock, time_us, name in list(old.timers or ()):
+                self.timers[clock].cancel(old, time_us, name)
+            for handle in old.handles:
+                if isinstance(handle, TtlHandle):
+                    handle.clear()
+        states, timers = self.codec.decode(encoded)
+        record = self.record(key)
+        for handle, exported in zip(record.handles, states, strict=True):
+            _restore(handle, exported)
+            if isinstance(handle, TtlHandle) and not handle.blank:
+                handle.expiries.schedule(record, handle, handle.next_us)
+        for clock, time_us, name, due_us in timers:
+            self.timers[clock].set(record, time_us, name, due_us - 1)
+        return record
+
+    # --- what there is to know ---
+
+    def figures(self) -> dict[str, int]:
+        """How much is kept: keys, timers, and entries and bytes as far as a few keys can tell."""
+        if not self.records:
+            return {"keys": 0}
+        sample = list(islice(reversed(self.records.values()), _SAMPLE))
+        per_key = len(self.records) / len(sample)
+        entries = sum(_entries(h, d.kind) for r in sample for h, d in zip(r.handles, self.declared, strict=True))
+        encoded = sum(_bytes(self, r) for r in sample)
+        figures = {
+            "keys": len(self.records),
+            "state_entries": round(entries * per_key),
+            "state_bytes": round(encoded * per_key) + _RECORD_BYTES * len(self.records),
+            "timers": sum(t.count for t in self.timers.values()),
+            "expired": sum(e.freed for e in self.expiries.values()),
+        }
+        return {name: figure for name, figure in figures.items() if figure}
+
+    def view(self, key: Any) -> dict[str, Any] | None:
+        """What a key has, as plain values by the name of the state; None: nothing."""
+        record = self.records.get(key)
+        if record is None:
+            return None
+        return {n: _plain(h, d.kind) for n, h, d in zip(self.names, record.handles, self.declared, strict=True)}
+
+
+def _newest(handle: Any, kind: Kind) -> Iterable[Any]:
+    """What was written last, to judge its types by; nothing, where nothing is there."""
+    if isinstance(handle, TtlHandle):
+        return handle.newest()
+    match kind:
+        case Kind.VALUE:
+            return (handle.value,)
+        case Kind.LIST:
+            return handle[-1:]  # type: ignore[no-any-return]
+        case Kind.MAP:
+            return next(reversed(handle.items()), ())
+
+
+def _export(handle: Any) -> Any:
+    if isinstance(handle, TtlHandle):
+        return handle.export()
+    if isinstance(handle, ValueState):
+        return (handle.value,)
+    return list(handle.items()) if isinstance(handle, MapState) else list(handle)
+
+
+def _restore(handle: Any, exported: Any) -> None:
+    if isinstance(handle, TtlHandle):
+        handle.restore(exported)
+    elif isinstance(handle, ValueState):
+        (handle.value,) = exported
+    elif isinstance(handle, MapState):
+        handle.update(exported)
+    else:
+        handle.extend(exported)
+
+
+def _plain(handle: Any, kind: Kind) -> Any:
+    match kind:
+        case Kind.VALUE:
+            return handle.peek() if isinstance(handle, TtlValue) else handle.value
+        case Kind.LIST:
+            return list(handle)
+        case Kind.MAP:
+            return dict(handle)
+
+
+def _entries(handle: Any, kind: Kind) -> int:
+    return 1 if kind is Kind.VALUE else len(handle)
+
+
+def _bytes(table: KeyTable, record: KeyRecord) -> int:
+    try:
+        return len(table.encode(record))
+    except Exception:  # what cannot be kept has an error of its own, where it is written
+        return 0

@@ -1,0 +1,82 @@
+"""Rows that wait for their place on the line of event time, late ones too.
+
+Other than `InOrder` this loses no row: a late one, whose time is before the watermark of its own source partition
+just before it, stands where that watermark was. That place is at or ahead of every watermark that the operator has
+had by then, so it does not depend on how the stream was cut or on the other partitions (unless one was idle; then
+what has passed has passed, and the row stands at the operator's own watermark).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millstream.batch import Batch, IntArray
+from millstream.operators.ordering import compacted, together
+
+_RUNS_KEPT = 32
+_NOTHING: IntArray = np.zeros(0, np.int64)
+
+
+def place_us(batch: Batch) -> IntArray | None:
+    """Where each row stands: its time, or the watermark that it missed; None where there is no event time."""
+    if batch.time_us is None or batch.before_us is None:
+        return batch.time_us
+    return np.maximum(batch.time_us, batch.before_us)
+
+
+class Line:
+    """The rows of one input that wait.
+
+    Attributes:
+        runs: (where each row stands, rows) by place, then time, then position.
+    """
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[IntArray, Batch]] = []
+
+    def add(self, batch: Batch, watermark_us: int) -> None:
+        if batch.num_rows == 0:
+            return
+        at_us = place_us(batch)
+        assert at_us is not None
+        if int(at_us.min()) < watermark_us:
+            at_us = np.maximum(at_us, watermark_us)
+        self.runs.append(_sorted(at_us, batch))
+        if len(self.runs) > _RUNS_KEPT:
+            at_us, rows = _merged(self.runs)
+            self.runs = [(at_us, compacted(rows))]
+
+    def due(self, watermark_us: int) -> tuple[Batch | None, IntArray]:
+        """Give out the rows that stand before ``watermark_us``, in order, and where each stands."""
+        ready: list[tuple[IntArray, Batch]] = []
+        left: list[tuple[IntArray, Batch]] = []
+        for at_us, rows in self.runs:
+            cut = int(np.searchsorted(at_us, watermark_us))
+            if cut:
+                ready.append((at_us[:cut], rows.slice(0, cut)))
+            if cut < len(at_us):
+                left.append((at_us[cut:], rows.slice(cut, len(at_us) - cut)))
+        self.runs = left
+        if not ready:
+            return None, _NOTHING
+        at_us, rows = _merged(ready)
+        return rows, at_us
+
+    @property
+    def rows(self) -> int:
+        return sum(len(at_us) for at_us, _ in self.runs)
+
+
+def _merged(runs: list[tuple[IntArray, Batch]]) -> tuple[IntArray, Batch]:
+    if len(runs) == 1:
+        return runs[0]
+    return _sorted(np.concatenate([at_us for at_us, _ in runs]), together([rows for _, rows in runs]))
+
+
+def _sorted(at_us: IntArray, batch: Batch) -> tuple[IntArray, Batch]:
+    time_us, position = batch.time_us, batch.position
+    assert time_us is not None and position is not None
+    if bool((at_us[1:] > at_us[:-1]).all()):
+        return at_us, batch
+    order = np.lexsort((position, time_us, at_us))
+    return at_us[order], batch.take(order)

@@ -1,0 +1,413 @@
+"""process: keyed state, timers and several outputs in the user's Python (`millstream.Process`).
+
+**Order.** With ``order="arrival"`` events are handled as they come, in the order of each source partition, and
+timers fire when the watermark reaches them: after every event that is before them in time and not late, maybe
+after some that are behind them. With ``order="event_time"`` events wait for the watermark and everything happens
+along one line of time: at each moment first the timers, then the control events, then the events, so that nothing
+depends on how the stream was cut or who was faster. A late event stands on that line where the watermark was that
+it missed: it is handled, once and at a place that its own source partition determines.
+
+**Keys.** One object of the user's class serves all keys. The handles of the key at hand are put into it under the
+names of its states, which costs one assignment a state and is skipped where the key is the same as before.
+
+**The end.** Event-time timers that are set when the input ends are called once more, in order. Those that they
+set, and processing-time timers, are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import Batch, IntArray
+from millstream.errors import MillstreamError
+from millstream.functions import user_error
+from millstream.keys import hash_keys
+from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
+from millstream.operators.key_table import KeyRecord, KeyTable, NoKey
+from millstream.operators.line import Line, place_us
+from millstream.operators.process_context import Call, Emissions, Origin
+from millstream.operators.scan import key_values
+from millstream.operators.timers import Due
+from millstream.processing import Process, Timer, TimerClock, declared_states
+from millstream.rows import Row, rows_of
+from millstream.specs.base import MAIN, OnError
+from millstream.specs.process import CONTROL, EVENTS, ProcessSpec
+from millstream.state_codec import StateCodec
+from millstream.times import MAX_US, MIN_US, format_us
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FLUSH_ROWS: Final = 65_536
+
+
+class ProcessOperator(Operator):
+    """Runs a `Process` for one range of key groups.
+
+    Args:
+        with_position: whether something behind this operator depends on order.
+    """
+
+    def __init__(self, spec: ProcessSpec, context: Context, with_position: bool = False) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.ordered = spec.by_event_time
+        self.with_position = with_position
+        given = spec.process.load()
+        # In one process several workers may share what was given: each has an object of its own.
+        self.process: Process = given() if isinstance(given, type) else copy.copy(given)
+        codec = StateCodec(context.name, _namespace(type(self.process)))
+        self.table = KeyTable(declared_states(type(self.process)), spec.timed, codec, context.name)
+        self.outputs = {n: Emissions(spec.schema_of(n), n in context.wanted) for n in (MAIN, *spec.output_names)}
+        self.origins: list[Origin] = []
+        self.call = Call(self, self.outputs[MAIN])
+        self.lines = (Line(), Line())
+        self.watermark_us = MIN_US
+        self.largest_us = MIN_US
+        self.ending = False
+        self.timers_fired = 0
+        self.timers_dropped = 0
+        self._moment = self.table.moments["event"]
+        self._clock_moment = self.table.moments["processing"]
+        self._key_fields: pa.Schema | None = None
+        self._attributes = vars(self.process)
+        self._no_key = {name: NoKey(name) for name in self.table.names}
+        self._let_go()
+        self._attributes.update(self.table.readable_shared())
+        try:
+            self.process.open()
+        except Exception as error:
+            raise user_error(context.name, "open()", error) from error
+
+    # --- input ---
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        self._clock_moment.now_us = self.context.now_us()
+        if self.ordered:
+            self.lines[port].add(batch, self.watermark_us)
+        elif port == CONTROL:
+            yield from self._control(batch)
+        else:
+            yield from self._events(batch, place_us(batch))
+        yield from self._step_done()
+
+    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        """Let time pass: what waits in order, the timers that are due, and what expires."""
+        self._clock_moment.now_us = self.context.now_us()
+        if self.ordered:
+            yield from self._along_the_line(watermark_us)
+        self.ending = watermark_us == MAX_US
+        yield from self._fire_until(watermark_us)
+        self.watermark_us = watermark_us
+        if not self.ending:
+            self._moment.now_us = max(self._moment.now_us, watermark_us)
+            self.table.free("event", watermark_us)
+        yield from self._step_done()
+
+    def on_clock(self, now_us: int) -> Iterator[Output]:
+        self._clock_moment.now_us = now_us
+        timers = self.table.timers["processing"]
+        while (due := timers.pop(now_us)) is not None:
+            self._call_timer(due, "processing", self._stand_us())
+            if len(self.origins) >= SLICE_ROWS:
+                yield from self._flush(None)
+                yield None
+        self.table.free("processing", now_us)
+        yield from self._step_done()
+
+    def due_us(self) -> int | None:
+        next_us = min(self.table.timers["processing"].next_us, self.table.expiries["processing"].next_us)
+        return None if next_us == MAX_US or self.ending else next_us
+
+    def on_end(self) -> Iterator[Output]:
+        timers = self.table.timers["processing"]
+        self.timers_dropped += timers.count
+        for record in timers.clear():
+            self.table.may_be_blank(record)
+        self.table.sweep()
+        return iter(())
+
+    # --- along the line of time ---
+
+    def _along_the_line(self, watermark_us: int) -> Iterator[Output]:
+        """Events and control events that no earlier one can precede any more, with the timers between them."""
+        events, at_us = self.lines[EVENTS].due(watermark_us)
+        control, control_us = self.lines[CONTROL].due(watermark_us)
+        done = 0
+        if control is not None:
+            before = np.searchsorted(at_us, control_us).tolist()
+            for number, row in enumerate(rows_of(control.all_columns())):
+                if events is not None and before[number] > done:
+                    part = slice(done, before[number])
+                    yield from self._events(events.slice(done, before[number] - done), at_us[part])
+                    done = before[number]
+                yield from self._fire_until(int(control_us[number]))
+                self._call_control(row, control, number, int(control_us[number]))
+        if events is not None:
+            yield from self._events(events.slice(done, events.num_rows - done), at_us[done:])
+
+    def _fire_until(self, until_us: int) -> Iterator[Output]:
+        while not self._fire(until_us):
+            yield from self._flush(None)
+            yield None
+
+    def _fire(self, until_us: int) -> bool:
+        """Call the event-time timers that are due, for a while; returns whether that was all of them."""
+        timers = self.table.timers["event"]
+        for _ in range(SLICE_ROWS):
+            due = timers.pop(until_us)
+            if due is None:
+                return True
+            self._call_timer(due, "event", due[0])
+        return timers.next_us > until_us
+
+    # --- events ---
+
+    def _events(self, batch: Batch, at_us: IntArray | None) -> Iterator[Output]:
+        """Handle the events of a batch in its order, which stand at these times."""
+        keys = batch.keys
+        assert keys is not None
+        if batch.num_rows == 0:
+            return
+        yield from self._flush(None)
+        self._key_fields = keys.distinct.schema
+        if batch.time_us is not None:
+            self.largest_us = max(self.largest_us, int(batch.time_us.max()))
+        values = key_values(keys.distinct)
+        held: list[Any] = [None] * len(values)
+        used = np.unique(keys.codes).tolist()
+        for code in used:
+            held[code] = self.table.record(values[code])
+        self.call.of_batch(batch.time_us)
+        columns = batch.all_columns()
+        for start in range(0, batch.num_rows, SLICE_ROWS):
+            part = slice(start, start + SLICE_ROWS)
+            rows = rows_of(columns.slice(start, SLICE_ROWS))
+            codes = keys.codes[part].tolist()
+            times = [MIN_US] * len(rows) if at_us is None else at_us[part].tolist()
+            done = 0
+            while (done := self._slice(rows, codes, times, held, start, done)) < len(rows):
+                yield from self._flush(batch)
+                yield None
+            if start + SLICE_ROWS < batch.num_rows:
+                self._convert()
+                if sum(e.size for e in self.outputs.values()) >= _FLUSH_ROWS:
+                    yield from self._flush(batch)
+                yield None
+        yield from self._flush(batch)
+        self.call.of_batch(None)
+        self.table.check([held[code] for code in used])
+
+    def _slice(
+        self, rows: list[Row], codes: list[int], times: list[int], held: list[Any], start: int, done: int
+    ) -> int:
+        """Handle a slice's events from number ``done`` on; returns how many are done when it stops for a while."""
+        call, moment, clock_moment, timers = self.call, self._moment, self._clock_moment, self.table.timers["event"]
+        on_event, attributes, names, ordered = self.process.on_event, self._attributes, self.table.names, self.ordered
+        while done < len(rows):
+            events = zip(range(start + done, start + len(rows)), islice(rows, done, None), islice(codes, done, None),
+                         islice(times, done, None), strict=True)  # fmt: skip
+            try:
+                for at, row, code, time_us in events:
+                    if ordered and time_us >= timers.next_us and not self._fire(time_us):
+                        return at - start
+                    call.at = at
+                    moment.now_us = time_us
+                    record = held[code]
+                    if record is not moment.record:
+                        moment.record = clock_moment.record = record
+                        for name, handle in zip(names, record.handles, strict=True):
+                            attributes[name] = handle
+                    on_event(row, call)
+                return len(rows)
+            except MillstreamError:
+                raise
+            except (Exception, SystemExit) as error:
+                done = at - start
+                self._failed(row, "on_event", error)
+                done += 1
+        return done
+
+    # --- timers and control events ---
+
+    def _call_timer(self, due: Due, clock: TimerClock, time_us: int) -> None:
+        _, timer_us, name, _, record = due
+        self.timers_fired += 1
+        if record.timers is None:
+            self.table.may_be_blank(record)
+        self._moment.now_us = time_us
+        self._take_up(record)
+        timer = Timer(_EPOCH + timedelta(microseconds=timer_us), name, clock)
+        self.call.in_timer = True
+        at = self._begin(Origin(record, time_us, MIN_US))
+        try:
+            self.process.on_timer(timer, self.call)
+        except MillstreamError:
+            raise
+        except (Exception, SystemExit) as error:
+            what = f"timer {name!r}" if name else "timer"
+            self._failed(Text(f"{what} at {format_us(timer_us)}"), "on_timer", error)
+        self._end(at)
+        self.call.in_timer = False
+
+    def _control(self, batch: Batch) -> Iterator[Output]:
+        times = place_us(batch)
+        for number, row in enumerate(rows_of(batch.all_columns())):
+            self._call_control(row, batch, number, self._stand_us() if times is None else int(times[number]))
+            if number % SLICE_ROWS == SLICE_ROWS - 1:
+                yield from self._flush(None)
+                yield None
+
+    def _call_control(self, row: Row, batch: Batch, number: int, time_us: int) -> None:
+        self._let_go()
+        self._moment.now_us = time_us
+        own_us = time_us if batch.time_us is None else int(batch.time_us[number])
+        before_us = MIN_US if batch.before_us is None else int(batch.before_us[number])
+        self.call.at, self.call.control = None, Origin(None, own_us, before_us)
+        self._attributes.update(self.table.shared)
+        try:
+            self.process.on_control(row, self.call)
+        except MillstreamError:
+            raise
+        except (Exception, SystemExit) as error:
+            self._failed(row, "on_control", error)
+        self.call.control = None
+        self._let_go()
+        self._attributes.update(self.table.readable_shared())
+        self.table.check_shared()
+
+    def for_each_key(self, function: Callable[[Any], None], origin: Origin) -> None:
+        """Call a function for every key that has something, each in its turn being the key at hand."""
+        for record in list(self.table.records.values()):
+            if not self.table.is_blank(record):
+                self.table.may_be_blank(record)
+                self._take_up(record)
+                at = self._begin(origin._replace(record=record))
+                function(record.key)
+                self._end(at)
+                self.table.check((record,))
+        self._let_go()
+
+    # --- between calls ---
+
+    def _take_up(self, record: KeyRecord) -> None:
+        self._moment.record = self._clock_moment.record = record
+        self._attributes.update(zip(self.table.names, record.handles, strict=True))
+
+    def _let_go(self) -> None:
+        self._moment.record = self._clock_moment.record = None
+        self._attributes.update(self._no_key)
+
+    def _begin(self, origin: Origin) -> int:
+        """From here on rows are emitted for a timer or a control event; returns its number."""
+        self.origins.append(origin)
+        at = self.call.at = -len(self.origins)
+        return at
+
+    def _end(self, at: int) -> None:
+        """Forget an origin for which nothing was emitted."""
+        self.call.at = None
+        for emissions in self.outputs.values():
+            if emissions.at and emissions.at[-1] == at:
+                return
+        self.origins.pop()
+
+    def _take_back(self, at: int) -> None:
+        for emissions in self.outputs.values():
+            emissions.take_back(at)
+
+    def _failed(self, what: object, method: str, error: BaseException) -> None:
+        """The user's method raised: end the run, or go on without what it put out for this event."""
+        record = self._moment.record
+        if self.call.at is not None:
+            self._take_back(self.call.at)
+        text = Text(repr(what) if record is None else f"key {record.key!r}, {what!r}")
+        if self.spec.on_error is OnError.FAIL:
+            raise user_error(f"{self.context.name}.{method}", text, error) from error
+        self.context.reject(f"{method} raised {type(error).__name__}: {error}", str(text))
+
+    def _stand_us(self) -> int:
+        """Where event time stands for what happens by the clock: as far as anything is known to have come."""
+        return max(self.largest_us, MIN_US if self.watermark_us == MAX_US else self.watermark_us)
+
+    def _step_done(self) -> Iterator[Output]:
+        yield from self._flush(None)
+        self._let_go()
+        self.table.sweep()
+
+    # --- output ---
+
+    def _convert(self) -> None:
+        for emissions in self.outputs.values():
+            emissions.convert(self.context.name)
+
+    def _flush(self, batch: Batch | None) -> Iterator[Output]:
+        """Put out what was emitted, for events of a batch and for timers and control events."""
+        self._convert()
+        for name, emissions in self.outputs.items():
+            if emissions.size:
+                columns, at = emissions.take(self.context.name)
+                yield name, self._placed(columns, at, batch)
+        self.origins = []
+
+    def _placed(self, columns: pa.RecordBatch, at: IntArray, batch: Batch | None) -> Batch:
+        """Rows with the time and place of what they were emitted for: an event of the batch, or one of `origins`."""
+        of_events = at >= 0
+        if batch is not None and of_events.all():
+            beside = (None if b is None else b[at] for b in (batch.time_us, batch.before_us, batch.position))
+            return Batch(columns, *beside)
+        time_us = np.array([o.time_us for o in self.origins])
+        before_us = np.array([o.before_us for o in self.origins])
+        rows = 0
+        if batch is not None:
+            # Events first and the origins behind them.
+            rows = batch.num_rows
+            time_us = np.concatenate([np.zeros(rows, np.int64) if batch.time_us is None else batch.time_us, time_us])
+            here = np.full(rows, MIN_US) if batch.before_us is None else batch.before_us
+            before_us = np.concatenate([here, before_us])
+        row = np.where(of_events, at, rows - 1 - at)
+        late = bool((before_us > MIN_US).any())
+        return Batch(
+            columns,
+            time_us[row] if self.spec.timed else None,
+            before_us[row] if late else None,
+            self._positions(batch)[row] if self.with_position else None,
+        )
+
+    def _positions(self, batch: Batch | None) -> IntArray:
+        """The places of events, and for each origin one that is the same in every run: by key, as for panes."""
+        assert self._key_fields is not None
+        keys = [o.record.key for o in self.origins if o.record is not None]
+        parts = list(zip(*keys, strict=True)) if len(self._key_fields) > 1 else [keys]
+        arrays = [pa.array(v, f.type) for v, f in zip(parts, self._key_fields, strict=True)]
+        of_origins = (hash_keys(arrays) >> np.uint64(1)).view(np.int64)
+        if batch is None:
+            return of_origins
+        assert batch.position is not None
+        return np.concatenate([batch.position, of_origins])
+
+    def figures(self) -> dict[str, Any]:
+        waiting = sum(line.rows for line in self.lines)
+        more = {"timers_fired": self.timers_fired, "timers_dropped": self.timers_dropped, "waiting": waiting}
+        return {**super().figures(), **self.table.figures(), **{n: f for n, f in more.items() if f}}
+
+
+class Text(str):
+    """Text that is shown as it is, where an event would be shown by its `repr`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _namespace(kind: type[Process]) -> Mapping[str, Any]:
+    """The names that the user's methods see, where the codec finds the classes of state that it reads."""
+    module = sys.modules.get(kind.__module__)
+    return {**(vars(module) if module is not None else {}), **getattr(kind.on_event, "__globals__", {})}

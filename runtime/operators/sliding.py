@@ -1,0 +1,88 @@
+"""Sliding windows: for each event, aggregates of what lies behind it and of itself.
+
+By time, [t - size, t]: events of equal time are in each other's windows, so a result is final once the watermark
+has passed t, and no sooner. By rows: the last n events of the key. Either way there is one result for each event, in
+the order of time, and of each key only the aggregates' inputs of rows that a later event may look back to are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from millstream.accumulators import AccumulatorSet, RowOrder
+from millstream.accumulators.ranges import range_columns
+from millstream.batch import Array, Batch, index_array, make_columns
+from millstream.evaluate import evaluate_all
+from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates
+from millstream.operators.base import Context, Output
+from millstream.operators.columnar import with_arrays
+from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, Moments, sorted_by_key
+from millstream.operators.ordering import OrderedOperator
+from millstream.specs.base import MAIN
+from millstream.specs.sliding import SlidingSpec
+from millstream.times import saturating_add
+
+Places = npt.NDArray[np.intp]
+
+
+class Sliding(OrderedOperator):
+    def __init__(self, spec: SlidingSpec, context: Context) -> None:
+        super().__init__(spec, context)
+        self.aggregates = loaded_aggregates(spec.aggregates)
+        self.typed = TypedAccumulators(self.aggregates, context.name)
+        self.size_us, self.rows = spec.windows.size_us, spec.windows.rows
+        self.history = KeyHistory(last=None if self.rows is None else self.rows - 1)
+
+    def on_rows(self, rows: Batch) -> Iterator[Output]:
+        if rows.num_rows == 0:
+            return
+        assert rows.keys is not None
+        if rows.time_us is not None:
+            self._forget(int(rows.time_us[0]))  # numbers keys anew, so before the new rows ask for theirs
+        accumulators = self.typed.for_batch(rows)
+        inputs = evaluate_all(accumulators.inputs, input_columns(rows, accumulators))
+        kept = make_columns([str(i) for i in range(len(inputs))], inputs)
+        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), kept)
+        seen, at = self.history.followed_by(new)
+        first, after = self._windows(seen, at)
+        results = self._results(accumulators, seen, first, after)
+        self.history.add(seen.take(at))
+        # The results are by key; the events go on in the order of time.
+        back = np.empty(len(order), np.intp)
+        back[order] = np.arange(len(order))
+        results = [r.take(index_array(back)) for r in results]
+        columns = with_arrays(rows.all_columns(), list(self.aggregates), results)
+        yield MAIN, Batch(columns, rows.time_us, position=rows.position)
+
+    def worth_taking(self) -> int:
+        return self.history.rows // ROWS_LOOKED_AT_EACH
+
+    def on_time(self, watermark_us: int) -> Iterator[Output]:
+        self._forget(watermark_us)
+        return iter(())
+
+    def _forget(self, from_us: int) -> None:
+        """Rows up to ``from_us`` have been taken: later ones do not look back beyond their size."""
+        if self.size_us is not None:
+            self.history.forget_before(saturating_add(from_us, -self.size_us))
+
+    def _windows(self, seen: KeyRows, at: Places) -> tuple[Places, Places]:
+        """The rows that each new row's window holds: (first, after the last)."""
+        starts = seen.starts[at]
+        if self.size_us is None:
+            assert self.rows is not None
+            return np.maximum(starts, at - self.rows + 1), at + 1
+        time_us = seen.time_us[at]
+        moments = Moments(seen)
+        return moments.first_from(starts, time_us - self.size_us), moments.first_from(starts, time_us + 1)
+
+    def _results(self, accumulators: AccumulatorSet, seen: KeyRows, first: Places, after: Places) -> list[Array]:
+        order = RowOrder(seen.time_us, seen.position)
+        return accumulators.results(range_columns(accumulators, seen.columns.columns, first, after, order))
+
+    def figures(self) -> dict[str, Any]:
+        return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}

@@ -1,0 +1,304 @@
+"""The best rows of each key, as they change.
+
+Of append-only input only the rows among the best are kept, and a row that is worse than the worst of them by the
+first value of the order is put aside before anything is looked up or sorted; where rows can be taken back, all
+are kept. Either way a key's rows are a list in their order. A batch merges its rows into the lists of the keys that it
+touches; what comes out is the difference between the list before and after.
+
+Ties are broken by event time, then by position, then by what is in the rows, so the order is total and does not
+depend on who was faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.accumulators import Column, concat, take, to_arrow
+from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.errors import InternalError, SchemaError
+from millstream.grouping import Groups
+from millstream.operators.base import Context, Operator, Output
+from millstream.operators.changes import CHANGE_ROWS, changes
+from millstream.operators.columnar import evaluate_all
+from millstream.accumulators.sorting import Codes, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
+from millstream.operators.taking_back import cancelled
+from millstream.specs.base import MAIN
+from millstream.specs.ranking import TopNSpec
+from millstream.state.columns import RowLog, grown
+from millstream.state.key_table import KeyTable
+from millstream.state.lists import SlotLists
+from millstream.times import MAX_US
+
+_SPARE_ROWS = 4_096
+_NOT_FULL = 255  # behind every value
+
+
+class TopN(Operator):
+    """Attributes:
+    keys: the slots of keys.
+    log: rows by number: the fields, the values of ``by``, event time, position.
+    lists: for each slot the numbers of its rows, the best first.
+    worst: for each slot the code of the first value of ``by`` that a row must not be behind to get in.
+    """
+
+    def __init__(self, spec: TopNSpec, context: Context) -> None:
+        super().__init__(context)
+        self.spec = spec
+        self.keys = KeyTable()
+        self.lists = SlotLists()
+        self.log: RowLog | None = None
+        self.fields: list[str] = []
+        self.timed = self.placed = False
+        self.worst = _Worst()
+
+    # --- input ---
+
+    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
+        rows = self._rows(batch)
+        if rows is None:
+            return
+        slots, touched, rows = self._touched(rows)
+        if len(touched) == 0:
+            return
+        change = self._merge(touched, slots, rows)
+        if not self.spec.final:
+            yield from self._changes(change)
+        if self.spec.signed:
+            counts, _ = self.lists.take(touched)
+            self.keys.free(touched[counts == 0])
+        self._compact()
+
+    def _rows(self, batch: Batch) -> _Rows | None:
+        """The batch as rows with the values they are ordered by; those without become dead letters."""
+        named = tuple((str(i), k.value) for i, k in enumerate(self.spec.by))
+        read = {f for k in self.spec.by for f in k.value.fields()}
+        whole = batch if read <= set(batch.columns.schema.names) else batch.with_columns(batch.all_columns())
+        values, whole = evaluate_all(named, whole, self.context)
+        if whole.num_rows == 0:
+            return None
+        assert whole.keys is not None
+        names = [n for n in whole.columns.schema.names if n not in whole.keys.distinct.schema.names]
+        if self.log is None:
+            self.fields, self.log = names, RowLog(len(names) + len(values) + 2)
+            self.timed, self.placed = whole.time_us is not None, whole.position is not None
+        if names != self.fields:
+            raise SchemaError(
+                f"{self.context.name}: rows had the fields {', '.join(self.fields)} and now have {', '.join(names)}; "
+                "say schema= where they are made"
+            )
+        zeros = np.zeros(whole.num_rows, np.int64)
+        return _Rows(
+            [whole.columns.column(n) for n in names], values,
+            zeros if whole.time_us is None else whole.time_us, zeros if whole.position is None else whole.position,
+            whole,
+        )  # fmt: skip
+
+    def _touched(self, rows: _Rows) -> tuple[IntArray, IntArray, _Rows]:
+        """The slot of each row that may change something, the slots of all of these, and the rows."""
+        assert rows.batch.keys is not None
+        keys = rows.batch.keys
+        used = np.zeros(keys.distinct.num_rows, np.bool_)
+        used[keys.codes] = True
+        codes = np.flatnonzero(used)
+        distinct = keys.distinct if len(codes) == len(used) else keys.distinct.take(index_array(codes))
+        of_code = np.full(len(used), -1)
+        of_code[codes], _ = self.keys.add(distinct)
+        slots = of_code[keys.codes]
+        if not self.spec.signed and has_fixed_codes(rows.values[0].type):
+            may = self.worst.admits(slots, codes_of(rows.values[0], self.spec.by[0].descending), rows.values[0].type)
+            if not may.all():
+                slots, rows = slots[may], rows.take(np.flatnonzero(may))
+                return slots, np.unique(slots), rows
+        return slots, np.sort(of_code[codes]), rows
+
+    # --- merging ---
+
+    def _merge(self, touched: IntArray, slots: IntArray, rows: _Rows) -> _Change:
+        """Merge rows into the lists of their slots."""
+        assert self.log is not None
+        counts, numbers = self.lists.take(touched)
+        held = len(numbers)
+        of_slot = np.concatenate([np.repeat(np.arange(len(touched)), counts), np.searchsorted(touched, slots)])
+        groups = Groups(of_slot, len(touched))
+        columns = self._with_held(numbers, rows)
+        values = columns[len(self.fields) : -2]
+        by = [codes_of(to_arrow(v), k.descending) for v, k in zip(values, self.spec.by, strict=True)]
+        time_us, position = columns[-2], columns[-1]
+        assert isinstance(time_us, np.ndarray) and isinstance(position, np.ndarray)
+        content = [to_arrow(c) for c in columns[: len(self.fields)]]
+        old = ranks_of(np.arange(held), Groups(of_slot[:held], len(touched)), by, self.spec.all_ties)
+        sign = rows.batch.sign
+        stays = np.ones(len(of_slot), np.bool_)
+        if sign is not None:
+            minus = np.concatenate([np.zeros(held, np.bool_), sign < 0])
+            if minus.any():
+                stays = ~cancelled(minus, groups, by, time_us, position, content)
+                if stays[minus].any():
+                    raise InternalError(f"{self.context.name}: a row was taken back that never came")
+        order = sorted_places(groups, by, time_us, position, content, np.flatnonzero(stays))
+        ranks = ranks_of(order, groups, by, self.spec.all_ties)
+        if not self.spec.signed:
+            best = ranks < self.spec.n
+            order, ranks = order[best], ranks[best]
+            self.worst.set(touched, of_slot, order, by[0], self.spec.n, to_arrow(values[0]).type)
+        new = np.full(len(of_slot), self.spec.n)
+        new[order] = ranks
+        kept = np.zeros(len(of_slot), np.bool_)
+        kept[order] = True
+        added = held + np.flatnonzero(kept[held:])
+        number = np.concatenate([numbers, np.full(len(slots), -1)])
+        number[added] = self.log.append([take(c, added) for c in columns], len(added))
+        self._store(touched, of_slot, order, number)
+        old = np.concatenate([np.minimum(old, self.spec.n), np.full(len(slots), self.spec.n)])
+        return _Change(touched[of_slot], number, old, np.minimum(new, self.spec.n))
+
+    def _with_held(self, numbers: IntArray, rows: _Rows) -> list[Column]:
+        """The columns of the rows with these numbers, followed by new ones."""
+        assert self.log is not None
+        new: list[Column] = [*rows.fields, *rows.values, rows.time_us, rows.position]
+        if len(numbers) == 0:
+            return new
+        return [concat([self.log.take(i, numbers), c]) for i, c in enumerate(new)]
+
+    def _store(self, touched: IntArray, of_slot: IntArray, order: Places, number: IntArray) -> None:
+        counts = np.bincount(of_slot[order], minlength=len(touched)).astype(np.int64)
+        self.lists.put(touched, counts, number[order])
+
+    def _compact(self) -> None:
+        """Forget rows that are in no list any more."""
+        assert self.log is not None
+        if len(self.log) <= 2 * self.lists.numbers + _SPARE_ROWS:
+            return
+        _, _, numbers = self.lists.all()
+        renumbered = np.full(len(self.log), -1)
+        renumbered[numbers] = np.arange(len(numbers))
+        self.log.keep(numbers)
+        self.lists.replace_all(renumbered)
+
+    # --- output ---
+
+    def _changes(self, change: _Change) -> Iterator[Output]:
+        """Rows that leave, enter, or move to another rank."""
+        n = self.spec.n
+        was, is_ = change.old < n, change.new < n
+        if self.spec.rank is not None:
+            moved = change.old != change.new
+            gone, come = was & moved, is_ & moved
+        else:
+            gone, come = was & ~is_, is_ & ~was
+        yield from changes(
+            self._said(change.slots[gone], change.numbers[gone], change.old[gone]),
+            self._said(change.slots[come], change.numbers[come], change.new[come]),
+        )
+
+    def _said(self, slots: IntArray, numbers: IntArray, ranks: IntArray) -> Batch:
+        assert self.log is not None
+        keys = self.keys.keys(slots)
+        fields = [to_arrow(self.log.take(i, numbers)) for i in range(len(self.fields))]
+        names, arrays = [*keys.schema.names, *self.fields], [*keys.columns, *fields]
+        if self.spec.rank is not None:
+            names.append(self.spec.rank)
+            arrays.append(pa.array(ranks + 1))
+        width = len(self.fields) + len(self.spec.by)
+        time_us, position = self.log.take(width, numbers), self.log.take(width + 1, numbers)
+        assert isinstance(time_us, np.ndarray) and isinstance(position, np.ndarray)
+        return Batch(
+            make_columns(names, arrays), time_us if self.timed else None, position=position if self.placed else None
+        )
+
+    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
+        if not self.spec.final or watermark_us != MAX_US or self.log is None:
+            return
+        slots, counts, _ = self.lists.all()
+        per_part = max(1, CHANGE_ROWS // max(1, int(counts.max(initial=1))))
+        for start in range(0, len(slots), per_part):
+            some = slots[start : start + per_part]
+            lengths, numbers = self.lists.take(some)
+            groups = Groups(np.repeat(np.arange(len(some)), lengths), len(some))
+            width = len(self.fields)
+            by = [
+                codes_of(to_arrow(self.log.take(width + i, numbers)), k.descending)
+                for i, k in enumerate(self.spec.by if self.spec.all_ties else ())
+            ]
+            ranks = ranks_of(np.arange(len(numbers)), groups, by, self.spec.all_ties)
+            best = ranks < self.spec.n
+            yield MAIN, self._said(some[groups.codes[best]], numbers[best], ranks[best])
+
+    def held_back_us(self) -> int:
+        return MAX_US if self.spec.final else 0
+
+    def figures(self) -> dict[str, Any]:
+        state_bytes = self.keys.nbytes + self.lists.nbytes + (0 if self.log is None else self.log.nbytes)
+        return {**super().figures(), "keys": len(self.keys), "rows": self.lists.numbers, "state_bytes": state_bytes}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows as they come: their fields, the values they are ordered by, event time, position; and the batch."""
+
+    fields: list[Array]
+    values: list[Array]
+    time_us: IntArray
+    position: IntArray
+    batch: Batch
+
+    def take(self, rows: npt.NDArray[np.integer]) -> _Rows:
+        index = index_array(rows)
+        return _Rows(
+            [f.take(index) for f in self.fields], [v.take(index) for v in self.values], self.time_us[rows],
+            self.position[rows], replace(self.batch, sign=None if self.batch.sign is None else self.batch.sign[rows]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a batch did to the rows of the keys that it touched.
+
+    Attributes:
+        slots: of each row; numbers: in the log; old and new: the rank before and after, n for none.
+    """
+
+    slots: IntArray
+    numbers: IntArray
+    old: IntArray
+    new: IntArray
+
+
+class _Worst:
+    """By slot, the first value of the order of the last row that gets in; codes are those of one type."""
+
+    def __init__(self) -> None:
+        self._type: pa.DataType | None = None
+        self._code: IntArray = np.zeros(0, np.int64)
+        self._last: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+    def admits(self, slots: IntArray, codes: Codes, kind: pa.DataType) -> BoolArray:
+        """Which rows may get in."""
+        self._reach(int(slots.max(initial=-1)) + 1, kind)
+        code, last = self._code[slots], self._last[slots]
+        if codes.last is None:
+            return (codes.code <= code) | (last > 0)
+        may: BoolArray = (codes.last < last) | ((codes.last == last) & (codes.code <= code))
+        return may
+
+    def set(self, touched: IntArray, of_slot: IntArray, order: Places, codes: Codes, n: int, kind: pa.DataType) -> None:
+        """Learn from lists of rows in their order; lists that are not full let anything in."""
+        self._reach(int(touched.max(initial=-1)) + 1, kind)
+        counts = np.bincount(of_slot[order], minlength=len(touched))
+        self._last[touched] = _NOT_FULL
+        full = np.flatnonzero(counts >= n)
+        rows = order[(np.cumsum(counts) - 1)[full]]
+        self._code[touched[full]] = codes.code[rows]
+        self._last[touched[full]] = 0 if codes.last is None else codes.last[rows]
+
+    def _reach(self, capacity: int, kind: pa.DataType) -> None:
+        if self._type != kind:
+            self._type = kind
+            self._last[:] = _NOT_FULL  # codes of another type say nothing
+        self._code, self._last = grown(self._code, capacity), grown(self._last, capacity, _NOT_FULL)

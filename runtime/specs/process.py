@@ -1,0 +1,98 @@
+"""The spec of `KeyedStream.process`: keyed state, timers and several outputs in the user's Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, Literal, Self, cast
+
+import pyarrow as pa
+
+from millstream.errors import FlowError
+from millstream.functions import UserFunction
+from millstream.specs.base import MAIN, Bound, OnError, Spec, Time, refuse_changelog
+from millstream.specs.keyed import lost_order
+
+EVENTS: Final = 0
+CONTROL: Final = 1
+"""The numbers of the inputs: events by key, and control events, which every worker gets."""
+
+Order = Literal["event_time", "arrival"]
+
+
+@dataclass(frozen=True)
+class ProcessSpec(Spec):
+    """Attributes:
+    process: the class derived from `millstream.Process`, or an object of one.
+    states: what it declares, for `explain`.
+    outputs: the side outputs, with the schemas of those that have one.
+    order: as the user wants it; None: as events come from the source, by event time behind a keyed stage.
+    timed: whether events have event time (known when it is bound).
+    by_event_time: whether events and timers go along one line of time (known when it is bound).
+    """
+
+    keyed: ClassVar[bool] = True
+    columnar: ClassVar[bool] = False
+    process: UserFunction
+    states: tuple[str, ...]
+    schema: pa.Schema | None
+    outputs: tuple[tuple[str, pa.Schema | None], ...]
+    on_error: OnError
+    order: Order | None
+    timed: bool = False
+    by_event_time: bool = False
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.outputs)
+
+    def schema_of(self, port: str) -> pa.Schema | None:
+        return self.schema if port == MAIN else dict(self.outputs)[port]
+
+    def describe(self) -> str:
+        return f"process({self.process})"
+
+    def notes(self) -> Iterator[str]:
+        if self.by_event_time:
+            yield "events, timers and control events of one key in the order of event time"
+        else:
+            yield "events of one key in the order of their arrival; timers when the watermark reaches them"
+        for state in self.states:
+            yield f"state {state}"
+
+    def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
+        main = inputs[EVENTS]
+        for upstream in inputs:
+            refuse_changelog(where, upstream)
+        if self.order == "event_time" and main.time is not Time.EVENT:
+            raise FlowError(f"{where}: order='event_time', and the stream has none; call event_time() before key_by()")
+        if len(inputs) > 1 and main.time is Time.EVENT and inputs[CONTROL].time is not Time.EVENT:
+            raise FlowError(
+                f"{where}: the control stream has no event time, so nothing would say how far it has come and no "
+                "timer could fire before it ends; give it event_time(..., idle='1s')"
+            )
+        return Bound(self.schema, main.time, where)
+
+    def bind_port(self, port: str, where: str, inputs: Sequence[Bound], main: Bound) -> Bound:
+        if port not in self.output_names:
+            return super().bind_port(port, where, inputs, main)
+        return replace(main, schema=self.schema_of(port))
+
+    def resolved(self, inputs: Sequence[Bound]) -> Self:
+        timed = inputs[EVENTS].time is Time.EVENT
+        by_event_time = self.order == "event_time" if self.order is not None else lost_order(inputs[EVENTS])
+        return replace(self, timed=timed, by_event_time=by_event_time)
+
+    @property
+    def needs_position(self) -> bool:
+        return self.by_event_time
+
+
+def checked_order(order: str | None, where: str) -> Order | None:
+    """
+    Raises:
+        FlowError: it is no order.
+    """
+    if order in (None, "event_time", "arrival"):
+        return cast("Order | None", order)
+    raise FlowError(f"{where}: order={order!r}: expected 'event_time' or 'arrival'")

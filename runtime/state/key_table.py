@@ -1,0 +1,215 @@
+"""A number for every key, and the key for every number: a hash table whose steps are taken by a whole batch at once.
+
+Keys are found by linear probing over their 64-bit hashes (runtime/keys.py) and compared themselves, so two keys of
+one hash stay two. A number, the slot, is reused when its key has been freed. The keys are columns by slot: there is no
+Python object for each of them, but for some that come often in small batches, where a dict is faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.accumulators import to_arrow
+from millstream.batch import Array, BoolArray, IntArray, index_array, make_columns
+from millstream.keys import HashArray, hash_keys
+from millstream.operators.scan import key_values
+from millstream.state.columns import SlotColumn, grown
+
+_EMPTY: Final = -1
+_FREED: Final = -2
+_FIRST_SIZE: Final = 2_048
+_SMALL_BATCH: Final = 1_024
+_REMEMBERED: Final = 1 << 15
+
+Rows = npt.NDArray[np.intp]
+
+
+class KeyTable:
+    """Slots for keys, from 0; those of freed keys are given out again before new ones.
+
+    Attributes:
+        capacity: all slots are below it.
+    """
+
+    def __init__(self) -> None:
+        self.capacity = 0
+        self._names: list[str] = []
+        self._columns: list[SlotColumn] = []
+        self._hashes: HashArray = np.zeros(0, np.uint64)
+        self._live: BoolArray = np.zeros(0, np.bool_)
+        self._free: IntArray = np.zeros(0, np.int64)
+        self._table: IntArray = np.full(_FIRST_SIZE, _EMPTY)
+        self._entries = 0  # of the table, those of freed keys among them
+        self._remembered: dict[Any, int] = {}
+
+    def __len__(self) -> int:
+        return self.capacity - len(self._free)
+
+    def find(self, keys: pa.RecordBatch) -> IntArray:
+        """The slot of each key, -1 for one that has none, int64[n]."""
+        return self._find(keys, hash_keys(keys.columns))
+
+    def add(self, keys: pa.RecordBatch) -> tuple[IntArray, BoolArray]:
+        """The slot of each key; keys that have none get one.
+
+        Args:
+            keys: each at most once.
+        Returns:
+            The slots, int64[n], and which of them are new, bool[n].
+        """
+        if keys.num_rows <= _SMALL_BATCH:
+            return self._add_few(keys)
+        return self._add(keys)
+
+    def _add_few(self, keys: pa.RecordBatch) -> tuple[IntArray, BoolArray]:
+        values = key_values(keys)
+        recall = self._remembered.get
+        slots = np.fromiter((recall(v, -1) for v in values), np.int64, len(values))
+        if not (slots < 0).any():
+            return slots, np.zeros(len(slots), np.bool_)
+        slots, new = self._add(keys)
+        if len(self._remembered) > _REMEMBERED:
+            self._remembered.clear()
+        self._remembered.update(zip(values, slots.tolist(), strict=True))
+        return slots, new
+
+    def _add(self, keys: pa.RecordBatch) -> tuple[IntArray, BoolArray]:
+        hashes = hash_keys(keys.columns)
+        slots = self._find(keys, hashes)
+        new = slots < 0
+        rows = np.flatnonzero(new)
+        if len(rows):
+            slots[rows] = given = self._give(len(rows))
+            self._hashes[given] = hashes[rows]
+            self._live[given] = True
+            self._store(given, keys if len(rows) == keys.num_rows else keys.take(index_array(rows)))
+            if 2 * (self._entries + len(rows)) > len(self._table):
+                self._rebuild()  # with the new ones
+            else:
+                self._insert(given)
+        return slots, new
+
+    def keys(self, slots: IntArray) -> pa.RecordBatch:
+        """The keys of these slots."""
+        return make_columns(self._names, [to_arrow(c.take(slots)) for c in self._columns])
+
+    def free(self, slots: IntArray) -> None:
+        """Forget the keys of these slots, each given once."""
+        if len(slots) == 0:
+            return
+        self._remembered.clear()
+        at = self._positions(slots)
+        self._table[at] = _FREED
+        self._live[slots] = False
+        self._free = np.concatenate([self._free, slots])
+        for column in self._columns:
+            column.forget(slots)
+
+    def live(self) -> IntArray:
+        """All slots that have a key, ascending."""
+        return np.flatnonzero(self._live[: self.capacity])
+
+    @property
+    def nbytes(self) -> int:
+        beside = self._hashes.nbytes + self._table.nbytes + self._free.nbytes + self._live.nbytes
+        return beside + sum(c.nbytes for c in self._columns)
+
+    # --- probing ---
+
+    def _find(self, keys: pa.RecordBatch, hashes: HashArray) -> IntArray:
+        found = np.full(len(hashes), -1)
+        if not self.capacity:
+            return found
+        last = len(self._table) - 1
+        at = (hashes & np.uint64(last)).astype(np.intp)
+        rows: Rows = np.arange(len(hashes))
+        while len(rows):
+            slot = self._table[at]
+            alike = (self._hashes[slot] == hashes[rows]) & (slot >= 0)
+            found[rows[alike]] = slot[alike]
+            left = ~alike & (slot != _EMPTY)
+            rows, at = rows[left], (at[left] + 1) & last
+        # All at once: of keys with one hash, which is next to never, the right one is looked for by itself.
+        hits = np.flatnonzero(found >= 0)
+        if len(hits):
+            for row in hits[~self._equal(found[hits], keys, hits)].tolist():
+                found[row] = self._find_among_alike(keys, row, int(hashes[row]))
+        return found
+
+    def _find_among_alike(self, keys: pa.RecordBatch, row: int, key_hash: int) -> int:
+        last = len(self._table) - 1
+        at = key_hash & last
+        while (slot := int(self._table[at])) != _EMPTY:
+            alike = slot >= 0 and int(self._hashes[slot]) == key_hash
+            if alike and self._equal(np.array([slot]), keys, np.array([row]))[0]:
+                return slot
+            at = (at + 1) & last
+        return -1
+
+    def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: Rows) -> BoolArray:
+        result = np.ones(len(rows), np.bool_)
+        for held, given in zip(self._columns, keys.columns, strict=True):
+            result &= equal_values(to_arrow(held.take(slots)), given.take(index_array(rows)))
+        return result
+
+    def _insert(self, slots: IntArray) -> None:
+        """Put slots into the table whose keys are not there yet."""
+        last = len(self._table) - 1
+        self._entries += len(slots)
+        at = (self._hashes[slots] & np.uint64(last)).astype(np.intp)
+        while len(slots):
+            room = self._table[at] == _EMPTY
+            self._table[at[room]] = slots[room]  # of several for one place, the last stays
+            left = self._table[at] != slots
+            slots, at = slots[left], (at[left] + 1) & last
+
+    def _positions(self, slots: IntArray) -> Rows:
+        """Where in the table these slots are."""
+        last = len(self._table) - 1
+        at = (self._hashes[slots] & np.uint64(last)).astype(np.intp)
+        while len(wrong := np.flatnonzero(self._table[at] != slots)):
+            at[wrong] = (at[wrong] + 1) & last
+        return at
+
+    # --- slots ---
+
+    def _give(self, count: int) -> IntArray:
+        reused, self._free = self._free[:count], self._free[count:]
+        fresh = np.arange(self.capacity, self.capacity + count - len(reused))
+        self.capacity += len(fresh)
+        self._hashes = grown(self._hashes, self.capacity)
+        self._live = grown(self._live, self.capacity)
+        return np.concatenate([reused, fresh])
+
+    def _store(self, slots: IntArray, keys: pa.RecordBatch) -> None:
+        if not self._columns:
+            self._names = keys.schema.names
+            self._columns = [SlotColumn() for _ in keys.columns]
+        for column, values in zip(self._columns, keys.columns, strict=True):
+            column.put(slots, values)
+
+    def _rebuild(self) -> None:
+        size = _FIRST_SIZE
+        while size < 4 * len(self):
+            size *= 2
+        self._table, self._entries = np.full(size, _EMPTY), 0
+        self._insert(self.live())
+
+
+def equal_values(a: Array, b: Array) -> BoolArray:
+    """Row by row, whether two columns hold the same key: null equals null, NaN equals NaN."""
+    if pa.types.is_null(a.type) or pa.types.is_null(b.type):
+        both: BoolArray = (a.is_null() if pa.types.is_null(b.type) else b.is_null()).to_numpy(zero_copy_only=False)
+        return both
+    equal = pc.equal(a, b)
+    if pa.types.is_floating(a.type) and pa.types.is_floating(b.type):
+        equal = pc.or_(equal, pc.and_(pc.is_nan(a), pc.is_nan(b)))
+    result: BoolArray = equal.fill_null(False).to_numpy(zero_copy_only=False)
+    if a.null_count and b.null_count:
+        result = result | (a.is_null().to_numpy(zero_copy_only=False) & b.is_null().to_numpy(zero_copy_only=False))
+    return result

@@ -1,0 +1,105 @@
+"""The Nexmark queries over the public generator's events, against the answers of Flink SQL and DuckDB.
+
+All queries run in one flow, so that they also share one source, its decoding and its exchanges.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+import pytest
+from click.testing import CliRunner
+from harness.running import Way
+
+import millstream as ms
+from bench.nexmark.__main__ import main
+from bench.nexmark.answers import answering, canonical
+from bench.nexmark.data import event_file
+from bench.nexmark.events import AuctionHouse
+from bench.nexmark.queries import QUERIES
+from millstream.coordinator.explain import way_of
+from millstream.coordinator.local import LocalRun
+from millstream.planner import make_plan
+
+_BESIDE = Path(__file__).parent.parent.parent / "shared" / "nexmark"
+_NEXMARK = Path(os.environ.get("MILLSTREAM_NEXMARK", _BESIDE))
+EVENTS = _NEXMARK / "events-100k.jsonl.gz"
+
+needs_data = pytest.mark.skipif(not EVENTS.exists(), reason="needs the Nexmark events (MILLSTREAM_NEXMARK)")
+
+# By the clock on the wall: its windows are never the same twice, and it has a test of its own.
+BY_THE_CLOCK = "q12"
+WAYS = [Way(1, 65_536), Way(3, 65_536, "workers"), Way(1, 1_500), Way(3, 1_500)]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=lambda way: f"{way.workers} by {way.batch_rows}")
+def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the answers to all queries, run in one of several ways."""
+    way: Way = request.param
+    out = tmp_path_factory.mktemp("answers")
+    flow = answering(EVENTS, out, list(QUERIES))
+    plan = make_plan(flow, workers=way.workers, batch_rows=way.batch_rows, ingest=way.ingest)
+    letters: list[object] = []
+    LocalRun(plan, letters.append).run()
+    assert letters == []
+    return out
+
+
+@needs_data
+@pytest.mark.parametrize("query", [name for name in QUERIES if name != BY_THE_CLOCK])
+def test_a_query_gives_the_published_answer(query: str, answers: Path) -> None:
+    with gzip.open(_NEXMARK / "golden" / f"{query}.jsonl.gz", "rt") as file:
+        expected = file.read().splitlines()
+    found = canonical(answers / f"{query}.jsonl")
+    wrong, missing = Counter(found) - Counter(expected), Counter(expected) - Counter(found)
+    assert (list(wrong)[:3], list(missing)[:3], len(found)) == ([], [], len(expected))
+
+
+@needs_data
+def test_windows_of_the_clock_count_every_bid_once(answers: Path) -> None:
+    windows: pa.Table = pj.read_json(answers / f"{BY_THE_CLOCK}.jsonl")
+    assert set(pc.subtract(windows["endtime"], windows["starttime"]).to_pylist()) == {10_000}
+    assert pc.all(
+        pc.equal(pc.divide(windows["starttime"], 10_000), pc.divide(pc.subtract(windows["endtime"], 1), 10_000))
+    )
+    bids = answering_bidders(answers)
+    found = windows.group_by("bidder").aggregate([("bid_count", "sum")]).to_pylist()
+    assert {row["bidder"]: row["bid_count_sum"] for row in found} == bids
+
+
+def answering_bidders(answers: Path) -> dict[int, int]:
+    """How many bids each bidder made, by q0, which puts out every bid."""
+    bidders: pa.ChunkedArray[pa.Int64Scalar] = pj.read_json(answers / "q0.jsonl")["bidder"]
+    return {pair["values"]: pair["counts"] for pair in bidders.value_counts().to_pylist()}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_no_query_runs_python_for_a_row(query: str) -> None:
+    flow = ms.Flow(query)
+    QUERIES[query](AuctionHouse(flow, event_file(1_000))).write_null()
+    plan = make_plan(flow, workers=2)
+    assert {node.name: way_of(node.spec) for node in plan.nodes.values() if way_of(node.spec) != "columns"} == {}
+
+
+@pytest.mark.slow
+@needs_data
+def test_the_command_line_writes_sorted_answers(tmp_path: Path) -> None:
+    arguments = ["--data", str(EVENTS), "--out", str(tmp_path), "--queries", "q2,q17", "--workers", "2"]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    for query in ("q2", "q17"):
+        with gzip.open(_NEXMARK / "golden" / f"{query}.jsonl.gz", "rt") as file:
+            assert (tmp_path / f"{query}.jsonl").read_text() == file.read()
+
+
+def test_the_generated_events_hold_what_the_public_ones_hold() -> None:
+    events = pj.read_json(event_file(1_000))
+    assert Counter(events["event_type"].to_pylist()) == {0: 20, 1: 60, 2: 920}
+    assert events["ts"].to_pylist() != sorted(events["ts"].to_pylist())
+    assert len(set(events["ts"].to_pylist())) == 1_000
