@@ -236,6 +236,7 @@ def run_flow(source: str, sink: str, payload: Payload, per: Per, operator: str, 
 
     flow = ms.Flow("bench-latency")
     keyed = flow.read_zeromq(source, payload=payload).key_by("key")
+    counted: ms.Stream
     if operator == "agg":
         counted = keyed.agg(count=ms.count(), due_us=ms.max("due_us"))
     else:

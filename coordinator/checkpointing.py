@@ -62,7 +62,9 @@ class Checkpointing:
         """The epoch whose commits the last checkpoint still waits for."""
         self._uncommitted: set[str] = set()
         self.completed = 0
-        self.failed = 0
+        self.last_epoch = first_epoch - 1
+        self.failures: list[str] = []
+        """Why checkpoints were given up, since somebody last took the reasons away."""
 
     def due(self, now_us: int) -> bool:
         if self._next_us is None:
@@ -83,6 +85,9 @@ class Checkpointing:
 
     def acknowledged(self, message: Acknowledged) -> None:
         if self.under_way is not None and message.epoch == self.under_way.epoch:
+            if message.failure:
+                self.give_up(message.failure)
+                return
             self.under_way.waiting.discard(message.process)
             self.under_way.answers.append(message)
 
@@ -117,14 +122,15 @@ class Checkpointing:
         epoch, last = self.under_way.epoch, self.under_way.last
         self.under_way = None
         self.completed += 1
+        self.last_epoch = epoch
         if last:
             self.committing, self._uncommitted = epoch, set(self.everyone)
         return epoch
 
-    def give_up(self) -> None:
-        """The manifest could not be written: the run goes on without this checkpoint."""
+    def give_up(self, reason: str) -> None:
+        """Something could not be written: the run goes on without this checkpoint."""
         self.under_way = None
-        self.failed += 1
+        self.failures.append(reason)
 
     def committed(self, process: str, epoch: int) -> None:
         if epoch == self.committing:

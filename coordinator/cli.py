@@ -107,6 +107,10 @@ def main() -> None:
     "--hang-timeout", "hang_timeout_s", metavar="DURATION", type=_DurationType(), default="60s", show_default=True,
     help="A process that gives no sign of life for so long ends the run.",
 )  # fmt: skip
+@click.option(
+    "--checkpoint-interval", "checkpoint_s", metavar="DURATION", type=_DurationType(), default=None,
+    help="Write the run's state to disk so often, and go on from there when a process is lost.  [default: never]",
+)  # fmt: skip
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
 def run(
     flow: str,
@@ -116,6 +120,7 @@ def run(
     ingest: Ingest,
     state: Path,
     hang_timeout_s: float,
+    checkpoint_s: float | None,
     plain: bool,
 ) -> None:
     """Run a flow until its input ends.
@@ -133,6 +138,7 @@ def run(
             live_view=not plain,
             import_paths=import_paths,
             hang_timeout_s=hang_timeout_s,
+            checkpoint_us=None if checkpoint_s is None else int(checkpoint_s * 1e6),
         )
         result = launch.run(loaded, options)
     sys.stdout.flush()

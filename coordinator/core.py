@@ -378,11 +378,11 @@ class Coordinator:
         clocks = {p: self.clocks.take_barrier(under_way.epoch, p) for p in open_}
         return self.checkpointing.manifest(clocks, self._now_us())
 
-    def checkpoint_written(self, *, complete: bool) -> None:
-        """The manifest is on disk, and everyone may show what it counts; or it could not be written."""
+    def checkpoint_written(self, failure: str = "") -> None:
+        """The manifest is on disk, and everyone may show what it counts; or, with a failure, it is not."""
         assert self.checkpointing is not None
-        if not complete:
-            self.checkpointing.give_up()
+        if failure:
+            self.checkpointing.give_up(failure)
             return
         epoch = self.checkpointing.complete()
         for name in self.checkpointing.everyone:
@@ -408,7 +408,7 @@ class Coordinator:
                 text = (
                     f"{name} gave no sign of life for {silent_us // 1_000_000} s: it hangs, or the machine was asleep"
                 )
-                self.fail(Failed(name, ["ProcessError", text]))
+                self.fail(Failed(name, ["ProcessLost", text]))
 
     def _watch_since(self, now_us: int) -> int:
         if self._watched_since_us is None:

@@ -16,8 +16,6 @@ from millstream.planner import Ingest
 from millstream.specs.base import LATE, Spec
 from millstream.specs.ends import EncodeSpec, ReadSpec, SinkSpec
 from millstream.specs.functions import MapBatchesSpec
-from millstream.specs.keyed import RunningAggregateSpec
-from millstream.specs.windows import WindowAggregateSpec
 
 
 def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
@@ -123,8 +121,8 @@ def way_of(spec: Spec) -> str:
     """``columns`` where no Python runs for a row, else how it does."""
     if isinstance(spec, MapBatchesSpec):
         return "Python, on columns"
-    if isinstance(spec, WindowAggregateSpec | RunningAggregateSpec):
-        return "columns and Python" if any(a.user_defined for _, a in spec.aggregates) else "columns"
+    if (aggregates := getattr(spec, "aggregates", None)) is not None:
+        return "columns and Python" if any(a.user_defined for _, a in aggregates) else "columns"
     connector = spec.sink if isinstance(spec, SinkSpec) else spec.source if isinstance(spec, ReadSpec) else spec
     held = list(vars(connector).values())
     # Handlers are (type, function) pairs.

@@ -60,6 +60,7 @@ class LocalRun:
     Args:
         dead_letter: takes the records that cannot be processed.
         checkpoints: where checkpoints go, and which of them to go on from; None: there are none.
+        clock: processing time; None: that of the wall, which jumps ahead where there is nothing to wait for.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class LocalRun:
         plan: PhysicalPlan,
         dead_letter: Callable[[DeadLetter], None],
         checkpoints: LocalCheckpoints | None = None,
+        clock: VirtualClock | None = None,
     ) -> None:
         self.plan = plan
-        self.clock = VirtualClock()
+        self.clock = VirtualClock() if clock is None else clock
         self._checkpoints = checkpoints
         policy, attempt, recovery = None, 1, None
         if checkpoints is not None:
@@ -148,7 +150,7 @@ class LocalRun:
         manifest = self.coordinator.manifest_due()
         if manifest is not None:
             checkpoints.store.complete(manifest)
-            self.coordinator.checkpoint_written(complete=True)
+            self.coordinator.checkpoint_written()
             checkpoints.store.clean()
             wrote = True
         self.coordinator.checkpoint_if_due(self.clock())

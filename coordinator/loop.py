@@ -12,6 +12,7 @@ from typing import Final
 
 from millstream.bootstrap import Bootstrap, read_bootstrap
 from millstream.connectors import StdinSource
+from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
 from millstream.deadletters import DeadLetterFile
@@ -30,14 +31,20 @@ class _Shell:
         self.link = link
         plan = bootstrap.load_plan()
         self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
-        self.core = Coordinator(plan, now_us=now_us, dead_letter=self.letters, hang_timeout_s=bootstrap.hang_timeout_s)
         self.max_rows = plan.batch_rows
         self.hosted = bootstrap.hosted
         for partition in range(len(plan.partitions)):
             source = plan.source_of(partition)
             if isinstance(source, StdinSource):
                 source.descriptor = bootstrap.stdin
-        self.readers = Readers(plan, bootstrap.hosted, link.poller)
+        recovery = bootstrap.recovery()
+        self.readers = Readers(plan, bootstrap.hosted, link.poller, recovery)
+        policy = None if bootstrap.checkpoint_us is None else CheckpointPolicy(bootstrap.checkpoint_us)
+        self.store = None if policy is None else bootstrap.checkpoint_store()
+        self.core = Coordinator(
+            plan, now_us=now_us, dead_letter=self.letters, hang_timeout_s=bootstrap.hang_timeout_s, policy=policy,
+            attempt=bootstrap.attempt, recovery=recovery, offset_of=self.readers.offset,
+        )  # fmt: skip
         self.meter = ProcessMeter()
         self.started_s: float | None = None
         self.ended_s: float | None = None
@@ -56,6 +63,7 @@ class _Shell:
                 self.started_s = time.monotonic()
             progressed = self._read()
             more = core.work(_STEPS)
+            self._checkpoint()
             self._flush()
             if core.state in (State.DONE, State.FAILED):
                 return self._end()
@@ -79,6 +87,22 @@ class _Shell:
             self.link.send(receiver, credit)
         self.core.on_block(index, block, ended, monotonic_us())
         return block is not None or ended
+
+    def _checkpoint(self) -> None:
+        """Begin a checkpoint when one is due; write the manifest of one that everyone has acknowledged."""
+        if self.store is None:
+            return
+        self.core.checkpoint_if_due(monotonic_us())
+        manifest = self.core.manifest_due()
+        if manifest is None:
+            return
+        try:
+            self.store.complete(manifest)
+        except OSError as error:
+            self.core.checkpoint_written(f"{COORDINATOR}: {error}")
+        else:
+            self.core.checkpoint_written()
+            self.store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch)
 
     def _flush(self) -> None:
         outbox = self.core.outbox

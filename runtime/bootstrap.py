@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from millstream.checkpoints.disk import DirectoryDisk
+from millstream.checkpoints.recovery import Recovery
+from millstream.checkpoints.store import CheckpointStore
 from millstream.plan import PhysicalPlan
 
 
@@ -27,6 +30,8 @@ class Bootstrap:
     hosted: the source partitions that another process reads.
     stdin: an inherited descriptor of the user's standard input; -1: none.
     hang_timeout_s: how long a process may give no sign of life.
+    checkpoint_us: from one checkpoint to the next, in microseconds; None: there are none.
+    epoch: the checkpoint to go on from; None: the run starts anew.
     """
 
     directory: Path
@@ -37,9 +42,26 @@ class Bootstrap:
     hosted: tuple[int, ...] = ()
     stdin: int = -1
     hang_timeout_s: float = 60.0
+    checkpoint_us: int | None = None
+    epoch: int | None = None
 
     def load_plan(self) -> PhysicalPlan:
         return cast(PhysicalPlan, pickle.loads(self.plan))
+
+    def checkpoint_store(self) -> CheckpointStore:
+        assert self.state is not None
+        return CheckpointStore(DirectoryDisk(self.state / "checkpoints"))
+
+    def recovery(self) -> Recovery | None:
+        """The checkpoint to go on from.
+
+        Raises:
+            CheckpointError: it is gone, or damaged.
+        """
+        if self.epoch is None:
+            return None
+        store = self.checkpoint_store()
+        return Recovery(store.manifest(self.epoch), store)
 
     def dead_letter_path(self, process: str) -> Path | None:
         return None if self.state is None else self.state / "dead-letters" / f"{process}.jsonl"

@@ -178,7 +178,11 @@ class Cutter:
         outputs: list[tuple[int | None, Port]] = [(s, port) for s in self._stages_of(port)]
         if sink.encoder() is not None:
             encode = Node(
-                len(self.nodes) + len(self.added), f"encode_for_{node.name}", EncodeSpec(sink, spec.signed), (port,), node.where
+                len(self.nodes) + len(self.added),
+                f"encode_for_{node.name}",
+                EncodeSpec(sink, spec.signed),
+                (port,),
+                node.where,
             )
             self.added[encode.id] = encode
             stages = self._stages_for(encode, columnar=False)

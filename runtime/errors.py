@@ -51,6 +51,10 @@ class CheckpointError(MillstreamError):
     """A checkpoint cannot be used: it is damaged, of another flow, or of a newer release."""
 
 
+class ProcessLost(ProcessError):
+    """A process of the run died or hung by no fault of the flow's: another may take its place."""
+
+
 class WireError(MillstreamError):
     """A peer sent a message that the protocol does not allow."""
 

@@ -23,6 +23,7 @@ from millstream.rows import declared_schema
 from millstream.specs.base import Spec
 from millstream.specs.ends import ReadSpec
 from millstream.streams import PathLike, Stream
+from millstream.times import Duration, duration_us
 from millstream.where import caller
 
 if TYPE_CHECKING:
@@ -160,9 +161,13 @@ class Flow:
         ingest: Literal["auto", "coordinator", "workers"] = "auto",
         state: PathLike | None = None,
         live_view: bool = False,
+        checkpoint_interval: Duration | None = None,
     ) -> RunResult:
         """Run the flow in a coordinator and ``workers`` worker processes, until its input ends.
 
+        Args:
+            checkpoint_interval: how often the run's state is written to disk, so that it goes on from there when a
+                process is lost, or when it is run again after it was stopped; None: never.
         Returns:
             What came of it: counts, the time it took, and the tables that were collected.
         Raises:
@@ -172,7 +177,14 @@ class Flow:
 
         return launch.run(
             self,
-            launch.RunOptions(workers=workers, batch_size=batch_size, ingest=ingest, state=state, live_view=live_view),
+            launch.RunOptions(
+                workers=workers,
+                batch_size=batch_size,
+                ingest=ingest,
+                state=state,
+                live_view=live_view,
+                checkpoint_us=None if checkpoint_interval is None else duration_us(checkpoint_interval, "run"),
+            ),  # fmt: skip
         )
 
     def run_here(self, *, batch_size: int = 65_536, state: PathLike | None = None) -> RunResult:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from millstream.aggregates import Aggregate, collect
+from millstream.aggregates import Aggregate, TopRows, collect
 from millstream.errors import FlowError
-from millstream.expr import Expr
+from millstream.expr import Expr, WholeRow
 from millstream.functions import UserFunction
 from millstream.joins import Closed, How, JoinResult, join, join_as_of, join_broadcast, join_windows
 from millstream.lookups import On
@@ -27,7 +27,8 @@ from millstream.specs.ordering import RowWindows
 from millstream.specs.patterns import MatchSpec
 from millstream.specs.previous import Neighbour, WithPreviousSpec
 from millstream.specs.process import Order, ProcessSpec, checked_order
-from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec
+from millstream.specs.ranking import WINDOW_BEST, DedupeSpec, FirstSpec, TopNSpec, WindowRowsSpec
+from millstream.specs.sliding import SlidingWindows
 from millstream.specs.triggers import Early
 from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
 from millstream.specs.windows import Panes as WindowPanes
@@ -480,6 +481,34 @@ class WindowedStream:
             how, suffix: as for `KeyedStream.join`.
         """
         return join_windows(self._keyed, self._windows, self._allowed_lateness_us, right, how, suffix, name)
+
+    def top_n(
+        self,
+        n: int,
+        by: By,
+        *,
+        rank: str | None = None,
+        ties: Literal["first", "all"] = "first",
+        name: str | None = None,
+    ) -> WindowResult:
+        """The ``n`` best events of each key and window, a row for each, when the window fires.
+
+        The result has ``window_start, window_end, pane, timing``, the key, and the fields of the event.
+
+        Args:
+            by, rank, ties: as for `KeyedStream.top_n`.
+        """
+        where, flow = f"{caller()} top_n", self._keyed.flow
+        if isinstance(self._windows, SlidingWindows):
+            raise FlowError(f"{where}: a sliding window belongs to one event; use a window that several events share")
+        keys = sort_keys(where, by)
+        inputs = (WholeRow(), *(k.value for k in keys))
+        descending = tuple(k.descending for k in keys)
+        best: dict[str, Any] = {WINDOW_BEST: TopRows(inputs, _checked_n(where, n), descending, _all_ties(where, ties))}
+        windows = self.agg(**best).port
+        return WindowResult(
+            flow, flow.add("top_n", WindowRowsSpec(keys, n, rank), [windows], name), late_of=windows.node
+        )
 
     def collect(self, *, name: str | None = None, **fields: str | Expr) -> WindowResult:
         """The values of fields as lists, in order of event time; without ``fields``, whole events, as ``events``.

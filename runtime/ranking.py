@@ -28,10 +28,12 @@ def sort_keys(where: str, by: By) -> SortKeys:
     Raises:
         FlowError: it is nothing to order rows by.
     """
-    given = [by] if isinstance(by, str | Expr | SortKey) else list(by)
+    given: list[object] = list(by) if isinstance(by, Sequence) and not isinstance(by, str) else [by]
     if not given:
         raise FlowError(f"{where}: by= names at least one field, as in by=ms.desc('price')")
+    keys: list[SortKey] = []
     for key in given:
         if not isinstance(key, str | Expr | SortKey):
             raise FlowError(f"{where}: by= takes fields, expressions and ms.desc(...) of them, found {key!r}")
-    return tuple(key if isinstance(key, SortKey) else asc(key) for key in given)
+        keys.append(key if isinstance(key, SortKey) else asc(key))
+    return tuple(keys)

@@ -121,7 +121,14 @@ class StateCodec:
             raise StateError(f"{self.where}: state cannot be pickled: {error}") from error
 
     def check(self, name: str, value: Any) -> None:
-        """Make sure, where a state's type is new, that a value comes back as it went.
+        """`compare` a value where a state shows its type for the first time."""
+        kind = type(value)
+        if kind not in _PLAIN and (name, kind) not in self._checked:
+            self.compare(name, value)
+            self._checked.add((name, kind))
+
+    def compare(self, name: str, value: Any) -> None:
+        """Make sure that a value comes back as it went.
 
         Args:
             name: of the state, for errors.
@@ -129,8 +136,6 @@ class StateCodec:
             StateError: it does not, with the type that is to blame and what to do.
         """
         kind = type(value)
-        if kind in _PLAIN or (name, kind) in self._checked:
-            return
         try:
             back = self.decode(self.encode(value))
         except StateError as error:
@@ -142,7 +147,6 @@ class StateCodec:
                 f"{self.where}: state {name!r} holds {_name(kind)}: {culprit} does not come back from a checkpoint as "
                 "it went (by type and ==); keep plain values, or declare the state with pickle=True"
             )
-        self._checked.add((name, kind))
 
     def learn(self, classes: Iterable[type]) -> None:
         """Classes that encoded values may be of."""
@@ -261,7 +265,7 @@ def difference(value: Any, back: Any) -> str | None:
     if dataclasses.is_dataclass(value):
         pairs = ((getattr(value, f.name, None), getattr(back, f.name, None)) for f in dataclasses.fields(value))
         inner = next((d for a, b in pairs if (d := difference(a, b))), None)
-        if inner is not None or not type(value).__dataclass_params__.eq:  # type: ignore[attr-defined]
+        if inner is not None or type(value).__eq__ is object.__eq__:
             return inner
     if value != value:  # NaN, or what has one inside
         return None if back != back else f"{value!r:.100}"
@@ -276,7 +280,7 @@ def _name(kind: type) -> str:
 
 def _rebuilt(kind: type, fields: dict[str, Any]) -> Any:
     """A dataclass instance as it was: no ``__init__``, which may compute; frozen and slotted ones, too."""
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made

@@ -322,11 +322,12 @@ class Checkpoint:
 class Acknowledged:
     """A process has its part of a checkpoint on disk.
 
-    Header: [tag, version, attempt, process, epoch, tables, sinks]; no frames.
+    Header: [tag, version, attempt, process, epoch, tables, sinks, failure]; no frames.
 
     Attributes:
         tables: of each state table the fields of a `millstream.checkpoints.manifest.TableFile`.
         sinks: by operator, what its writer said: [state, commits].
+        failure: why it has not, so that there will be no such checkpoint; empty: it has.
     """
 
     TAG: ClassVar[int] = 12
@@ -334,13 +335,17 @@ class Acknowledged:
     epoch: int
     tables: list[list[Any]]
     sinks: dict[str, list[Any]]
+    failure: str = ""
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [_pack((self.TAG, VERSION, attempt, self.process, self.epoch, self.tables, self.sinks))]
+        header = (
+            self.TAG, VERSION, attempt, self.process, self.epoch, self.tables, self.sinks, self.failure,
+        )  # fmt: skip
+        return [_pack(header)]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Acknowledged:
-        return cls(*_fields("acknowledged", header, 4, frames))
+        return cls(*_fields("acknowledged", header, 5, frames))
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,9 +58,9 @@ class ZoneClock:
         lowest, highest = int(time_us.min()), int(time_us.max())
         self._cover(lowest, highest)
         first, last = (int(np.searchsorted(self.starts_us, t, "right")) - 1 for t in (lowest, highest))
-        if first == last:
-            return time_us + self.offsets_us[first]
-        return time_us + self.offsets_us[np.searchsorted(self.starts_us, time_us, "right") - 1]
+        at = first if first == last else np.searchsorted(self.starts_us, time_us, "right") - 1
+        shown: IntArray = time_us + self.offsets_us[at]
+        return shown
 
     def first_shows(self, shown_us: IntArray) -> IntArray:
         """The first instant at which the clock shows these times or later ones.
@@ -73,7 +73,8 @@ class ZoneClock:
         # Each offset holds until the clock shows this; where it is set back it shows some of that again.
         until = np.maximum.accumulate(self.starts_us[1:] + self.offsets_us[:-1])
         at = np.searchsorted(until, shown_us, "right")
-        return np.maximum(self.starts_us[at], shown_us - self.offsets_us[at])
+        first: IntArray = np.maximum(self.starts_us[at], shown_us - self.offsets_us[at])
+        return first
 
     def _cover(self, lowest_us: int, highest_us: int) -> None:
         """Know all transitions between two instants."""

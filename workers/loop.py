@@ -16,6 +16,7 @@ from millstream.process import ProcessMeter, exit_with_parent, now_us, spare_the
 from millstream.topology import COORDINATOR
 from millstream.transport import LAST_WORDS_MS, Link
 from millstream.wire import Failed, Hello, Stop
+from millstream.workers.snapshots import SnapshotWriter
 from millstream.workers.task import Worker
 
 _SLICE_STEPS = 16
@@ -29,21 +30,31 @@ def run(bootstrap: Bootstrap, index: int) -> int:
     letters = DeadLetterFile(bootstrap.dead_letter_path(f"worker-{index}"))
     link = Link(bootstrap.directory, f"worker-{index}", bootstrap.attempt)
     try:
-        worker = Worker(plan, index, now_us=now_us, dead_letter=letters)
+        staged = bootstrap.checkpoint_us is not None
+        worker = Worker(plan, index, now_us=now_us, dead_letter=letters, checkpoints=staged)
+        recovery = bootstrap.recovery()
+        if recovery is not None:
+            worker.runner.restore(recovery)
     except Exception as error:
         link.send(COORDINATOR, Failed(f"worker-{index}", described(error, traceback.format_exc())))
         link.close(linger_ms=LAST_WORDS_MS)
         return 1
     link.send(COORDINATOR, Hello(worker.name, os.getpid()))
     spare_the_collector()
+    writer: SnapshotWriter | None = None
+    if staged:
+        store = bootstrap.checkpoint_store()
+        writer = SnapshotWriter(worker.runner, store, worker.name, bootstrap.attempt, link.poller)
     try:
-        return _serve(worker, link)
+        return _serve(worker, link, writer)
     finally:
+        if writer is not None:
+            writer.close()
         letters.close()
         link.close(linger_ms=2_000)
 
 
-def _serve(worker: Worker, link: Link) -> int:
+def _serve(worker: Worker, link: Link, writer: SnapshotWriter | None) -> int:
     meter = ProcessMeter()
     next_beat_s = 0.0
     while not worker.stopped:
@@ -51,6 +62,8 @@ def _serve(worker: Worker, link: Link) -> int:
             for message in link.received():
                 worker.receive(message)
             more = _slice(worker)
+            if writer is not None:
+                _hand_over(worker, writer)
         except (Exception, SystemExit) as error:  # a user's function may call sys.exit()
             link.send(COORDINATOR, worker.failed(error, traceback.format_exc()))
             return _wait_for_stop(worker, link)
@@ -66,6 +79,14 @@ def _serve(worker: Worker, link: Link) -> int:
             link.wait(_timeout_ms(worker, next_beat_s - now_s))
     worker.runner.abort()
     return 0
+
+
+def _hand_over(worker: Worker, writer: SnapshotWriter) -> None:
+    """New snapshots go to the writer's thread, and what it has written is acknowledged."""
+    while worker.snapshots:
+        writer.submit(worker.snapshots.popleft())
+    for written in writer.finished():
+        worker.written(*written)
 
 
 def _slice(worker: Worker) -> bool:

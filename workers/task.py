@@ -85,9 +85,9 @@ class Worker:
             self.snapshots.append(snapshot)
         return more
 
-    def written(self, snapshot: Snapshot, tables: list[TableFile]) -> None:
-        """A snapshot that came out of ``snapshots`` is on disk."""
-        self.outbox.append((COORDINATOR, acknowledgement(self.runner, self.name, snapshot, tables)))
+    def written(self, snapshot: Snapshot, tables: list[TableFile], failure: str = "") -> None:
+        """A snapshot that came out of ``snapshots`` is on disk; or, with a failure, is not."""
+        self.outbox.append((COORDINATOR, acknowledgement(self.runner, self.name, snapshot, tables, failure)))
 
     def beat(self) -> Beat:
         return Beat(self.name, self.figures())

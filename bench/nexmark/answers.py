@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import millstream as ms
-from bench.nexmark.events import AuctionHouse
+from bench.nexmark.events import AuctionHouse, Emit
 from bench.nexmark.queries import QUERIES
 from millstream.connectors import JsonLinesSink
 
 
-def answering(data: Path, out: Path, queries: Sequence[str]) -> ms.Flow:
+def answering(data: Path, out: Path, queries: Sequence[str], emit: Emit = "final") -> ms.Flow:
     """One flow that reads the events once and answers all of these queries, each into a file of its own."""
     flow = ms.Flow("nexmark")
-    house = AuctionHouse(flow, data, emit="final")
+    house = AuctionHouse(flow, data, emit=emit)
     for name in queries:
         stream = QUERIES[name](house)
         stream.sink(JsonLinesSink(out / f"{name}.jsonl", times="ms"), name=name)

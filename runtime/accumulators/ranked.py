@@ -49,14 +49,17 @@ class Ranked(Part):
         items, groups = flatten(column, Groups(np.arange(len(lists)), len(lists)))
         values, _, _, by = self._opened(items)
         ranks = ranks_of(np.arange(len(items)), groups, by, self.all_ties) + 1
-        fields = [retype(values, kind.value_type.field(0).type), pa.array(ranks)]
-        rows = pa.StructArray.from_arrays(fields, fields=[kind.value_type.field(0), kind.value_type.field(1)])
-        return pa.ListArray.from_arrays(pa.array(groups.starts, pa.int32()), rows, type=kind)
+        assert isinstance(kind, pa.ListType)
+        rows = pa.StructArray.from_arrays(
+            [retype(values, kind.value_type.field(0).type), pa.array(ranks)], ["event", "rank"]
+        )
+        return pa.ListArray.from_arrays(pa.array(groups.starts, pa.int32()), rows)
 
     def _best(self, items: Array, groups: Groups) -> Array:
         values, time_us, position, by = self._opened(items)
         assert isinstance(values, pa.StructArray)
-        order = sorted_places(groups, by, time_us, position, values.flatten())
+        fields = values.flatten()
+        order = sorted_places(groups, by, time_us, position, lambda rows: [f.take(index_array(rows)) for f in fields])
         best: Places = order[ranks_of(order, groups, by, self.all_ties) < self.n]
         return lists_of(items.take(index_array(best)), Groups(groups.codes[best], groups.count))
 

@@ -6,7 +6,7 @@ pass by group; only rows that are equal by the first value are looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from millstream.accumulators.ordered import sort_codes
 from millstream.aggregates import plain_type
-from millstream.batch import Array, BoolArray, IntArray, index_array
-from millstream.grouping import Groups
+from millstream.batch import Array, BoolArray, IntArray
+from millstream.grouping import Groups, raw_values
 
 Places = npt.NDArray[np.intp]
+Content = Callable[[Places], Sequence[Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def codes_of(values: Array, descending: bool) -> Codes:
     if descending:
         code = ~code
     if pa.types.is_floating(values.type):
-        nan = pc.fill_null(pc.is_nan(values), False).to_numpy(zero_copy_only=False)
+        nan = np.isnan(raw_values(values))
+        nan &= True if last is None else last == 0
         if nan.any():
             last = np.zeros(len(values), np.uint8) if last is None else last
             last[nan] = 1
@@ -81,13 +83,13 @@ def sorted_places(
     by: Sequence[Codes],
     time_us: IntArray,
     position: IntArray,
-    content: Sequence[Array],
+    content: Content,
     rows: Places | None = None,
 ) -> Places:
     """Rows by group, then best first: by ``by``, event time, position, and what is in them.
 
     Args:
-        content: columns that break the ties that are left; only read where there are any.
+        content: gives columns of rows, which break the ties that are left; only asked where there are any.
         rows: which; None: all.
     """
     rows = np.arange(len(groups)) if rows is None else rows
@@ -134,16 +136,15 @@ def _resolved(order: Places, groups: Groups, by: Sequence[Codes], keys: Sequence
 
 
 def _by_content(
-    order: Places, groups: Groups, by: Sequence[Codes], time_us: IntArray, position: IntArray, content: Sequence[Array]
+    order: Places, groups: Groups, by: Sequence[Codes], time_us: IntArray, position: IntArray, content: Content
 ) -> Places:
     exact = [*by, Codes(time_us, None), Codes(position, None)]
     tied, block = _tied(begins_anew(order, groups, exact))
-    columns = [c for c in content if not pa.types.is_nested(c.type)]
-    if len(tied) == 0 or not columns:
+    if len(tied) == 0:
         return order
     rows = order[tied]
-    index = index_array(rows)
-    table = pa.table([pa.array(block), *(c.take(index) for c in columns)], [str(i) for i in range(len(columns) + 1)])
+    columns = [c for c in content(rows) if not pa.types.is_nested(c.type)]
+    table = pa.table([pa.array(block), *columns], [str(i) for i in range(len(columns) + 1)])
     order[tied] = rows[
         pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.schema.names]).to_numpy()
     ]
@@ -154,4 +155,5 @@ def _tied(new: BoolArray) -> tuple[Places, IntArray]:
     """The places of rows that are not alone between two beginnings, and the number of their block."""
     with_next = np.append(~new[1:], False)
     tied = np.flatnonzero(with_next | ~new)
-    return tied, np.cumsum(new)[tied]
+    block: IntArray = np.cumsum(new)
+    return tied, block[tied]

@@ -44,14 +44,16 @@ def write_snapshot(
     return files
 
 
-def acknowledgement(runner: Runner, process: str, snapshot: Snapshot, tables: list[TableFile]) -> Acknowledged:
-    """The message that a process's part of a checkpoint is on disk."""
+def acknowledgement(
+    runner: Runner, process: str, snapshot: Snapshot, tables: list[TableFile], failure: str = ""
+) -> Acknowledged:
+    """The message that a process's part of a checkpoint is on disk; or why it is not."""
     sinks = {
         runner.plan.nodes[node].name: [prepared.state, prepared.commits]
         for stage in snapshot.stages
         for node, prepared in stage.sinks.items()
     }
-    return Acknowledged(process, snapshot.epoch, [list(astuple(t)) for t in tables], sinks)
+    return Acknowledged(process, snapshot.epoch, [list(astuple(t)) for t in tables], sinks, failure)
 
 
 class CheckpointPart:

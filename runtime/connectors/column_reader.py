@@ -22,7 +22,8 @@ class ColumnReader(Reader):
 
     def __init__(self, batches: Iterator[Origin], limit: int | None = None, after: Offset | None = None) -> None:
         self._batches = batches
-        self._origin, self._skip = ("", 0) if after is None else (after["file"], after["row"])
+        self._origin: str = "" if after is None else after["file"]
+        self._skip: int = 0 if after is None else after["row"]
         self._columns: pa.RecordBatch | None = None
         self._row = 0  # of the current batch
         self._offset = 0  # of the current file

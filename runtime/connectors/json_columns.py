@@ -40,9 +40,8 @@ _MAX_LAYOUTS = 16
 _TRIED_A_BLOCK = 8
 _LEARNED_A_BLOCK = 4
 _FEW = 1 / 10
-"""When no more than this share of a block's lines is left, they are not worth the look at their layout."""
 _MAX_BLOCK_BYTES = 1 << 30
-"""Offsets into a block are int32 where Arrow wants them so."""
+"""Arrow's strings have offsets of 32 bits."""
 
 
 class _Part(NamedTuple):
@@ -57,7 +56,15 @@ class ColumnDecoder:
 
     @classmethod
     def for_schema(cls, schema: pa.Schema, rows: RowDecoder, few: float = _FEW) -> ColumnDecoder | None:
-        """The decoder, or None where a field has a type that only ``rows`` can read."""
+        """
+        Args:
+            schema: the fields to read.
+            rows: reads what has no layout.
+            few: the share of a block's lines that is not worth looking at their layout.
+
+        Returns:
+            The decoder, or None where a field has a type that only ``rows`` can read.
+        """
         readers: dict[Path, ValueReader] = {}
         return cls(schema, readers, rows, few) if _collect(list(schema), (), readers) else None
 
@@ -109,7 +116,9 @@ class ColumnDecoder:
             return lines
         parts.append(part)
         self._layouts = [layout, *(other for other in self._layouts if other is not layout)][:_MAX_LAYOUTS]
-        return np.setdiff1d(lines, part.lines, assume_unique=True) if len(part.lines) < len(lines) else lines[:0]
+        left = np.ones(len(lines), np.bool_)
+        left[np.searchsorted(lines, part.lines)] = False
+        return lines[left]
 
     def _read(self, layout: Layout, scan: Scan, lines: Offsets) -> _Part:
         """Raises one of `MISFIT` when a value does not fit the field it is read for."""
@@ -134,7 +143,7 @@ class ColumnDecoder:
             text = match.text(slots)
             good = are_lists(text) if reader is None else are_values(text, reader)
             if not good.all():
-                whole: NDArray[np.bool_] = good.reshape(len(slots), -1).all(axis=0)
+                whole: NDArray[np.bool_] = np.logical_and.reduce(good.reshape(len(slots), -1))
                 match = match.only(whole)
         return match
 
@@ -196,12 +205,10 @@ class _Source(NamedTuple):
         slot = layout.slot_at[path]
         text = self.match.text([slot])
         quoted = layout.slots[slot].kind == "quoted"
+        if reader is not None and reader.quoted and quoted:
+            return reader.read(unescaped(text) if self.has_escapes else text)
         if reader is not None and reader.quoted == quoted:
-            return (
-                reader.read(unescaped(text) if self.has_escapes else text)
-                if quoted
-                else read_present(text, reader.read)
-            )
+            return read_present(text, reader.read)
         if quoted or not pc.all(equals(text, "null")).as_py():
             raise Unfit("another type")
         return pa.nulls(rows, field.type)

@@ -24,6 +24,7 @@ from millstream.operators.running import RunningAggregate
 from millstream.operators.scan import Scan
 from millstream.operators.sliding import Sliding
 from millstream.operators.top_n import TopN
+from millstream.operators.window_rows import WindowRows
 from millstream.operators.window_functions import WindowFunction
 from millstream.operators.windows import window_operator
 from millstream.plan import PhysicalPlan
@@ -48,7 +49,7 @@ from millstream.specs.lookup import LookupSpec
 from millstream.specs.patterns import MatchSpec
 from millstream.specs.previous import WithPreviousSpec
 from millstream.specs.process import ProcessSpec
-from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec
+from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec, WindowRowsSpec
 from millstream.specs.sliding import SlidingSpec
 from millstream.specs.window_functions import WindowFunctionSpec
 from millstream.specs.windows import WindowAggregateSpec
@@ -105,6 +106,8 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
             return RunningAggregate(spec, context, plan.needs_position)
         case TopNSpec():
             return TopN(spec, context)
+        case WindowRowsSpec():
+            return WindowRows(spec, context)
         case DedupeSpec():
             return Dedupe(spec, context)
         case FirstSpec():

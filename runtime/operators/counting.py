@@ -7,21 +7,19 @@ Only the aggregates' inputs are kept, of the events that a window to come may ho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.accumulators import AccumulatorSet, RowOrder
-from millstream.accumulators.ranges import range_columns
 from millstream.batch import Array, Batch, index_array, make_columns
-from millstream.evaluate import evaluate_all
-from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
+from millstream.operators.range_aggregates import RangeAggregates
 from millstream.specs.base import MAIN
 from millstream.specs.counting import CountWindowSpec
 from millstream.specs.windows import RESERVED
@@ -29,13 +27,13 @@ from millstream.times import MAX_US, STAMP
 
 Places = npt.NDArray[np.intp]
 
+_HISTORY: Final = "history"
+
 
 class CountWindow(OrderedOperator):
     def __init__(self, spec: CountWindowSpec, context: Context) -> None:
         super().__init__(spec, context)
-        self.aggregates = loaded_aggregates(spec.aggregates)
-        self.accumulators: AccumulatorSet | None = None
-        self.typed = TypedAccumulators(self.aggregates, context.name)
+        self.aggregates = RangeAggregates(spec.aggregates, context.name)
         self.size, self.every = spec.windows.size, spec.windows.every
         self.history = KeyHistory(last=self.size, together=self.size if self.size == self.every else None)
 
@@ -43,15 +41,12 @@ class CountWindow(OrderedOperator):
         if rows.num_rows == 0:
             return
         assert rows.keys is not None
-        accumulators = self.accumulators = self.typed.for_batch(rows)
-        inputs = evaluate_all(accumulators.inputs, input_columns(rows, accumulators))
-        kept = make_columns([str(i) for i in range(len(inputs))], inputs)
-        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), kept)
-        seen, at = self.history.followed_by(new)
+        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), self.aggregates.inputs(rows))
+        seen, at, new = self.history.followed_by(new)
         full = (seen.number[at] + 1) % self.every == 0
         last, in_turn = at[full], order[full]
         yield from self._put_out(seen, last[np.argsort(in_turn)])
-        self.history.add(seen.take(at))
+        self.history.add(new)
 
     def worth_taking(self) -> int:
         return self.history.rows // ROWS_LOOKED_AT_EACH
@@ -70,20 +65,17 @@ class CountWindow(OrderedOperator):
         """Put out the windows that end with these rows."""
         if not len(last):
             return
-        assert self.accumulators is not None
         first = np.maximum(last - self.size + 1, seen.starts[last])
         if self.size == self.every:
             first = last - seen.number[last] % self.size
-        order = RowOrder(seen.time_us, seen.position)
-        columns = range_columns(self.accumulators, seen.columns.columns, first, last + 1, order)
         keys = self.history.slots.keys().take(index_array(seen.slots[last]))
         start, end = self._times(seen, first, last)
         arrays: list[Array] = [
             start, end, pa.array(np.zeros(len(last), np.int64)), pa.repeat("on_time", len(last)),
-            *keys.columns, *self.accumulators.results(columns),
+            *keys.columns, *self.aggregates.results(seen, first, last + 1),
         ]  # fmt: skip
         self.context.counters.panes += len(last)
-        result = make_columns([*RESERVED, *keys.schema.names, *self.aggregates], arrays)
+        result = make_columns([*RESERVED, *keys.schema.names, *self.aggregates.names], arrays)
         if self.by_event_time:
             yield MAIN, Batch(result, seen.time_us[last], position=seen.position[last])
         else:
@@ -95,6 +87,13 @@ class CountWindow(OrderedOperator):
             nothing = pa.nulls(len(last), STAMP)
             return nothing, nothing
         return pa.array(seen.time_us[first]).view(STAMP), pa.array(seen.time_us[last] + 1).view(STAMP)
+
+    def snapshot(self) -> list[StateTable]:
+        return [*super().snapshot(), *self.history.snapshot(_HISTORY)]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        self.history.restore([t for t in tables if t.name == _HISTORY])
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}

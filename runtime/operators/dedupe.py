@@ -86,9 +86,12 @@ class Dedupe(Operator):
         self.time_us = grown(self.time_us, self.keys.capacity)
         self.position = grown(self.position, self.keys.capacity)
         held_us, held = self.time_us[slots], self.position[slots]
+        better: BoolArray
         if self.spec.last:
-            return (time_us > held_us) | ((time_us == held_us) & (position >= held))
-        return (time_us < held_us) | ((time_us == held_us) & (position < held))
+            better = (time_us > held_us) | ((time_us == held_us) & (position >= held))
+        else:
+            better = (time_us < held_us) | ((time_us == held_us) & (position < held))
+        return better
 
     def _whole(self, rows: Batch) -> Batch:
         return Batch(rows.all_columns(), rows.time_us, position=rows.position)

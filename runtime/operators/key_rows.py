@@ -10,25 +10,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import Batch, BoolArray, IntArray, Keys, concat_columns, index_array, take_columns
+from millstream.batch import (
+    Array,
+    Batch,
+    BoolArray,
+    IntArray,
+    Keys,
+    concat_columns,
+    index_array,
+    make_columns,
+    take_columns,
+)
+from millstream.checkpoints.tables import StateTable
+from millstream.grouping import Groups
 from millstream.operators.scan import key_values
 from millstream.times import MIN_US
 
 ROWS_LOOKED_AT_EACH: Final = 32
 """How many remembered rows may be looked at for each new one before it is better to gather new ones."""
 
+_NEARLY_ALL: Final = 0.8
 _SLOTS_LEAST: Final = 1_024
+
+_BESIDE: Final = ("time_us", "position", "number")
+_FIELD: Final = "row."
+"""Before the name of every column in a table of state, which could otherwise be one of those."""
 
 Rows = npt.NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyRows:
     """Rows sorted by slot; those of one slot in the order they came.
 
@@ -56,22 +74,21 @@ class KeyRows:
     def where(self, mask: BoolArray) -> KeyRows:
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
-    @property
+    @cached_property
+    def bounds(self) -> Rows:
+        """Where each key starts, and the end of the last, intp[keys + 1]."""
+        changes = np.flatnonzero(self.slots[1:] != self.slots[:-1]) + 1
+        return np.concatenate([np.zeros(min(1, len(self.slots)), np.intp), changes, [len(self.slots)]])
+
+    @cached_property
     def starts(self) -> Rows:
         """Where each row's key starts, intp[n]."""
-        if not len(self.slots):
-            return np.zeros(0, np.intp)
-        first = np.flatnonzero(np.concatenate([[True], self.slots[1:] != self.slots[:-1]]))
-        return np.repeat(first, np.diff(np.append(first, len(self.slots))))
+        return np.repeat(self.bounds[:-1], np.diff(self.bounds))
 
-    @property
+    @cached_property
     def ends(self) -> Rows:
         """Where each row's key ends, intp[n]."""
-        if not len(self.slots):
-            return np.zeros(0, np.intp)
-        first = np.flatnonzero(np.concatenate([[True], self.slots[1:] != self.slots[:-1]]))
-        ends = np.append(first[1:], len(self.slots))
-        return np.repeat(ends, ends - first)
+        return np.repeat(self.bounds[1:], np.diff(self.bounds))
 
     @property
     def nbytes(self) -> int:
@@ -178,7 +195,7 @@ def sorted_by_key(batch: Batch, slots: IntArray, columns: pa.RecordBatch) -> tup
     Returns:
         The rows, numbered from 0 for each key, and for each the place that it had in the batch.
     """
-    order = np.argsort(slots, kind="stable")
+    order = Groups(slots, int(slots.max(initial=0)) + 1).order
     nothing = np.zeros(len(slots), np.int64)
     time_us = nothing if batch.time_us is None else batch.time_us[order]
     position = nothing if batch.position is None else batch.position[order]
@@ -206,33 +223,39 @@ class KeyHistory:
         self.horizon_us = MIN_US
 
     def of(self, slots: IntArray) -> KeyRows | None:
-        """The rows of these slots (ascending, each once); may include some that are of no use any more."""
+        """The rows of these slots (ascending, each once), perhaps of others, too, and some that are of no use any more."""
+        found = self._parts(slots)
+        return joined(found)[0] if found else None
+
+    def followed_by(self, new: KeyRows) -> tuple[KeyRows, Rows, KeyRows]:
+        """What is remembered of the keys of new rows, and the new rows behind it; nothing is added.
+
+        Returns:
+            All these rows, perhaps those of other keys, too; where among them the new ones are; and the new ones,
+            numbered on.
+        """
+        old = self._parts(new.slots[new.bounds[:-1]])
+        if not old:
+            return new, np.arange(len(new)), new
+        seen, order = joined([*old, new])
+        at = np.flatnonzero(order >= sum(map(len, old)))
+        first = at - new.number  # of the new rows of its key
+        known = np.where(first > seen.starts[at], seen.number[first - 1] + 1, 0)
+        seen.number[at] += known
+        return seen, at, replace(new, number=new.number + known)
+
+    def _parts(self, slots: IntArray) -> list[KeyRows]:
         found: list[KeyRows] = []
         for level in self.levels:
             first = np.searchsorted(level.slots, slots, "left")
             after = np.searchsorted(level.slots, slots, "right")
-            rows = spread(first, after)
-            if len(rows):
-                part = level.take(rows)
+            count = int((after - first).sum())
+            if count > _NEARLY_ALL * len(level):
+                found.append(level)  # looking at a few more rows costs less than taking the others out
+            elif count:
+                part = level.take(spread(first, after))
                 found.append(part.where(part.time_us >= self.horizon_us))
-        return joined(found)[0] if found else None
-
-    def followed_by(self, new: KeyRows) -> tuple[KeyRows, Rows]:
-        """What is remembered of the keys of new rows, and the new rows behind it, numbered on; nothing is added.
-
-        Returns:
-            All these rows, and where among them the new ones are.
-        """
-        old = self.of(np.unique(new.slots))
-        if old is None or not len(old):
-            return new, np.arange(len(new))
-        seen, order = joined([old, new])
-        at = np.flatnonzero(order >= len(old))
-        first = at - seen.number[at]  # of the new rows of its key
-        known = np.where(first > seen.starts[at], seen.number[first - 1] + 1, 0)
-        number = seen.number.copy()
-        number[at] += known
-        return replace(seen, number=number), at
+        return found
 
     def add(self, rows: KeyRows) -> None:
         """Remember rows that come behind all that are here."""
@@ -264,6 +287,34 @@ class KeyHistory:
 
     def clear(self) -> None:
         self.levels, self.slots = [], KeySlots()
+
+    # --- checkpoints ---
+
+    def snapshot(self, name: str) -> list[StateTable]:
+        """What is remembered, a table for each level."""
+        return [self._as_table(name, level) for level in self.levels]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        """Remember what histories before remembered."""
+        parts: list[KeyRows] = []
+        for table in tables:
+            if table.keys is not None and table.num_rows:
+                time_us, position, number = (table.columns.column(n).to_numpy() for n in _BESIDE)
+                fields = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
+                columns = table.columns.select(fields).rename_columns([n.removeprefix(_FIELD) for n in fields])
+                slots = self.slots.of(table.keys)
+                order = np.lexsort((number, position, time_us, slots))
+                parts.append(KeyRows(slots, time_us, position, number, columns).take(order))
+        if parts:
+            merged, _ = joined(parts)
+            order = np.lexsort((merged.number, merged.position, merged.time_us, merged.slots))
+            self.levels = [merged.take(order)]
+
+    def _as_table(self, name: str, level: KeyRows) -> StateTable:
+        beside: list[Array] = [pa.array(b) for b in (level.time_us, level.position, level.number)]
+        fields = [_FIELD + n for n in level.columns.schema.names]
+        keys = Keys(self.slots.keys(), level.slots.astype(np.int32))
+        return StateTable(name, keys, make_columns([*_BESIDE, *fields], [*beside, *level.columns.columns]))
 
     @property
     def rows(self) -> int:

@@ -185,6 +185,16 @@ class KeyTable:
                     except StateError as error:
                         raise StateError(f"{error} (key {record.key!r})") from error
 
+    def check_all(self, record: KeyRecord) -> None:
+        """Make sure that everything a key holds can be kept, whether its types were seen before or not.
+
+        Raises:
+            StateError: something does not come back as it went.
+        """
+        for name, handle, pickled in zip(self.names, record.handles, self._pickled, strict=True):
+            if not pickled:
+                self.codec.compare(name, _export(handle))
+
     def check_shared(self) -> None:
         """The same for shared state."""
         for name, handle in self.shared.items():
@@ -199,16 +209,15 @@ class KeyTable:
         Raises:
             StateError: it holds what cannot be kept, with the key.
         """
-        states = [
-            self.codec.pickled(export) if pickled else export
-            for pickled, export in zip(self._pickled, map(_export, record.handles), strict=True)
-        ]
+        states = {
+            name: self.codec.pickled(_export(handle)) if pickled else _export(handle)
+            for name, pickled, handle in zip(self.names, self._pickled, record.handles, strict=True)
+        }
         timers = [[*key, entry[0]] for key, entry in (record.timers or {}).items()]
         try:
             return self.codec.encode([states, timers])
-        except Exception as error:
-            error.add_note(f"at key {record.key!r}")
-            raise
+        except StateError as error:
+            raise StateError(f"{error} (key {record.key!r})") from error
 
     def restore(self, key: Any, encoded: bytes) -> KeyRecord:
         """Put a record back as it was encoded, in place of what the key has."""
@@ -221,13 +230,32 @@ class KeyTable:
                     handle.clear()
         states, timers = self.codec.decode(encoded)
         record = self.record(key)
-        for handle, exported in zip(record.handles, states, strict=True):
-            _restore(handle, exported)
+        for name, handle in zip(self.names, record.handles, strict=True):
+            if name not in states:
+                continue  # declared since
+            _restore(handle, states[name])
             if isinstance(handle, TtlHandle) and not handle.blank:
                 handle.expiries.schedule(record, handle, handle.next_us)
         for clock, time_us, name, due_us in timers:
             self.timers[clock].set(record, time_us, name, due_us - 1)
         return record
+
+    def encode_shared(self) -> bytes:
+        """Shared state, by the names of the states.
+
+        Raises:
+            StateError: it holds what cannot be kept.
+        """
+        exported = {name: _export(handle) for name, handle in self.shared.items()}
+        pickled = {n: self.codec.pickled(e) if self._shared_declared[n].pickle else e for n, e in exported.items()}
+        return self.codec.encode(pickled)
+
+    def restore_shared(self, encoded: bytes) -> None:
+        for name, exported in self.codec.decode(encoded).items():
+            if name in self.shared:
+                handle = self.shared[name]
+                handle.clear()
+                _restore(handle, exported)
 
     # --- what there is to know ---
 

@@ -8,13 +8,17 @@ what has passed has passed, and the row stands at the operator's own watermark).
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
-from millstream.batch import Batch, IntArray
+from millstream.batch import Array, Batch, IntArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.ordering import compacted, together
+from millstream.times import MIN_US
 
-_RUNS_KEPT = 32
-_NOTHING: IntArray = np.zeros(0, np.int64)
+_RUNS_KEPT: Final = 32
+_NOTHING: Final[IntArray] = np.zeros(0, np.int64)
 
 
 def place_us(batch: Batch) -> IntArray | None:
@@ -62,9 +66,39 @@ class Line:
         at_us, rows = _merged(ready)
         return rows, at_us
 
+    def snapshot(self, name: str) -> list[StateTable]:
+        """What waits, a table for each run."""
+        return [_as_table(name, at_us, rows) for at_us, rows in self.runs]
+
+    def restore(self, table: StateTable) -> None:
+        """Take what waited in a line before."""
+        if table.num_rows:
+            self.runs.append(_sorted(*_from_table(table)))
+
     @property
     def rows(self) -> int:
         return sum(len(at_us) for at_us, _ in self.runs)
+
+
+_BESIDE: Final = ("place_us", "time_us", "before_us", "position")
+_FIELD: Final = "row."
+"""Before the name of every field, which could otherwise be that of a number beside the row."""
+
+
+def _as_table(name: str, at_us: IntArray, rows: Batch) -> StateTable:
+    before_us = np.full(len(at_us), MIN_US) if rows.before_us is None else rows.before_us
+    assert rows.time_us is not None and rows.position is not None
+    beside: list[Array] = [index_array(b) for b in (at_us, rows.time_us, before_us, rows.position)]
+    fields = [_FIELD + n for n in rows.columns.schema.names]
+    return StateTable(name, rows.keys, make_columns([*_BESIDE, *fields], [*beside, *rows.columns.columns]))
+
+
+def _from_table(table: StateTable) -> tuple[IntArray, Batch]:
+    at_us, time_us, before_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
+    names = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
+    columns = make_columns([n.removeprefix(_FIELD) for n in names], [table.columns.column(n) for n in names])
+    late = bool((before_us > MIN_US).any())
+    return at_us, Batch(columns, time_us, before_us if late else None, position, table.keys)
 
 
 def _merged(runs: list[tuple[IntArray, Batch]]) -> tuple[IntArray, Batch]:

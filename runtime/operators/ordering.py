@@ -21,8 +21,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from millstream.batch import Batch, BoolArray, IntArray, Keys, concat, index_array
+from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, concat, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
 from millstream.runs import unify_keys
@@ -32,6 +34,11 @@ from millstream.times import MAX_US, MIN_US
 
 _RUNS_KEPT: Final = 32
 _SLICE_ROWS: Final = 65_536
+
+_BESIDE: Final = ("time_us", "position")
+_FIELD: Final = "row."
+"""Before the name of every field in a table of state, which could otherwise be one of those."""
+_WAITING: Final = "waiting"
 _GATHER_US: Final = 50_000
 
 
@@ -82,6 +89,14 @@ class InOrder:
         self.runs = left
         return in_order(together(ready)) if ready else None
 
+    def snapshot(self, name: str) -> list[StateTable]:
+        """What waits, a table for each run."""
+        return [_as_table(name, run) for run in self.runs]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        """Take what waited before. What has been given out is told by the watermarks of the rows to come."""
+        self.runs += [in_order(_from_table(table)) for table in tables if table.num_rows]
+
     def ready(self, watermark_us: int) -> int:
         """How many rows `due` would give out."""
         return sum(int(np.searchsorted(run.time_us, watermark_us)) for run in self.runs if run.time_us is not None)
@@ -105,6 +120,19 @@ class InOrder:
         if batch.num_rows and int(batch.time_us.min()) < self.watermark_us:
             return np.full(batch.num_rows, self.watermark_us)
         return None
+
+
+def _as_table(name: str, run: Batch) -> StateTable:
+    fields = [_FIELD + n for n in run.columns.schema.names]
+    beside: list[Array] = [pa.array(run.time_us), pa.array(run.position)]
+    return StateTable(name, run.keys, make_columns([*_BESIDE, *fields], [*beside, *run.columns.columns]))
+
+
+def _from_table(table: StateTable) -> Batch:
+    time_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
+    names = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
+    columns = table.columns.select(names).rename_columns([n.removeprefix(_FIELD) for n in names])
+    return Batch(columns, time_us, position=position, keys=table.keys)
 
 
 def in_order(batch: Batch) -> Batch:
@@ -211,6 +239,12 @@ class OrderedOperator(Operator):
             for part in slices(rows, _SLICE_ROWS):
                 yield from self.on_rows(part)
         yield from self.on_time(watermark_us)
+
+    def snapshot(self) -> list[StateTable]:
+        return self.order.snapshot(_WAITING)
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        self.order.restore([t for t in tables if t.name == _WAITING])
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), "waiting": self.order.rows}

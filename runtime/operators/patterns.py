@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Array, Batch, IntArray, concat, make_columns
+from millstream.batch import Array, Batch, IntArray, concat, index_array, make_columns
 from millstream.errors import MillstreamError
 from millstream.functions import UserFunction, user_error
 from millstream.operators.automaton import Automaton, KeyState, Match, rows_of_partials
@@ -155,8 +155,8 @@ class MatchPattern(Operator):
             events = self.kept.take(rows[:, places].ravel())
             column: Array = pa.StructArray.from_arrays(events.columns, fields=list(self.kept.schema))
             if name in self.pattern.repeated:
-                offsets = pa.array(np.arange(len(matches) + 1, dtype=np.int32) * len(places))
-                column = pa.ListArray.from_arrays(offsets, column)
+                offsets = index_array(np.arange(len(matches) + 1, dtype=np.int32) * len(places))
+                column = pa.ListArray.from_arrays(offsets, column)  # type: ignore[call-overload]  # the stubs miss it
             arrays.append(column)
         return Batch(make_columns(names, arrays), end_us[order] if timed else None, position=last[order])
 
@@ -217,7 +217,7 @@ class _Kept:
 
     def take(self, numbers: IntArray) -> pa.RecordBatch:
         whole = self._whole()
-        return whole.columns.take(pa.array(np.searchsorted(self._numbers[0], numbers)))
+        return whole.columns.take(index_array(np.searchsorted(self._numbers[0], numbers)))
 
     def position(self, numbers: IntArray) -> IntArray:
         """What breaks ties between events of one time; in the order of arrival there are none."""

@@ -7,7 +7,7 @@ none comes within its time. Of each key only as many rows are kept as the furthe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns, take_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.evaluate import evaluate_rows
 from millstream.expr import col
 from millstream.operators.base import Context, Output
@@ -28,6 +29,9 @@ from millstream.specs.previous import Look, Neighbour, WithPreviousSpec
 from millstream.times import MAX_US, MIN_US, saturating_add
 
 Places = npt.NDArray[np.intp]
+
+_HISTORY: Final = "history"
+_EXPIRED: Final = "expired"
 
 _VALUE: Final = "\0{}"
 """The column that remembers what an expression gave, beside a whole event; no field of a user's has such a name."""
@@ -51,13 +55,13 @@ class WithPrevious(OrderedOperator):
         names = [_VALUE.format(i) for i in range(len(values))]
         kept = with_arrays(whole.columns, names, values) if self.ahead else make_columns(names, values)
         new, order = sorted_by_key(whole, self.history.slots.of(whole.keys), kept)
-        seen, at = self.history.followed_by(new)
+        seen, at, new = self.history.followed_by(new)
         if self.ahead:
             yield from self._put_out_in_order(seen, self._completed(seen, at))
         else:
             in_turn = np.argsort(order)
             yield from self._put_out(seen, at[in_turn], whole.columns)
-        self.history.add(seen.take(at))
+        self.history.add(new)
 
     def on_time(self, watermark_us: int) -> Iterator[Output]:
         """Put out the events that need not wait for later ones any more."""
@@ -137,6 +141,17 @@ class WithPrevious(OrderedOperator):
         difference = pc.subtract(now, before)
         elapsed = pa.array(elapsed_us / per_us, mask=elapsed_us <= 0)  # of two events at one time there is no rate
         return pc.divide(difference, elapsed)
+
+    def snapshot(self) -> list[StateTable]:
+        expired = make_columns(["expired_before_us"], [pa.array([self.expired_before_us])])
+        return [*super().snapshot(), *self.history.snapshot(_HISTORY), StateTable(_EXPIRED, None, expired)]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        self.history.restore([t for t in tables if t.name == _HISTORY])
+        # At a checkpoint all workers had come equally far: barriers cut every input at the same place.
+        expired = [t.columns.column(0)[0].as_py() for t in tables if t.name == _EXPIRED]
+        self.expired_before_us = max(expired, default=MIN_US)
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}

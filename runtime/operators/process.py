@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
@@ -26,7 +26,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, IntArray
+from millstream.batch import Batch, IntArray, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import user_error
 from millstream.keys import hash_keys
@@ -34,10 +35,10 @@ from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.key_table import KeyRecord, KeyTable, NoKey
 from millstream.operators.line import Line, place_us
 from millstream.operators.process_context import Call, Emissions, Origin
-from millstream.operators.scan import key_values
+from millstream.operators.scan import key_values, keys_from
 from millstream.operators.timers import Due
 from millstream.processing import Process, Timer, TimerClock, declared_states
-from millstream.rows import Row, rows_of
+from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.process import CONTROL, EVENTS, ProcessSpec
 from millstream.state_codec import StateCodec
@@ -45,6 +46,12 @@ from millstream.times import MAX_US, MIN_US, format_us
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FLUSH_ROWS: Final = 65_536
+_CLOCKS: Final[dict[str, TimerClock]] = {"event": "event", "processing": "processing"}
+_RECORDS: Final = "records"
+_LINE: Final = "line"
+_LINE_FIELDS: Final = ("watermark_us", "largest_us", "shared")
+_WAITING: Final = "waiting"
+_CONTROL: Final = "control."
 
 
 class ProcessOperator(Operator):
@@ -360,23 +367,25 @@ class ProcessOperator(Operator):
         """Rows with the time and place of what they were emitted for: an event of the batch, or one of `origins`."""
         of_events = at >= 0
         if batch is not None and of_events.all():
-            beside = (None if b is None else b[at] for b in (batch.time_us, batch.before_us, batch.position))
-            return Batch(columns, *beside)
-        time_us = np.array([o.time_us for o in self.origins])
-        before_us = np.array([o.before_us for o in self.origins])
+            time_us, before_us, position = (
+                None if b is None else b[at] for b in (batch.time_us, batch.before_us, batch.position)
+            )
+            return Batch(columns, time_us, before_us, position)
+        times = np.array([o.time_us for o in self.origins])
+        befores = np.array([o.before_us for o in self.origins])
         rows = 0
         if batch is not None:
             # Events first and the origins behind them.
             rows = batch.num_rows
-            time_us = np.concatenate([np.zeros(rows, np.int64) if batch.time_us is None else batch.time_us, time_us])
+            times = np.concatenate([np.zeros(rows, np.int64) if batch.time_us is None else batch.time_us, times])
             here = np.full(rows, MIN_US) if batch.before_us is None else batch.before_us
-            before_us = np.concatenate([here, before_us])
+            befores = np.concatenate([here, befores])
         row = np.where(of_events, at, rows - 1 - at)
-        late = bool((before_us > MIN_US).any())
+        late = bool((befores > MIN_US).any())
         return Batch(
             columns,
-            time_us[row] if self.spec.timed else None,
-            before_us[row] if late else None,
+            times[row] if self.spec.timed else None,
+            befores[row] if late else None,
             self._positions(batch)[row] if self.with_position else None,
         )
 
@@ -391,6 +400,61 @@ class ProcessOperator(Operator):
             return of_origins
         assert batch.position is not None
         return np.concatenate([batch.position, of_origins])
+
+    # --- checkpoints and tests ---
+
+    def round_trip(self) -> None:
+        """Let everything that is kept go through the codec, as a checkpoint would.
+
+        Raises:
+            StateError: something does not come back from it.
+        """
+        for key, record in list(self.table.records.items()):
+            self.table.check_all(record)
+            self.table.restore(key, self.table.encode(record))
+        self.table.restore_shared(self.table.encode_shared())
+        self._attributes.update(self.table.readable_shared())
+
+    def timers_of(self, key: Any) -> list[Timer]:
+        """The timers that are set for a key."""
+        record = self.table.records.get(key)
+        timers = () if record is None or record.timers is None else tuple(record.timers)
+        return [Timer(_EPOCH + timedelta(microseconds=t), name, _CLOCKS[clock]) for clock, t, name in timers]
+
+    def snapshot(self) -> list[StateTable]:
+        tables = [
+            *self.lines[EVENTS].snapshot(_WAITING),
+            *self.lines[CONTROL].snapshot(f"{_CONTROL}{self.context.worker}"),
+        ]
+        if self._key_fields is not None and self.table.records:
+            keys = list(self.table.records)
+            encoded = pa.array(map(self.table.encode, self.table.records.values()), pa.binary())
+            tables.append(StateTable(_RECORDS, keys_from(keys, self._key_fields), make_columns(["record"], [encoded])))
+        here = [self.watermark_us, self.largest_us, self.table.encode_shared()]
+        tables.append(StateTable(_LINE, None, make_columns(_LINE_FIELDS, [pa.array([v]) for v in here])))
+        return tables
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        # Every former worker had the same control events and shared state: those of one of them are enough.
+        lines = [t.columns.to_pylist()[0] for t in tables if t.name == _LINE]
+        if lines:
+            self.watermark_us = min(line["watermark_us"] for line in lines)
+            self.largest_us = max(line["largest_us"] for line in lines)
+            self.table.restore_shared(lines[0]["shared"])
+        self._attributes.update(self.table.readable_shared())
+        for table in tables:
+            if table.keys is not None:
+                self._key_fields = table.keys.distinct.schema
+            if table.name == _WAITING:
+                self.lines[EVENTS].restore(table)
+            elif table.name == _RECORDS and table.keys is not None:
+                keys = key_values(table.keys.distinct)
+                for code, record in zip(table.keys.codes.tolist(), python_values(table.columns.column(0)), strict=True):
+                    self.table.restore(keys[code], record)
+        control = [t for t in tables if t.name.startswith(_CONTROL)]
+        for table in control:
+            if table.name == min(t.name for t in control):
+                self.lines[CONTROL].restore(table)
 
     def figures(self) -> dict[str, Any]:
         waiting = sum(line.rows for line in self.lines)

@@ -11,27 +11,31 @@ With a ttl the state of a key is forgotten so long after its last event, by the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import compress, repeat
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Array, Batch, IntArray
+from millstream.batch import Array, Batch, IntArray, Keys, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import SchemaError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.line import Line, place_us
 from millstream.operators.ttl import Deadlines
-from millstream.rows import Row, columns_of, rows_of
+from millstream.rows import Row, columns_of, python_values, rows_of
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.keyed import ScanSpec
 from millstream.state_codec import StateCodec, StateError
 from millstream.times import MAX_US, MIN_US
 
 _MISSING = object()
+_STATES: Final = "states"
+_STATE_FIELDS: Final = ("state", "expires_us")
+_WAITING: Final = "waiting"
 
 
 def key_values(distinct: pa.RecordBatch) -> list[Any]:
@@ -48,6 +52,13 @@ def _hashable(column: Array) -> list[Any]:
     return values
 
 
+def keys_from(values: Sequence[Any], schema: pa.Schema) -> Keys:
+    """The way back from `key_values`: each key once, in this order."""
+    parts: Sequence[Sequence[Any]] = [values] if len(schema) == 1 else list(zip(*values, strict=True))
+    distinct = make_columns(schema.names, [pa.array(v, f.type) for v, f in zip(parts, schema, strict=True)])
+    return Keys(distinct, np.arange(len(values), dtype=np.int32))
+
+
 class Scan(Operator):
     def __init__(self, spec: ScanSpec, context: Context) -> None:
         super().__init__(context)
@@ -60,6 +71,7 @@ class Scan(Operator):
         self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None))
         self.line = Line()
         self.watermark_us = MIN_US
+        self._key_schema: pa.Schema | None = None
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         if self.spec.by_event_time:
@@ -87,6 +99,7 @@ class Scan(Operator):
 
     def _scan(self, batch: Batch, at_us: IntArray | None) -> Iterator[Output]:
         assert batch.keys is not None
+        self._key_schema = batch.keys.distinct.schema
         used = np.unique(batch.keys.codes).tolist()
         keys = key_values(batch.keys.distinct)
         held: list[Any] = [_MISSING] * len(keys)
@@ -143,7 +156,7 @@ class Scan(Operator):
             until_us = expires_us[code]
             if time_us >= until_us:
                 held[code] = init()
-            if time_us + ttl_us > until_us:
+            if time_us + ttl_us > until_us or until_us == MAX_US:
                 expires_us[code] = time_us + ttl_us
             yield event
 
@@ -169,7 +182,9 @@ class Scan(Operator):
             return []
         known, result = self.deadlines.expires_us, [MIN_US] * len(keys)
         for code in used:
-            result[code] = known.get(keys[code], MIN_US)
+            # A state from before the flow had a ttl: it starts to count with the next event.
+            unknown = MIN_US if keys[code] not in self.states else MAX_US
+            result[code] = known.get(keys[code], unknown)
         return result
 
     def _times(self, at_us: IntArray | None, start: int, count: int) -> Iterable[int]:
@@ -183,6 +198,50 @@ class Scan(Operator):
         if self.deadlines is not None:
             for key in self.deadlines.free(now_us):
                 del self.states[key]
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        tables = self.line.snapshot(_WAITING)
+        if self._key_schema is not None and self.states:
+            keys = list(self.states)
+            expires_us = [None] * len(keys) if self.deadlines is None else map(self.deadlines.expires_us.get, keys)
+            columns: list[Array] = [
+                pa.array([self._encoded(k) for k in keys], pa.binary()), pa.array(list(expires_us), pa.int64())
+            ]  # fmt: skip
+            tables.append(StateTable(_STATES, keys_from(keys, self._key_schema), make_columns(_STATE_FIELDS, columns)))
+        return tables
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        for table in tables:
+            assert table.keys is not None
+            self._key_schema = table.keys.distinct.schema
+            if table.name == _WAITING:
+                self.line.restore(table)
+                continue
+            values = key_values(table.keys.distinct)
+            states, expiries = (python_values(column) for column in table.columns.columns)
+            for code, state, expires_us in zip(table.keys.codes.tolist(), states, expiries, strict=True):
+                self.states[values[code]] = self.codec.decode(state)
+                if self.deadlines is not None and expires_us is not None:
+                    self.deadlines.set(values[code], expires_us)
+
+    def round_trip(self) -> None:
+        """Let every state go through the codec, as a checkpoint would.
+
+        Raises:
+            StateError: one does not come back from it.
+        """
+        for key, state in self.states.items():
+            self._check(key, state)
+            self.states[key] = self.codec.decode(self._encoded(key))
+
+    def _encoded(self, key: Any) -> bytes:
+        state = self.states[key]
+        try:
+            return self.codec.encode(self.codec.pickled(state) if self.spec.pickle else state)
+        except StateError as error:
+            raise StateError(f"{error} (key {key!r})") from error
 
     def figures(self) -> dict[str, Any]:
         expired = {} if self.deadlines is None else {"expired": self.deadlines.freed}

@@ -7,33 +7,32 @@ the order of time, and of each key only the aggregates' inputs of rows that a la
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from millstream.accumulators import AccumulatorSet, RowOrder
-from millstream.accumulators.ranges import range_columns
-from millstream.batch import Array, Batch, index_array, make_columns
-from millstream.evaluate import evaluate_all
-from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates
+from millstream.batch import Batch, index_array
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.columnar import with_arrays
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, Moments, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
+from millstream.operators.range_aggregates import RangeAggregates
 from millstream.specs.base import MAIN
 from millstream.specs.sliding import SlidingSpec
 from millstream.times import saturating_add
 
 Places = npt.NDArray[np.intp]
 
+_HISTORY: Final = "history"
+
 
 class Sliding(OrderedOperator):
     def __init__(self, spec: SlidingSpec, context: Context) -> None:
         super().__init__(spec, context)
-        self.aggregates = loaded_aggregates(spec.aggregates)
-        self.typed = TypedAccumulators(self.aggregates, context.name)
+        self.aggregates = RangeAggregates(spec.aggregates, context.name)
         self.size_us, self.rows = spec.windows.size_us, spec.windows.rows
         self.history = KeyHistory(last=None if self.rows is None else self.rows - 1)
 
@@ -43,19 +42,16 @@ class Sliding(OrderedOperator):
         assert rows.keys is not None
         if rows.time_us is not None:
             self._forget(int(rows.time_us[0]))  # numbers keys anew, so before the new rows ask for theirs
-        accumulators = self.typed.for_batch(rows)
-        inputs = evaluate_all(accumulators.inputs, input_columns(rows, accumulators))
-        kept = make_columns([str(i) for i in range(len(inputs))], inputs)
-        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), kept)
-        seen, at = self.history.followed_by(new)
+        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), self.aggregates.inputs(rows))
+        seen, at, new = self.history.followed_by(new)
         first, after = self._windows(seen, at)
-        results = self._results(accumulators, seen, first, after)
-        self.history.add(seen.take(at))
+        results = self.aggregates.results(seen, first, after)
+        self.history.add(new)
         # The results are by key; the events go on in the order of time.
         back = np.empty(len(order), np.intp)
         back[order] = np.arange(len(order))
         results = [r.take(index_array(back)) for r in results]
-        columns = with_arrays(rows.all_columns(), list(self.aggregates), results)
+        columns = with_arrays(rows.all_columns(), self.aggregates.names, results)
         yield MAIN, Batch(columns, rows.time_us, position=rows.position)
 
     def worth_taking(self) -> int:
@@ -80,9 +76,12 @@ class Sliding(OrderedOperator):
         moments = Moments(seen)
         return moments.first_from(starts, time_us - self.size_us), moments.first_from(starts, time_us + 1)
 
-    def _results(self, accumulators: AccumulatorSet, seen: KeyRows, first: Places, after: Places) -> list[Array]:
-        order = RowOrder(seen.time_us, seen.position)
-        return accumulators.results(range_columns(accumulators, seen.columns.columns, first, after, order))
+    def snapshot(self) -> list[StateTable]:
+        return [*super().snapshot(), *self.history.snapshot(_HISTORY)]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        self.history.restore([t for t in tables if t.name == _HISTORY])
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import Array, BoolArray, IntArray, index_array
+from millstream.batch import Array, BoolArray, IntArray
 from millstream.grouping import Groups, factorize, group_codes
-from millstream.accumulators.sorting import Codes
+from millstream.accumulators.sorting import Codes, Places
 
 
 def cancelled(
     minus: BoolArray, groups: Groups, by: Sequence[Codes], time_us: IntArray, position: IntArray,
-    content: Sequence[Array],
+    content: Callable[[Places], Sequence[Array]],
 ) -> BoolArray:  # fmt: skip
     """Which rows go: those that take another back, and the rows that they take back.
 
     Args:
         minus: the rows that take back; groups, by: only rows of one group that are equal in ``by`` are alike.
-        content: what a row says.
+        content: what these rows say.
     """
     # Only rows that are as one of the minus rows are looked into, which are few of those that stand.
     alike = _numbered([groups.codes, *(k for c in by for k in c.columns())])
     wanted = np.zeros(int(alike.max(initial=-1)) + 1, np.bool_)
     wanted[alike[minus]] = True
     rows = np.flatnonzero(wanted[alike])
-    index = index_array(rows)
-    same = _numbered([alike[rows], *(_content_codes(c.take(index)) for c in content)])
+    same = _numbered([alike[rows], *map(_content_codes, content(rows))])
     gone = np.zeros(len(rows), np.bool_)
     sign = minus[rows]
     _match(_numbered([same, time_us[rows], position[rows]]), sign, gone)

@@ -11,7 +11,7 @@ depend on who was faster.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,13 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import Column, concat, take, to_arrow
+from millstream.accumulators.sorting import Codes, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
 from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns
 from millstream.errors import InternalError, SchemaError
 from millstream.grouping import Groups
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.columnar import evaluate_all
-from millstream.accumulators.sorting import Codes, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
 from millstream.operators.taking_back import cancelled
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import TopNSpec
@@ -126,12 +126,16 @@ class TopN(Operator):
         held = len(numbers)
         of_slot = np.concatenate([np.repeat(np.arange(len(touched)), counts), np.searchsorted(touched, slots)])
         groups = Groups(of_slot, len(touched))
-        columns = self._with_held(numbers, rows)
-        values = columns[len(self.fields) : -2]
-        by = [codes_of(to_arrow(v), k.descending) for v, k in zip(values, self.spec.by, strict=True)]
-        time_us, position = columns[-2], columns[-1]
+        values = [to_arrow(self._behind_held(v, len(self.fields) + i, numbers)) for i, v in enumerate(rows.values)]
+        by = [codes_of(v, k.descending) for v, k in zip(values, self.spec.by, strict=True)]
+        width = len(self.fields) + len(values)
+        time_us = self._behind_held(rows.time_us, width, numbers)
+        position = self._behind_held(rows.position, width + 1, numbers)
         assert isinstance(time_us, np.ndarray) and isinstance(position, np.ndarray)
-        content = [to_arrow(c) for c in columns[: len(self.fields)]]
+
+        def content(wanted: Places) -> list[Array]:
+            return self._content(wanted, numbers, rows)
+
         old = ranks_of(np.arange(held), Groups(of_slot[:held], len(touched)), by, self.spec.all_ties)
         sign = rows.batch.sign
         stays = np.ones(len(of_slot), np.bool_)
@@ -146,25 +150,34 @@ class TopN(Operator):
         if not self.spec.signed:
             best = ranks < self.spec.n
             order, ranks = order[best], ranks[best]
-            self.worst.set(touched, of_slot, order, by[0], self.spec.n, to_arrow(values[0]).type)
+            self.worst.set(touched, of_slot, order, by[0], self.spec.n, values[0].type)
         new = np.full(len(of_slot), self.spec.n)
         new[order] = ranks
         kept = np.zeros(len(of_slot), np.bool_)
         kept[order] = True
-        added = held + np.flatnonzero(kept[held:])
+        added = np.flatnonzero(kept[held:])
         number = np.concatenate([numbers, np.full(len(slots), -1)])
-        number[added] = self.log.append([take(c, added) for c in columns], len(added))
+        number[held + added] = self.log.append([take(c, added) for c in rows.columns], len(added))
         self._store(touched, of_slot, order, number)
         old = np.concatenate([np.minimum(old, self.spec.n), np.full(len(slots), self.spec.n)])
         return _Change(touched[of_slot], number, old, np.minimum(new, self.spec.n))
 
-    def _with_held(self, numbers: IntArray, rows: _Rows) -> list[Column]:
-        """The columns of the rows with these numbers, followed by new ones."""
+    def _behind_held(self, new: Column, column: int, numbers: IntArray) -> Column:
+        """A column of the rows with these numbers, followed by new values."""
         assert self.log is not None
-        new: list[Column] = [*rows.fields, *rows.values, rows.time_us, rows.position]
-        if len(numbers) == 0:
-            return new
-        return [concat([self.log.take(i, numbers), c]) for i, c in enumerate(new)]
+        return new if len(numbers) == 0 else concat([self.log.take(column, numbers), new])
+
+    def _content(self, wanted: Places, numbers: IntArray, rows: _Rows) -> list[Array]:
+        """The fields of some of the rows with these numbers and the new ones behind them: few are ever asked for."""
+        assert self.log is not None
+        held, new = wanted < len(numbers), wanted >= len(numbers)
+        back = np.empty(len(wanted), np.intp)
+        back[np.concatenate([np.flatnonzero(held), np.flatnonzero(new)])] = np.arange(len(wanted))
+        fields = []
+        for i, values in enumerate(rows.fields):
+            part = take(values, wanted[new] - len(numbers))
+            fields.append(to_arrow(take(self._behind_held(part, i, numbers[wanted[held]]), back)))
+        return fields
 
     def _store(self, touched: IntArray, of_slot: IntArray, order: Places, number: IntArray) -> None:
         counts = np.bincount(of_slot[order], minlength=len(touched)).astype(np.int64)
@@ -247,6 +260,11 @@ class _Rows:
     time_us: IntArray
     position: IntArray
     batch: Batch
+
+    @property
+    def columns(self) -> list[Column]:
+        """As they are kept."""
+        return [*self.fields, *self.values, self.time_us, self.position]
 
     def take(self, rows: npt.NDArray[np.integer]) -> _Rows:
         index = index_array(rows)

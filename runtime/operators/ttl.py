@@ -334,7 +334,7 @@ class TtlList(TtlHandle, MutableSequence[T]):
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[T]: ...  # type: ignore[override]
+    def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
         return self._live()[index]
 
@@ -412,7 +412,7 @@ class TtlMap(TtlHandle, MutableMapping[K, V]):
         del self._held[key], self._expires[key]
 
     def __contains__(self, key: object) -> bool:
-        return self._expires.get(key, MIN_US) > self.expiries.moment.now_us  # type: ignore[call-overload, no-any-return]
+        return self._expires.get(key, MIN_US) > self.expiries.moment.now_us  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[K]:
         now_us = self.expiries.moment.now_us
@@ -456,7 +456,7 @@ class TtlMap(TtlHandle, MutableMapping[K, V]):
         return next(reversed(self._held.items()), ())
 
     def export(self) -> tuple[Any, ...]:
-        return ([(k, v, self._expires[k]) for k, v in self._held.items()],) if self._held else ()
+        return ([(k, self._held[k], expires_us) for k, expires_us in self._expires.items()],) if self._held else ()
 
     def restore(self, exported: tuple[Any, ...]) -> None:
         entries = exported[0] if exported else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ from millstream.evaluate import output_type
 from millstream.expr import Expr
 from millstream.specs.base import MAIN, Bound, Changelog, Fields, Spec, Time, both, takes_back
 from millstream.specs.ordering import OrderedSpec, whole_rows
+from millstream.specs.windows import RESERVED
 from millstream.times import format_duration
 
 
@@ -37,6 +38,9 @@ class SortKey:
 
 
 SortKeys = tuple[SortKey, ...]
+
+WINDOW_BEST: Final = "best rows of the window"
+"""The field of a pane that holds its best rows."""
 
 
 @dataclass(frozen=True)
@@ -221,3 +225,48 @@ def refuse_revised(where: str, upstream: Bound) -> None:
             f"{where}: its input comes from {upstream.changelog.by}, which revises what it has put out; "
             "use top_n(1, by=...), which follows that, or emit='final' there"
         )
+
+
+@dataclass(frozen=True)
+class WindowRowsSpec(Spec):
+    """The rows of panes that hold the best ones of their window: a row for each, behind the fields of its pane.
+
+    Attributes:
+        rank: the field for a row's rank; None: rows have none.
+    """
+
+    by: SortKeys
+    n: int
+    rank: str | None
+
+    def describe(self) -> str:
+        return f"rows of top_n({self.n}, by={describe_keys(self.by)}{f', rank={self.rank!r}' if self.rank else ''})"
+
+    def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
+        upstream, schema = inputs[0], None
+        if upstream.schema is not None:
+            pane = [f for f in upstream.schema if f.name != WINDOW_BEST]
+            event = list(upstream.schema.field(WINDOW_BEST).type.value_type.field("event").type)
+            check_apart(where, event)
+            names = {f.name for f in pane}
+            schema = ranked(where, pa.schema([*pane, *(f for f in event if f.name not in names)]), self.rank)
+        changelog = upstream.changelog and replace(upstream.changelog, keys=None)
+        return replace(upstream, schema=schema, keys=(), changelog=changelog)
+
+    def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
+        return None
+
+    def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
+        # A pane that comes again may hold other rows.
+        return inputs[0].changelog is not None
+
+
+def check_apart(where: str, event: Sequence[pa.Field[Any]]) -> None:
+    """Raises:
+    FlowError: an event has a field that is named as one of its pane.
+    """
+    for field in event:
+        if field.name in RESERVED:
+            raise FlowError(
+                f"{where}: events have a field {field.name!r}, which is one of the window's as well; rename() or drop() it"
+            )

@@ -195,8 +195,8 @@ class WindowAggregateSpec(Spec):
             if isinstance(self.windows, SessionWindows):
                 self.windows.check(where, upstream.schema)
             results = aggregate_schema(where, self.aggregates, upstream.schema, upstream.keys)
-            kinds = (STAMP, STAMP, pa.int64(), pa.string())
-            schema = pa.schema([*zip(RESERVED, kinds, strict=True), *results])
+            kinds: list[pa.DataType] = [STAMP, STAMP, pa.int64(), pa.string()]
+            schema = pa.schema([*(pa.field(n, k) for n, k in zip(RESERVED, kinds, strict=True)), *results])
         time = Time.EVENT if upstream.time is Time.EVENT else Time.PROCESSING
         if isinstance(self.windows, Windows):
             time = self.windows.result_time(where, time)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +11,8 @@ import pytest
 from harness.sources import ColumnSource, TextSource, fields
 
 from millstream import aggregates as ms
-from millstream.errors import FlowError, SchemaError
+from millstream.connectors.base import Source
+from millstream.errors import FlowError, SchemaError, UnboundedStateWarning
 from millstream.expr import col
 from millstream.flow import Flow
 from millstream.keyed import WindowResult
@@ -144,12 +147,12 @@ def test_a_mistake_with_fields_names_the_operator_and_what_is_near(build: Any, m
     [
         (lambda s: delays(s).event_time("window_start"), "event time cannot be assigned behind agg"),
         (lambda s: s.key_by("carrier").agg(n=ms.count()).key_by("n").agg(m=ms.first("carrier")), "which revises what it has put out.*emit='final'"),
-        (lambda s: delays(s, allowed_lateness="1m").key_by("worst").agg(m=ms.count()), "which revises what it has put out"),
-        (lambda s: delays(s, allowed_lateness=None).key_by("worst").agg(m=ms.count()), "which revises what it has put out"),
+        (lambda s: delays(s, allowed_lateness="1m").key_by("worst").agg(m=ms.first("carrier")), "which revises what it has put out"),
+        (lambda s: delays(s, allowed_lateness=None).key_by("worst").agg(m=ms.first("carrier")), "which revises what it has put out"),
         (lambda s: s.union(s.event_time("scheduled")), "one stream has event time and another has not"),
         (lambda s: s.key_by("carrier").agg(carrier=ms.count()), "an aggregate cannot be named 'carrier'"),
         (lambda s: s.event_time("scheduled").key_by("carrier").window(tumbling("1h")).agg(pane=ms.count()), "an aggregate cannot be named 'pane'"),
-        (lambda s: s.key_by(pane="carrier").window(tumbling("1h")).agg(n=ms.count()), "a key cannot be named window_start, window_end or pane"),
+        (lambda s: s.key_by(pane="carrier").window(tumbling("1h")).agg(n=ms.count()), "a key cannot be named window_start, window_end, pane or timing"),
         (lambda s: delays(s, allowed_lateness=None, emit="final"), "never happens with infinite lateness"),
         (lambda s: s.key_by("carrier").window(hopping("1s", "2s")).agg(n=ms.count()), "events in between would be in no window"),
         (lambda s: s.key_by("carrier").window(tumbling("0s")).agg(n=ms.count()), "holds nothing"),
@@ -239,3 +242,112 @@ def test_position_is_carried_only_where_order_matters() -> None:
         flow = Flow("f")
         read(flow).key_by("carrier").agg(x=aggregate).collect("out")
         assert plan(flow).needs_position == needed
+
+
+# --- state without a bound ---
+
+
+class LiveSource(ColumnSource):
+    live = True
+
+    def with_fields(self, fields: Sequence[str]) -> Source:
+        return self
+
+
+UNBOUNDED: dict[str, Any] = {
+    "agg": lambda keyed: keyed.agg(n=ms.count()),
+    "top_n": lambda keyed: keyed.top_n(3, "delay"),
+    "dedupe": lambda keyed: keyed.dedupe(),
+    "first": lambda keyed: keyed.dedupe(emit="final"),
+}
+BOUNDED: dict[str, Any] = {
+    "agg": lambda keyed: keyed.agg(n=ms.count(), ttl="1h"),
+    "top_n": lambda keyed: keyed.window(tumbling("1h")).top_n(3, "delay"),
+    "dedupe": lambda keyed: keyed.dedupe(within="1h"),
+}
+
+
+def keyed(source: ColumnSource) -> tuple[Flow, Any]:
+    flow = Flow("f")
+    return flow, flow.source(source).event_time("scheduled").key_by("carrier")
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_state_without_a_bound_is_warned_of_where_a_source_has_no_end(name: str) -> None:
+    flow, stream = keyed(LiveSource([[]], SCHEMA))
+    UNBOUNDED[name](stream).collect("out")
+    with pytest.warns(UnboundedStateWarning, match="kept for ever; use") as warned:
+        plan(flow)
+    assert [Path(w.filename).name for w in warned] == ["test_planner.py"]
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_a_flow_that_ends_is_not_warned_of(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    flow, stream = keyed(ColumnSource([[]], SCHEMA))
+    UNBOUNDED[name](stream).collect("out")
+    plan(flow)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_state_with_a_bound_is_not_warned_of(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    flow, stream = keyed(LiveSource([[]], SCHEMA))
+    BOUNDED[name](stream).collect("out")
+    plan(flow)
+    assert not recwarn.list
+
+
+# --- changelogs ---
+
+
+def changelogs(build: Any) -> dict[str, bool | None]:
+    """What each stateful operator is told to make."""
+    flow = Flow("f")
+    build(read(flow).event_time("scheduled")).collect("out")
+    made = plan(flow)
+    return {n.name: getattr(n.spec, "retracts", None) for n in made.nodes.values() if n.spec.keyed}
+
+
+def test_an_aggregate_is_upserts_unless_somebody_behind_it_must_take_back() -> None:
+    def counts(stream: Stream) -> Stream:
+        return stream.key_by("carrier").agg(n=ms.count(), name="counts")
+
+    assert changelogs(counts) == {"counts": False}
+    assert changelogs(lambda s: counts(s).filter(col("carrier") == "UA")) == {"counts": False}
+    assert changelogs(lambda s: counts(s).select("n")) == {"counts": False}
+    assert changelogs(lambda s: counts(s).filter(col("n") > 1)) == {"counts": True}
+    assert changelogs(lambda s: counts(s).map(lambda r: r)) == {"counts": True}
+    assert changelogs(lambda s: counts(s).key_by("n").agg(m=ms.count(), name="of")) == {"counts": True, "of": True}
+    assert changelogs(lambda s: counts(s).key_by("n").agg(m=ms.count(), emit="final", name="of"))["counts"] is True
+    assert changelogs(lambda s: counts(s).key_by("n").top_n(3, "n", name="top")) == {"counts": True, "top": None}
+
+
+def test_a_field_named_change_is_refused_where_rows_are_taken_back() -> None:
+    def build(flow: Flow) -> None:
+        read(flow).rename({"unread": "change"}).key_by("carrier").top_n(1, "delay").collect("out")
+
+    refused(build, FlowError, r"a field 'change', and there is one of that name; rename\(\) it")
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda s: s.key_by("carrier").top_n(0, "delay"), "n=0: say how many rows"),
+        (lambda s: s.key_by("carrier").top_n(1, []), "by= names at least one field"),
+        (lambda s: s.key_by("carrier").top_n(1, 3), "not iterable|found 3"),
+        (lambda s: s.key_by("carrier").top_n(1, "legs"), "which has no order"),
+        (lambda s: s.key_by("carrier").top_n(1, "dely"), "did you mean 'delay'"),
+        (lambda s: s.key_by("carrier").top_n(1, "delay", rank="unread"), "there is a field of that name already"),
+        (lambda s: s.key_by("carrier").top_n(1, "delay", ties="some"), "neither 'first' nor 'all'"),
+        (lambda s: s.key_by("carrier").top_n(1, "delay", emit="never"), "neither 'updates' nor 'final'"),
+        (lambda s: s.key_by("carrier").agg(n=ms.count(), ttl="0s"), "use a duration above zero"),
+        (lambda s: s.key_by("carrier").agg(n=ms.count(), ttl="1s"), "ttl= goes by event time, and there is none"),
+        (lambda s: s.key_by("carrier").dedupe(within="1s"), "within= goes by event time, and there is none"),
+        (lambda s: s.key_by("carrier").dedupe("last", within="1s"), "within= goes with keep='first'"),
+        (lambda s: s.key_by("carrier").dedupe().late, "none is late"),
+        (lambda s: s.key_by("carrier").agg(n=ms.count()).key_by("n").dedupe(), r"use top_n\(1, by=...\)"),
+        (lambda s: s.rename({"unread": "pane"}).key_by("carrier").window(tumbling("1h")).top_n(1, "delay"), "one of the window's"),
+    ],
+)  # fmt: skip
+def test_a_mistake_with_what_is_revised_says_what_to_do(build: Any, match: str) -> None:
+    refused(lambda flow: build(read(flow)).collect("out"), FlowError, match)

@@ -37,10 +37,10 @@ def test_the_largest_time_before_a_row_does_not_count_the_row_itself() -> None:
     assert times_before(array([]), 4).tolist() == []
 
 
-@pytest.mark.parametrize(("time", "behind"), [(11, False), (10, False), (9, True)])
-def test_a_row_at_the_watermark_is_not_behind_it(time: int, behind: bool) -> None:
+@pytest.mark.parametrize(("time", "told"), [(11, False), (10, True), (9, True)])
+def test_a_row_at_the_watermark_or_behind_it_is_told_where_it_was(time: int, told: bool) -> None:
     watermark = watermark_before(array([time]), 15, 5, MIN_US)
-    assert (watermark is not None) == behind
+    assert (watermark is not None) == told
     if watermark is not None:
         assert watermark.tolist() == [10]
 

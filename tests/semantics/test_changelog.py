@@ -146,7 +146,9 @@ def test_an_aggregate_of_the_third_order_is_right_as_well(rows: Partitions, way:
 def test_stateless_operators_pass_on_what_is_taken_back(rows: Partitions, way: Way) -> None:
     def build(events: Stream) -> Stream:
         stream = events.key_by("k").agg(n=ms.count()).filter(col("n") % 2 == 1)
-        stream = stream.map(lambda r: {"name": r.k, "n": r.n, "twice": [r.n, r.n]}, schema={"name": str, "n": int, "twice": list[int]})
+        stream = stream.map(
+            lambda r: {"name": r.k, "n": r.n, "twice": [r.n, r.n]}, schema={"name": str, "n": int, "twice": list[int]}
+        )
         return stream.explode("twice").flat_map(lambda r: [r, r]).with_columns(m=col("twice") + 1).drop("n")
 
     odd = {k: n for k, n in counts(every(rows)).items() if n % 2}
@@ -215,7 +217,9 @@ def timed(events: Stream) -> Stream:
 def test_each_life_of_a_key_is_aggregated_by_itself(rows: Partitions, way: Way, ttl: int) -> None:
     rows = [[{**e, "v": e["i"]} for e in partition] for partition in rows]
     out = outcome(
-        lambda events: timed(events).key_by("k").agg(n=ms.count(), v=ms.last("v"), ttl=f"{ttl}s", emit="final"), rows, way
+        lambda events: timed(events).key_by("k").agg(n=ms.count(), v=ms.last("v"), ttl=f"{ttl}s", emit="final"),
+        rows,
+        way,
     )
     assert Counter(tuple(r.values()) for r in out) == Counter(lives(every(rows), ttl))
 
@@ -228,19 +232,19 @@ def test_a_key_that_expires_is_taken_back(rows: Partitions, way: Way, ttl: int) 
     taken = {r["k"]: r["n"] for r in out if r["change"] == "-"}
     assert taken == last
     behind = outcome(
-        lambda events: timed(events).key_by("k").agg(n=ms.count(), ttl=f"{ttl}s").key_by("n").agg(keys=ms.count()), rows, way
+        lambda events: timed(events).key_by("k").agg(n=ms.count(), ttl=f"{ttl}s").key_by("n").agg(keys=ms.count()),
+        rows,
+        way,
     )
     assert folded(behind) == Counter()
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_window_results_behind_a_final_aggregate_with_a_ttl_are_not_late(workers: int) -> None:
-    from millstream.windows import tumbling
-
-    rows: Partitions = [[{"p": 0, "i": i, "t": i, "k": "abc"[i % 3], "v": 1, "x": None} for i in range(0, 300)]]
+    rows: Partitions = [[{"p": 0, "i": i, "t": i, "k": "abc"[i % 3], "v": 1, "x": None} for i in range(300)]]
     out = outcome(
         lambda events: events.event_time("t", unit="s").filter(col("t") % 50 < 20).key_by("k")
-        .agg(n=ms.count(), ttl="10s", emit="final").key_by("n").window(tumbling("50s")).agg(lives=ms.count()),
+        .agg(n=ms.count(), ttl="10s", emit="final").key_by("n").window(ms.tumbling("50s")).agg(lives=ms.count()),
         rows, Way(workers, 7),
     )  # fmt: skip
     assert sum(r["lives"] for r in out) == 18
@@ -289,14 +293,13 @@ def test_the_best_rows_of_each_key_are_ranked_by_value_time_and_place(
     rows: Partitions, way: Way, n: int, descending: bool, ties: Any, with_rank: bool
 ) -> None:
     by = [ms.desc("v") if descending else "v", "x"]
-    expected = best(
-        every(rows), n, [better("v", descending=descending), better("x", descending=False)], ties, placed
-    )
+    expected = best(every(rows), n, [better("v", descending=descending), better("x", descending=False)], ties, placed)
     for emit in ("updates", "final"):
-        out = outcome(
-            lambda events: timed(events).key_by("k").top_n(n, by, rank="rank" if with_rank else None, ties=ties, emit=emit),
-            rows, way,
-        )  # fmt: skip
+
+        def build(events: Stream, emit: Any = emit) -> Stream:
+            return timed(events).key_by("k").top_n(n, by, rank="rank" if with_rank else None, ties=ties, emit=emit)
+
+        out = outcome(build, rows, way)
         found = folded(out) if emit == "updates" else Counter(tuple(r.values()) for r in out)
         assert found == Counter((*whole(e), rank) if with_rank else whole(e) for e, rank in expected)
 
@@ -334,7 +337,9 @@ def test_a_ranking_of_a_ranking_is_one_of_what_stands(rows: Partitions, way: Way
 
     def build(events: Stream) -> Stream:
         first = timed(events).key_by("k").top_n(2, ms.desc("v"))
-        return first.filter(col("v").is_not_null()).key_by(all=col("v") * 0).top_n(3, "v", rank="rank").select("v", "rank")
+        return (
+            first.filter(col("v").is_not_null()).key_by(all=col("v") * 0).top_n(3, "v", rank="rank").select("v", "rank")
+        )
 
     firsts = [e for e, _ in best(every(rows), 2, [better("v", descending=True)], "first", placed) if e["v"] is not None]
     expected = sorted(e["v"] for e in firsts)[:3]
@@ -344,7 +349,9 @@ def test_a_ranking_of_a_ranking_is_one_of_what_stands(rows: Partitions, way: Way
 @given(partitions(), ways())
 def test_an_aggregate_of_a_ranking_is_of_what_stands(rows: Partitions, way: Way) -> None:
     def build(events: Stream) -> Stream:
-        return timed(events).key_by("k").top_n(2, ms.desc("x")).key_by("k").agg(n=ms.count(), x=ms.sum("x"), v=ms.min("v"))
+        return (
+            timed(events).key_by("k").top_n(2, ms.desc("x")).key_by("k").agg(n=ms.count(), x=ms.sum("x"), v=ms.min("v"))
+        )
 
     top = [e for e, _ in best(every(rows), 2, [better("x", descending=True)], "first", placed)]
     expected = Counter[Row]()
@@ -360,7 +367,15 @@ def test_text_nan_and_null_have_their_place_in_a_ranking(descending: bool) -> No
     kinds = fields(k=pa.string(), x=pa.float64(), s=pa.string())
     events = [
         {"k": "a", "x": x, "s": s}
-        for x, s in [(nan, "b"), (None, "a"), (1.0, None), (float("inf"), "c"), (-1.0, "b"), (float("-inf"), "aa"), (0.0, "")]
+        for x, s in [
+            (nan, "b"),
+            (None, "a"),
+            (1.0, None),
+            (float("inf"), "c"),
+            (-1.0, "b"),
+            (float("-inf"), "aa"),
+            (0.0, ""),
+        ]
     ]
     for by, expected in (
         ("x", {False: [float("-inf"), -1.0, 0.0, 1.0, float("inf"), nan, None]}),
@@ -383,7 +398,9 @@ def test_text_nan_and_null_have_their_place_in_a_ranking(descending: bool) -> No
 def test_the_first_or_last_event_of_each_key_stands(rows: Partitions, way: Way, keep: Any, final: bool) -> None:
     pick = min if keep == "first" else max
     expected = Counter(whole(pick(g, key=placed)) for g in grouped(every(rows), lambda e: e["k"]).values())
-    out = outcome(lambda events: timed(events).key_by("k").dedupe(keep, emit="final" if final else "updates"), rows, way)
+    out = outcome(
+        lambda events: timed(events).key_by("k").dedupe(keep, emit="final" if final else "updates"), rows, way
+    )
     if final:
         assert Counter(tuple(r.values()) for r in out) == expected
     else:
@@ -415,7 +432,9 @@ def test_an_event_long_enough_after_an_accepted_one_is_no_duplicate(rows: Partit
 
 
 def test_a_duplicate_at_exactly_the_span_is_none() -> None:
-    rows: Partitions = [[{"p": 0, "i": i, "t": t, "k": "a", "v": i, "x": None} for i, t in enumerate([0, 9, 10, 19, 20])]]
+    rows: Partitions = [
+        [{"p": 0, "i": i, "t": t, "k": "a", "v": i, "x": None} for i, t in enumerate([0, 9, 10, 19, 20])]
+    ]
     out = outcome(lambda events: timed(events).key_by("k").dedupe(within="10s"), rows, Way())
     assert [r["t"] for r in out] == [0, 10, 20]
 
@@ -438,9 +457,64 @@ def test_without_event_time_it_is_the_first_or_last_to_arrive(rows: Partitions, 
     out = outcome(lambda events: events.key_by("k").dedupe(keep), rows, way)
     assert "change" not in (out[0] if out else {})
     expected = Counter(
-        (e["k"], *whole(e)[1:]) for e in (pick(g, key=lambda e: e["i"]) for g in grouped(every(rows), lambda e: e["k"]).values())
+        (e["k"], *whole(e)[1:])
+        for e in (pick(g, key=lambda e: e["i"]) for g in grouped(every(rows), lambda e: e["k"]).values())
     )
     if keep == "first":
         assert Counter(tuple(r.values()) for r in out) == expected
     else:
         assert Counter(upserted(out, "k")) == expected
+
+
+# --- rankings of windows ---
+
+
+@given(partitions(), ways(), st.integers(1, 3), st.sampled_from(["first", "all"]), st.sampled_from([10, 20]))
+def test_each_window_has_a_ranking_of_its_own(rows: Partitions, way: Way, n: int, ties: Any, size: int) -> None:
+    expected = Counter[Row]()
+    for start in range(-10, 40, 10):
+        inside = [e for e in every(rows) if start <= e["t"] < start + size]
+        for event, rank in best(inside, n, [better("v", descending=True)], ties, placed):
+            expected[start, *whole(event), rank] += 1
+
+    def build(events: Stream) -> Stream:
+        windows = timed(events).key_by("k").window(ms.hopping(f"{size}s", "10s"))
+        return windows.top_n(n, ms.desc("v"), rank="rank", ties=ties)
+
+    out = outcome(build, rows, way)
+    assert {tuple(r)[:4] for r in out} <= {("window_start", "window_end", "pane", "timing")}
+    assert Counter((r["window_start"].timestamp(), *list(r.values())[4:]) for r in out) == expected
+
+
+@given(partitions(), ways())
+def test_the_keys_with_the_most_events_of_each_window_ties_included(rows: Partitions, way: Way) -> None:
+    """Nexmark's query 5."""
+
+    def build(events: Stream) -> Stream:
+        counted = timed(events).key_by("k").window(ms.tumbling("10s")).agg(n=ms.count()).select("k", "n")
+        return counted.key_by(all=col("n") * 0).window(ms.tumbling("10s")).top_n(1, ms.desc("n"), ties="all")
+
+    expected = Counter[Row]()
+    for start in range(0, 40, 10):
+        in_window = counts(e for e in every(rows) if start <= e["t"] < start + 10)
+        most = max(in_window.values(), default=None)
+        expected.update((start, k, n) for k, n in in_window.items() if n == most)
+    out = outcome(build, rows, way)
+    assert Counter((r["window_start"].timestamp(), r["k"], r["n"]) for r in out) == expected
+
+
+def test_a_late_event_takes_a_row_out_of_its_windows_ranking() -> None:
+    rows: Partitions = [
+        [
+            {"p": 0, "i": i, "t": t, "k": "a", "v": v, "x": None}
+            for i, (t, v) in enumerate([(1, 5), (2, 4), (15, 1), (3, 9)])
+        ]
+    ]
+
+    def build(events: Stream) -> Stream:
+        windows = events.event_time("t", unit="s").key_by("k").window(ms.tumbling("10s"), allowed_lateness="1h")
+        return windows.top_n(2, ms.desc("v"), rank="rank").select("window_start", "v", "rank")
+
+    out = outcome(build, rows, Way(1, 1))
+    assert {(r[0].timestamp(), *r[1:]) for r in folded(out)} == {(0, 9, 1), (0, 5, 2), (10, 1, 1)}
+    assert [(r["change"], r["v"]) for r in out][:2] == [("+", 5), ("+", 4)]

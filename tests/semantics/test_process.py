@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 
 import millstream as ms
 
-SCHEMA = fields(
-    p=pa.int64(), i=pa.int64(), k=pa.string(), t=pa.int64(), op=pa.string(), x=pa.int64(), name=pa.string()
-)
+SCHEMA = fields(p=pa.int64(), i=pa.int64(), k=pa.string(), t=pa.int64(), op=pa.string(), x=pa.int64(), name=pa.string())
 OPS = ["set", "cancel", "cancel_at", "add", "push", "put", "mark", "clear", "look", "chain"]
 LATENESS = 2
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -18,9 +18,10 @@ from harness.sources import ColumnSource, TextSource, fields
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from millstream import aggregates as ms
+import millstream as ms
 from millstream.expr import col
 from millstream.flow import Flow
+from millstream.specs.triggers import Early
 from millstream.windows import hopping, tumbling
 
 SCHEMA = fields(
@@ -54,6 +55,8 @@ class Case:
     rule: WindowRule
     out_of_orderness: int
     final: bool = False
+    early: Early | None = None
+    panes: Literal["accumulating", "discarding", "retracting"] = "accumulating"
     keys: tuple[str, ...] = ("k",)
     filter_first: bool = False
     filter_behind: bool = False
@@ -76,7 +79,10 @@ class Case:
         lateness = None if rule.lateness is None else span(rule.lateness)
         panes = (
             stream.key_by(*self.keys)
-            .window(windows, allowed_lateness=lateness, emit="final" if self.final else "updates")
+            .window(
+                windows, allowed_lateness=lateness, early=self.early, panes=self.panes,
+                emit="final" if self.final else "updates",
+            )
             .agg(
                 count=ms.count(), count_n=ms.count("n"), sum_n=ms.sum("n"), sum_x=ms.sum("x"), mean=ms.mean("x"), min=ms.min("n"),
                 max=ms.max("s"), first=ms.first("s"), last=ms.last("n"), variance=ms.variance("x"), stddev=ms.stddev("x", ddof=0),
@@ -87,6 +93,10 @@ class Case:
         panes.collect("panes")
         panes.late.collect("late")
         return flow
+
+    @property
+    def fires_once(self) -> bool:
+        return self.final or (self.rule.lateness == 0 and self.early is None)
 
     def dead(self) -> list[int]:
         return [e["id"] for e in self._times().dead]
@@ -136,7 +146,11 @@ def last_panes(rows: Rows, keys: tuple[str, ...]) -> dict[tuple[int, Hashable], 
         assert row["pane"] == (0 if before is None else before["pane"] + 1), (
             f"pane {row['pane']} of {at} follows {before}"
         )
-        assert before is None or row["count"] > before["count"], f"pane {row['pane']} of {at} changes nothing"
+        assert (
+            before is None
+            or row["count"] > before["count"]
+            or (before["timing"], row["timing"]) == ("early", "on_time")
+        ), f"pane {row['pane']} of {at} changes nothing"
         panes[at] = row
     return panes
 
@@ -150,7 +164,10 @@ def check(case: Case, outcome: Outcome) -> None:
         assert list(row)[-1] == "late_reason"
         assert {**by_id[row["id"]], "late_reason": row["late_reason"]} == row, "a late event is the event as it came"
     assert len(outcome.dead) == len(case.dead())
-    panes = last_panes(outcome.rows["panes"], case.keys)
+    if case.panes == "discarding" and not case.fires_once:
+        check_discarded(case, outcome.rows["panes"], expected)
+        return
+    panes = last_panes(standing(case, outcome.rows["panes"]), case.keys)
     assert panes.keys() == expected.held.keys()
     for at, events in expected.held.items():
         pane = panes[at]
@@ -162,8 +179,44 @@ def check(case: Case, outcome: Outcome) -> None:
                 else pane[name] == value
             )
             assert same, f"{name} of {at} is {pane[name]}, expected {value}"
-        if case.final or case.rule.lateness == 0:
-            assert pane["pane"] == 0
+        if case.fires_once:
+            assert (pane["pane"], pane["timing"]) == (0, "on_time")
+        assert pane["timing"] != "early", "a window fires at its end"
+
+
+def standing(case: Case, rows: Rows) -> Rows:
+    """The panes in order; where they are taken back, having checked that each is when the next one comes."""
+    if case.panes != "retracting" or case.fires_once:
+        return rows
+    last: dict[Any, dict[str, Any]] = {}
+    said: Rows = []
+    for row in rows:
+        pane = {name: value for name, value in row.items() if name != "change"}
+        at = (pane["window_start"], *(pane[k] for k in case.keys))
+        if row["change"] == "-":
+            assert last.pop(at) == pane, "what is taken back is what was said last"
+        else:
+            assert at not in last, "the pane before is taken back first"
+            last[at] = pane
+            said.append(pane)
+    return said
+
+
+def check_discarded(case: Case, rows: Rows, expected: Windowed) -> None:
+    """Discarded panes add up to what their windows hold, and one of them is on time or late."""
+    counts: dict[Any, int] = {}
+    ids: dict[Any, list[int]] = {}
+    timings: dict[Any, list[str]] = {}
+    for row in rows:
+        at = (ms_of(row["window_start"]), tuple(row[k] for k in case.keys))
+        assert row["pane"] == len(timings.setdefault(at, [])), "panes are numbered from 0"
+        timings[at].append(row["timing"])
+        counts[at] = counts.get(at, 0) + row["count"]
+        ids.setdefault(at, []).extend(row["collect"] or [])
+    assert counts == {at: len(events) for at, events in expected.held.items()}
+    for at, events in expected.held.items():
+        assert sorted(ids[at]) == sorted(e.event["id"] for e in events)
+        assert timings[at][-1] != "early"
 
 
 # --- cases ---
@@ -205,13 +258,20 @@ def rules(draw: st.DrawFn) -> WindowRule:
     return WindowRule(size, slide, draw(st.sampled_from([0, 0, 3, -5, 40])), lateness)
 
 
+triggers = st.sampled_from([ms.every_change(), ms.every_count(3), ms.every("7ms", clock="event"), ms.every("1s")])
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     rule = draw(rules())
+    final = rule.lateness is not None and draw(st.booleans())
+    early = None
+    if not final:
+        early = draw(st.one_of(st.none(), triggers, st.tuples(triggers, triggers).map(lambda t: t[0] | t[1])))
     return Case(
         draw(events()), rule,
         out_of_orderness=draw(st.sampled_from([0, 1, 10, 30])),
-        final=rule.lateness is not None and draw(st.booleans()),
+        final=final, early=early, panes=draw(st.sampled_from(["accumulating", "discarding", "retracting"])),
         keys=draw(st.sampled_from([("k",), ("k",), ("j", "k"), ("j",), ("n", "x")])),
         filter_first=draw(st.booleans()), filter_behind=draw(st.booleans()), text=draw(st.booleans()),
     )  # fmt: skip

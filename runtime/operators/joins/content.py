@@ -16,6 +16,7 @@ from millstream.operators.joins.sorted_rows import SortedRows
 
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_LIST = np.uint64(0x6A09E667F3BCC909)
 
 
 def content_hash(columns: Sequence[Array], count: int) -> IntArray:
@@ -42,6 +43,7 @@ def _hash(column: Array) -> HashArray:
         place = (np.arange(len(parents)) - starts[parents]).astype(np.uint64)
         hashes = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint64) * _ODD
         np.add.at(hashes, parents, values * (place * np.uint64(2) + np.uint64(1)))
+        hashes = (hashes ^ _LIST ^ (hashes >> np.uint64(31))) * _MIX
     else:
         return hash_keys([column])
     if column.null_count:

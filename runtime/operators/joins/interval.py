@@ -21,7 +21,7 @@ from millstream.operators.base import Context, Output
 from millstream.operators.joins.output import Beside, Picked, latest, mixed
 from millstream.operators.joins.rows import RowNumbers, Rows
 from millstream.operators.joins.sides import JoinOperator, Side
-from millstream.operators.joins.sorted_rows import Segment, make_segment
+from millstream.operators.joins.sorted_rows import Segment, make_segment, pairs_of
 from millstream.specs.base import MAIN
 from millstream.specs.joins import IntervalJoinSpec, JoinKind
 from millstream.times import saturating_add
@@ -68,16 +68,16 @@ class IntervalJoin(JoinOperator):
         numbers = mine.kept.add(rows)
         mine.where.add(replace(segment, row=segment.row + numbers[0]))
         mine.seen(rows.time_us)
-        met = np.zeros(len(rows), np.bool_)
-        from_us, to_us = self._span(segment, port)
-        for found in theirs.where.find(segment.key, from_us, to_us):
-            met[segment.row[found.count > 0]] = True
-            for query, others in found.pairs():
-                if self.comes_out_alone[1 - port]:
-                    yield from self._first_match(others, 1 - port)
-                if self.how.pairs:
-                    yield self._pairs(rows, segment.row[query], others, port)
+        founds = list(theirs.where.find(segment.key, *self._span(segment, port)))
+        for query, others in pairs_of(founds):
+            if self.comes_out_alone[1 - port]:
+                yield from self._first_match(others, 1 - port)
+            if self.how.pairs:
+                yield self._pairs(rows, segment.row[query], others, port)
         if self.comes_out_alone[port]:
+            met = np.zeros(len(rows), np.bool_)
+            for found in founds:
+                met[segment.row[found.count > 0]] = True
             mine.kept.matches.values[numbers] = met
             mine.due.add(rows.time_us[~met], numbers[~met])
             if self.how is JoinKind.SEMI:

@@ -72,7 +72,7 @@ class Side:
 
     def forget_gone(self) -> bool:
         """Free the memory of rows that were taken back, when they are half of what is kept or more."""
-        gone = 2 * self.kept.gone_count > max(len(self), _CHECK_ROWS)
+        gone = 2 * self.kept.gone_count >= max(len(self), _CHECK_ROWS)
         if gone:
             self.keep(~self.kept.gone.values)
         return gone

@@ -8,12 +8,11 @@ integer, so that a look is a binary search of NumPy's, and one over sorted queri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from millstream.batch import IntArray
 
@@ -111,7 +110,7 @@ class Found:
     start: IntArray
     count: IntArray
 
-    def pairs(self) -> Iterator[tuple[npt.NDArray[np.intp], IntArray]]:
+    def pairs(self) -> Iterator[tuple[IntArray, IntArray]]:
         """(query, row) of all that was found, `PAIRS_AT_ONCE` at a time, however many rows one key has."""
         ends = np.cumsum(self.count)
         total = int(ends[-1]) if len(ends) else 0
@@ -124,6 +123,27 @@ class Found:
             counts[0] -= first - (ends[low] - self.count[low])
             query = np.repeat(np.arange(low, high + 1), counts)
             yield query, self.row[np.arange(first, last) + offset[query]]
+
+
+def pairs_of(founds: Iterable[Found]) -> Iterator[tuple[IntArray, IntArray]]:
+    """(query, row) of several looks, small ones together: what is made of pairs costs as much for few as for many."""
+    held: list[tuple[IntArray, IntArray]] = []
+    count = 0
+    for found in founds:
+        for query, row in found.pairs():
+            held.append((query, row))
+            count += len(row)
+            if 2 * count > PAIRS_AT_ONCE:
+                yield _end_to_end(held)
+                held, count = [], 0
+    if held:
+        yield _end_to_end(held)
+
+
+def _end_to_end(parts: Sequence[tuple[IntArray, IntArray]]) -> tuple[IntArray, IntArray]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([q for q, _ in parts]), np.concatenate([r for _, r in parts])
 
 
 class SortedRows:

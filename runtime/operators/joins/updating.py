@@ -26,7 +26,7 @@ from millstream.operators.joins.content import content_hash, rows_to_take_back
 from millstream.operators.joins.output import Beside, Picked, latest, mixed, watermark_of
 from millstream.operators.joins.rows import RowNumbers, Rows
 from millstream.operators.joins.sides import JoinOperator, Side
-from millstream.operators.joins.sorted_rows import Found, make_segment
+from millstream.operators.joins.sorted_rows import Found, make_segment, pairs_of
 from millstream.specs.base import MAIN
 from millstream.specs.joins import JoinKind, UpdatingJoinSpec
 from millstream.times import MAX_US, saturating_add
@@ -164,9 +164,8 @@ class UpdatingJoin(JoinOperator):
             if self.once:
                 mine.kept.remove(numbers[met])
         if self.how.pairs:
-            for found in founds:
-                for query, others in found.pairs():
-                    yield from self._pairs(rows, query, others, port)
+            for query, others in pairs_of(founds):
+                yield from self._pairs(rows, query, others, port)
         if changed is not None:
             yield from self._turned(changed, 1 - port, met=False)
 
@@ -203,13 +202,12 @@ class UpdatingJoin(JoinOperator):
         """Count these rows among the matches of those that they meet."""
         row: list[IntArray] = [np.zeros(0, np.int64)]
         more: list[IntArray] = [np.zeros(0, np.int64)]
-        for found in founds:
-            for query, others in found.pairs():
-                met, of_pair = np.unique(others, return_inverse=True)
-                change = np.zeros(len(met), np.int64)
-                np.add.at(change, of_pair, 1 if rows.sign is None else rows.sign[query])
-                row.append(met)
-                more.append(change)
+        for query, others in pairs_of(founds):
+            met, of_pair = np.unique(others, return_inverse=True)
+            change = np.zeros(len(met), np.int64)
+            np.add.at(change, of_pair, 1 if rows.sign is None else rows.sign[query])
+            row.append(met)
+            more.append(change)
         met, of_part = np.unique(np.concatenate(row), return_inverse=True)
         change = np.zeros(len(met), np.int64)
         np.add.at(change, of_part, np.concatenate(more))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, take
-from millstream.batch import Array, Batch, IntArray, Keys, SignArray, make_columns
+from millstream.batch import Array, Batch, IntArray, Keys, SignArray, index_array, make_columns
 from millstream.keys import hash_keys
 from millstream.operators.base import Context, Output
 from millstream.runs import unify_keys
@@ -128,6 +128,5 @@ class PaneWriter:
 def timing_text(timing: TimingArray) -> Array:
     """The field ``timing``; nearly always one word for all rows."""
     if len(timing) and (timing == timing[0]).all():
-        return pa.repeat(pa.scalar(_TIMINGS[timing[0]], pa.string()), len(timing))  # type: ignore[no-any-return]
-    words = pa.DictionaryArray.from_arrays(pa.array(timing), pa.array(_TIMINGS, pa.string()))
-    return words.dictionary_decode()
+        return pa.repeat(pa.scalar(_TIMINGS[timing[0]], pa.string()), len(timing))
+    return pa.array(_TIMINGS, pa.string()).take(index_array(timing))

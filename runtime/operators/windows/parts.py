@@ -76,9 +76,12 @@ def unshown(keys: Keys, start_us: IntArray, end_us: IntArray, tie: IntArray, col
 def concat_parts(parts: Sequence[Parts]) -> Parts:
     if len(parts) == 1:
         return parts[0]
-    arrays = [[getattr(p, name) for p in parts] for name in ("start_us", "end_us", "tie", "pane", "timing")]
-    columns: list[Column] = [concat(c) for c in zip(*(p.columns for p in parts), strict=True)]
-    return Parts(unify_keys([p.keys for p in parts]), *(np.concatenate(a) for a in arrays), columns)
+    return Parts(
+        unify_keys([p.keys for p in parts]), np.concatenate([p.start_us for p in parts]),
+        np.concatenate([p.end_us for p in parts]), np.concatenate([p.tie for p in parts]),
+        np.concatenate([p.pane for p in parts]), np.concatenate([p.timing for p in parts]),
+        [concat(c) for c in zip(*(p.columns for p in parts), strict=True)],
+    )  # fmt: skip
 
 
 # --- what belongs together ---

@@ -100,16 +100,11 @@ class SessionOperator(WindowOperator):
         watermark_us = self.judged_by(rows.rows)
         tie = None
         if watermark_us is not None:
-            assert rows.rows.time_us is not None
             behind = self.overdue(rows.rows, watermark_us)
             if behind.any():
                 self.waiting.append(replace(rows.rows, before_us=watermark_us).where(behind))
                 rows, watermark_us = rows.where(~behind), watermark_us[~behind]
-                assert rows.rows.time_us is not None
-            at_watermark = watermark_us == rows.rows.time_us + self._lateness_us
-            if at_watermark.any():
-                position = np.zeros(rows.rows.num_rows, np.int64) if batch.position is None else rows.rows.position
-                tie = np.where(at_watermark, position, OPEN)
+            tie = self._ties(rows.rows, watermark_us)
         if rows.rows.num_rows == 0:
             return
         self._add(self._parts_of(rows, tie))
@@ -117,6 +112,16 @@ class SessionOperator(WindowOperator):
             self.early.changed(self.context.now_us())
             if self.early.rows is not None:
                 yield from self._settle_soon(wanted=True)
+
+    def _ties(self, batch: Batch, watermark_us: IntArray) -> IntArray | None:
+        """Which rows have seen expire what ended at the very time of theirs (see `Parts.tie`); None: none has."""
+        assert batch.time_us is not None
+        at_watermark = watermark_us == batch.time_us + self._lateness_us
+        if not at_watermark.any():
+            return None
+        position = np.zeros(batch.num_rows, np.int64) if batch.position is None else batch.position
+        tie: IntArray = np.where(at_watermark, position, OPEN)
+        return tie
 
     @property
     def _lateness_us(self) -> int:

@@ -213,6 +213,17 @@ def test_a_block_at_once_and_line_by_line_give_the_same(block: bytes) -> None:
     assert at_once.columns.num_rows + len(each.bad) == sum(bool(line.strip(b" \t\r")) for line in block.split(b"\n"))
 
 
+def test_large_blocks_give_the_same_whichever_way_of_decoding_is_tried() -> None:
+    good, bad = b'{"key":"a","n":%d,"x":0.5}\n', b'{"key":"a","n":1.5}\n'
+    block = b"".join(good % i if i % 100 else bad for i in range(2_000))
+    schema = pa.schema([SCHEMA.field(name) for name in ("key", "n", "x")])
+    decoder, expected = JsonDecoder(schema), RowDecoder(schema).decode(block)
+    for _ in range(40):
+        decoded = decoder.decode(block)
+        assert decoded.columns.equals(expected.columns)
+        assert decoded.bad == expected.bad
+
+
 @given(mutated_lines(), st.integers(0, 400))
 def test_rows_do_not_depend_on_where_a_file_is_cut(data: bytes, torn: int) -> None:
     decoder = JsonDecoder(SCHEMA)
@@ -281,6 +292,24 @@ def test_times_are_iso_8601_in_utc_with_a_fraction_only_where_there_is_one() -> 
     assert found == ['"2024-05-14T18:58:20Z"', "null", '"1969-12-31T23:59:59.000020Z"', '"0001-01-01T00:00:00Z"']
     assert encoded(instants[:3], pa.timestamp("us"), times="ms") == ["1715713100000", "null", "-1000"]
     assert encoded([datetime(9999, 12, 31), 2**38], pa.timestamp("s"))[1].startswith('"10680-')
+
+
+@given(
+    st.lists(st.tuples(times, times.map(lambda t: t.replace(microsecond=0))), max_size=4), st.booleans(), st.booleans()
+)
+def test_times_beside_one_another_are_written_as_each_alone(
+    values: list[tuple[datetime, datetime]], swapped: bool, between: bool
+) -> None:
+    columns = [pa.array([row[i] for row in values], pa.timestamp("us", "UTC")) for i in ((1, 0) if swapped else (0, 1))]
+    columns.insert(1 if between else 2, columns[1])
+    names = ["a", 'b"é', "c"]
+    alone = [
+        encode_jsonl(pa.RecordBatch.from_arrays([c], names=[n])).to_pybytes()
+        for n, c in zip(names, columns, strict=True)
+    ]
+    parts = zip(*([line[1:-1] for line in text.split(b"\n")[:-1]] for text in alone), strict=True)
+    expected = b"".join(b"{" + b",".join(row) + b"}\n" for row in parts)
+    assert encode_jsonl(pa.RecordBatch.from_arrays(columns, names=names)).to_pybytes() == expected
 
 
 def test_nan_and_infinity_become_null() -> None:

@@ -18,7 +18,9 @@ def column(values: list[Any]) -> Column:
     return pa.array(values, pa.int64()) if None in values else np.array(values, np.int64)
 
 
-@given(st.lists(st.dictionaries(st.integers(0, 2_000), st.one_of(st.none(), st.integers(0, 9)), max_size=9), max_size=9))
+@given(
+    st.lists(st.dictionaries(st.integers(0, 2_000), st.one_of(st.none(), st.integers(0, 9)), max_size=9), max_size=9)
+)
 def test_a_slot_holds_what_was_put_last(puts: list[dict[int, Any]]) -> None:
     state, model = SlotColumn(), dict[int, Any]()
     for some in puts:
@@ -52,12 +54,16 @@ def test_a_log_keeps_numbers_whatever_its_parts(batches: list[list[str]], data: 
     assert to_arrow(log.take(numbers)).to_pylist() == [*(model[i] for i in asked), "new"]
 
 
-@given(st.lists(st.dictionaries(st.integers(0, 30), st.lists(st.integers(0, 99), max_size=40), max_size=6), max_size=20))
+@given(
+    st.lists(st.dictionaries(st.integers(0, 30), st.lists(st.integers(0, 99), max_size=40), max_size=6), max_size=20)
+)
 def test_lists_grow_and_move_and_stay_what_they_are(puts: list[dict[int, list[int]]]) -> None:
     lists, model = SlotLists(), dict[int, list[int]]()
     for some in puts:
         numbers = [n for values in some.values() for n in values]
-        lists.put(np.array(list(some), np.int64), np.array([len(v) for v in some.values()], np.int64), np.array(numbers))
+        lists.put(
+            np.array(list(some), np.int64), np.array([len(v) for v in some.values()], np.int64), np.array(numbers)
+        )
         model |= some
         asked = np.array(list(model), np.int64)
         counts, found = lists.take(asked)

@@ -1,0 +1,267 @@
+"""One life of a run: its processes are started, watched and ended; whatever happens, none of them is left.
+
+Rows for ``print`` and ``collect`` end here, in the process that called `Flow.run` or the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from millstream.bootstrap import Bootstrap
+from millstream.checkpoints.recovery import Recovery
+from millstream.connectors import StdinSource, TableSource
+from millstream.connectors.caller import CollectSink, CollectWriter
+from millstream.coordinator.caller import Caller
+from millstream.coordinator.children import Child
+from millstream.coordinator.hosting import host_in_thread
+from millstream.coordinator.view import View
+from millstream.deadletters import DeadLetterFile
+from millstream.errors import MillstreamError, ProcessError, ProcessLost, restored
+from millstream.operators.sinks import WriteSink
+from millstream.plan import PhysicalPlan
+from millstream.process import now_us
+from millstream.result import RunResult, make_result
+from millstream.specs.ends import ReadSpec, SinkSpec
+from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
+from millstream.transport import Link
+from millstream.wire import Beat, Checkpoint, ClockReading, Completed, Credit, Data, Failed, Finished, Stop
+
+_STEPS: Final = 64
+_LAST_WORDS_S: Final = 2.0
+_STACK_S: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Life:
+    """Which life of the run this is, and how it is led.
+
+    Attributes:
+        attempt: counts the lives of a flow.
+        state: the state directory.
+        recovery: the checkpoint that it goes on from; None: it starts anew.
+        checkpoint_us: from one checkpoint to the next, in microseconds; None: there are none.
+        hang_timeout_s: how long a process may give no sign of life.
+        import_paths: where the user's modules are, beside those of this process.
+    """
+
+    attempt: int
+    state: Path
+    recovery: Recovery | None
+    checkpoint_us: int | None
+    hang_timeout_s: float
+    import_paths: tuple[str, ...]
+
+
+def collected_tables(plan: PhysicalPlan, caller: Caller) -> dict[str, pa.Table]:
+    tables: dict[str, pa.Table] = {}
+    for stage in caller.stages.values():
+        for node, operator in stage.operators.items():
+            spec = plan.nodes[node].spec
+            if isinstance(spec, SinkSpec) and isinstance(spec.sink, CollectSink):
+                assert isinstance(operator, WriteSink)
+                writer = operator.writer
+                tables[spec.sink.name or plan.nodes[node].name] = (
+                    writer.table() if isinstance(writer, CollectWriter) else pa.table({})
+                )
+    return tables
+
+
+class Attempt:
+    """One life of a run.
+
+    Attributes:
+        interrupts: how often the user asked to stop.
+    """
+
+    def __init__(self, plan: PhysicalPlan, life: Life, view: View) -> None:
+        self.plan = plan
+        self.life = life
+        self.view = view
+        self.directory = Path(tempfile.mkdtemp(prefix="millstream-"))  # mode 0700
+        self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl")
+        staged = life.checkpoint_us is not None
+        self.caller = Caller(plan, now_us=now_us, dead_letter=self.letters, checkpoints=staged)
+        if life.recovery is not None:
+            self.caller.runner.restore(life.recovery)
+        self.children: list[Child] = []
+        self.figures: dict[str, Any] = {}
+        self.finished = False
+        self.interrupts = 0
+        self._gone_since_s: dict[str, float] = {}
+        self._handled = 0
+        self._link: Link | None = None
+
+    def run(self) -> RunResult:
+        self._link = Link(self.directory, CALLER, self.life.attempt)
+        try:
+            with self._signals():
+                self._start()
+                self._watch(self._link)
+                self._show(self.figures)
+            processes = {**self.figures["processes"], CALLER: self.caller.figures()}
+            return make_result(
+                self.plan, processes, seconds=self.figures["seconds"], tables=collected_tables(self.plan, self.caller),
+                state=self.life.state, interrupted=self.interrupts > 0,
+            )  # fmt: skip
+        except BaseException:
+            self.caller.abort()
+            for child in self.children:
+                child.process.kill()
+            raise
+        finally:
+            for child in self.children:
+                child.end(5.0)
+            self._link.close()
+            self.letters.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- starting ---
+
+    def _start(self) -> None:
+        sources = [self.plan.source_of(p) for p in range(len(self.plan.partitions))]
+        in_caller = tuple(p for p, s in enumerate(sources) if s.in_caller)
+        in_host = tuple(p for p, s in enumerate(sources) if s.hosted)
+        import_paths = (*self.life.import_paths, *(p for p in sys.path if p))
+        stdin = os.dup(0) if any(isinstance(s, StdinSource) for s in sources) else -1
+        plan = pickle.dumps(self._shipped_plan())
+
+        def bootstrap(hosted: tuple[int, ...] = (), descriptor: int = -1) -> Bootstrap:
+            life = self.life
+            epoch = None if life.recovery is None else life.recovery.manifest.epoch
+            return Bootstrap(
+                self.directory, life.attempt, plan, life.state.absolute(), import_paths, hosted, descriptor,
+                life.hang_timeout_s, life.checkpoint_us, epoch,
+            )  # fmt: skip
+
+        self._spawn(COORDINATOR, "millstream.coordinator", [], bootstrap((*in_caller, *in_host), stdin))
+        for index in range(self.plan.workers):
+            self._spawn(worker_name(index), "millstream.workers", [str(index)], bootstrap())
+        if in_host:
+            self._spawn(SOURCE_HOST, "millstream.coordinator.hosting", [], bootstrap(in_host))
+        if in_caller:
+            host_in_thread(self.plan, in_caller, Link(self.directory, CALLER_HOST, self.life.attempt))
+        if stdin >= 0:
+            os.close(stdin)
+
+    def _shipped_plan(self) -> PhysicalPlan:
+        """The plan as it travels: tables that are in memory go by file, which the coordinator maps."""
+        nodes = dict(self.plan.nodes)
+        for number, node in nodes.items():
+            if isinstance(node.spec, ReadSpec) and isinstance(node.spec.source, TableSource):
+                stored = node.spec.source.stored(str(self.directory / f"table-{number}.arrow"))
+                nodes[number] = replace(node, spec=ReadSpec(stored))
+        return replace(self.plan, nodes=nodes)
+
+    def _spawn(self, name: str, module: str, arguments: list[str], bootstrap: Bootstrap) -> None:
+        self.children.append(Child(name, module, arguments, bootstrap, self.view))
+
+    # --- watching ---
+
+    def _watch(self, link: Link) -> None:
+        while not (self.finished and self.caller.finished):
+            for message in link.received():
+                match message:
+                    case Beat():
+                        self._show(message.figures)
+                    case Finished():
+                        self.figures, self.finished = message.figures, True
+                        self._show(message.figures)
+                    case Failed():
+                        self._ask_for_stack(message)
+                        raise self._failure(message)
+                    case Data() | Credit() | ClockReading() | Checkpoint() | Completed():
+                        self.caller.receive(message)
+                    case _:
+                        pass  # a child says hello
+            more = self.caller.work(_STEPS)
+            while self.caller.outbox:
+                link.send(*self.caller.outbox.popleft())
+            self._hand_on_interrupts(link)
+            if not more:
+                self._check_children(link)
+                link.wait(50)
+
+    def _show(self, figures: dict[str, Any]) -> None:
+        figures["processes"][CALLER] = self.caller.figures()
+        self.view.update(figures)
+
+    def _ask_for_stack(self, failed: Failed) -> None:
+        """Let a process that hangs print where it is, if it still can, before it is killed."""
+        hangs = failed.error[0] == ProcessLost.__name__
+        for child in self.children:
+            if hangs and child.name == failed.process and child.process.poll() is None:
+                child.process.send_signal(signal.SIGUSR1)
+                time.sleep(_STACK_S)
+
+    def _failure(self, failed: Failed) -> MillstreamError:
+        if failed.error == ["stopped"]:
+            return ProcessError("stopped before the input ended, as asked; results may be incomplete")
+        return restored(failed.error)
+
+    def _check_children(self, link: Link) -> None:
+        if self.finished:
+            return
+        for child in self.children:
+            death = child.died() or self._left_early(child)
+            if death is None:
+                continue
+            # The reason may still be on its way: from itself, or from whoever noticed first.
+            deadline_s = time.monotonic() + _LAST_WORDS_S
+            while time.monotonic() < deadline_s:
+                for message in link.received():
+                    if isinstance(message, Failed):
+                        raise self._failure(message)
+                if child.process.returncode < 0:
+                    break  # killed: it had no time for words
+                link.wait(50)
+            raise ProcessLost(death)
+
+    def _left_early(self, child: Child) -> str | None:
+        """Whether it ended as if all were well, long before the run did; in words, or None."""
+        if child.name == SOURCE_HOST or child.process.poll() != 0:
+            return None  # a source host ends when it has sent all that there is
+        since_s = self._gone_since_s.setdefault(child.name, time.monotonic())
+        if time.monotonic() - since_s < _LAST_WORDS_S:
+            return None
+        return f"{child.name} (process {child.process.pid}) ended before its work was done"
+
+    # --- stopping ---
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.interrupts += 1
+
+    def _hand_on_interrupts(self, link: Link) -> None:
+        if self.interrupts == self._handled:
+            return
+        self._handled = self.interrupts
+        if self.interrupts == 1:
+            self.view.line("stopping: sources end here, open windows fire, sinks are finished; once more stops at once")
+            link.send(COORDINATOR, Stop(True))
+        else:
+            raise ProcessError("stopped at once, as asked; results are incomplete")

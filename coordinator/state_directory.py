@@ -1,0 +1,72 @@
+"""The state directory of a flow: locked against a second run; what is kept there from one run to the next."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from millstream.checkpoints.disk import DirectoryDisk
+from millstream.checkpoints.store import CheckpointStore
+from millstream.errors import ProcessError
+
+
+class StateDirectory:
+    """Made by `locked`, and valid as long as the lock is held."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = CheckpointStore(DirectoryDisk(path / "checkpoints"))
+
+    def next_attempt(self) -> int:
+        """The number of the next life of the flow; on disk before it is used, so that no two lives share one."""
+        disk = DirectoryDisk(self.path)
+        try:
+            last = int(disk.read("attempt").to_pybytes())
+        except (OSError, ValueError):
+            last = 0
+        disk.write("attempt", [str(last + 1).encode()])
+        return last + 1
+
+    def start_anew(self) -> None:
+        """Clear what earlier runs left: checkpoints, dead letters and late events."""
+        for leftover in ("checkpoints", "dead-letters", "late"):
+            shutil.rmtree(self.path / leftover, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[StateDirectory]:
+    """Hold the state directory of a flow.
+
+    Raises:
+        ProcessError: another run holds it, or it cannot be made.
+    """
+    lock = _opened_lock(path)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise ProcessError(
+                f"the flow runs already (process {owner}, state directory {path}); "
+                "stop it, or choose another directory with --state"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield StateDirectory(path)
+
+
+def _opened_lock(path: Path) -> IO[str]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return (path / "lock").open("a+")
+    except OSError as error:
+        raise ProcessError(
+            f"the state directory {path} cannot be used: {error.strerror}; choose another with --state"
+        ) from error
