@@ -17,6 +17,7 @@ from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset, Reader
 from millstream.plan import PhysicalPlan
+from millstream.topology import COORDINATOR, SOURCE_STAGE
 from millstream.watermarks import InputStatus
 from millstream.wire import Credit, Data
 
@@ -47,7 +48,7 @@ class HostedReader(Reader):
             return None
         data = self._blocks.popleft()
         if data.size_bytes:
-            self.credits.append((data.sender, Credit(data.exchange, "coordinator", data.size_bytes)))
+            self.credits.append((data.sender, Credit(data.exchange, SOURCE_STAGE, COORDINATOR, data.size_bytes)))
         self.ended = data.status is InputStatus.ENDED
         assert data.payload is None or isinstance(data.payload, Block)
         return data.payload

@@ -32,7 +32,7 @@ from millstream.stage import (
     StageSnapshot,
     splitter,
 )
-from millstream.topology import COORDINATOR, Topology
+from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
 
 
@@ -83,7 +83,7 @@ class Runner:
         self._now_us = now_us
         self._dead_letter = dead_letter
         self._budget_bytes = budget_bytes
-        self._credits: dict[tuple[int, str], SendCredit] = {}
+        self._credits: dict[tuple[int, int, str], SendCredit] = {}
         self._inboxes: dict[int, Inbox] = {}
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
         self._block_stages: dict[int, BlockStage] = {}
@@ -143,18 +143,18 @@ class Runner:
     def _output(self, exchange: Exchange, stage: Stage) -> ExchangeOutput:
         receivers = self.topology.receivers_of(exchange)
         for receiver in receivers:
-            self._credit(exchange.id, receiver)
+            self._credit(exchange.id, stage.id, receiver)
         partitioner = None
         if exchange.kind is ExchangeKind.KEY:
             partitioner = KeyPartitioner(
                 exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where)
             )
-        split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id))
-        choose = (lambda: self.roomiest(exchange.id)) if exchange.kind is ExchangeKind.DEAL else None
+        split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id, stage.id))
+        choose = (lambda: self.roomiest(exchange.id, stage.id)) if exchange.kind is ExchangeKind.DEAL else None
         return ExchangeOutput(exchange, stage.id, self.me, receivers, split, choose)
 
-    def _credit(self, exchange: int, receiver: str) -> SendCredit:
-        key = (exchange, receiver)
+    def _credit(self, exchange: int, stage: int, receiver: str) -> SendCredit:
+        key = (exchange, stage, receiver)
         if key not in self._credits:
             senders = self.topology.sender_count(self.plan.exchange(exchange))
             self._credits[key] = SendCredit(max(1, self._budget_bytes // senders))
@@ -191,7 +191,7 @@ class Runner:
                 raise WireError(f"{self.me}: a message for exchange {message.exchange}, which does not end here")
             inbox.put(message)
         elif isinstance(message, Credit):
-            self._credit(message.exchange, message.receiver).returned(message.grant_bytes)
+            self._credit(message.exchange, message.stage, message.receiver).returned(message.grant_bytes)
         else:
             stage = self.plan.stage_of_clock(message.node)
             report = self._block_stages[stage].on_reading(message)
@@ -202,29 +202,30 @@ class Runner:
         """Send a message for which there is credit."""
         data = outgoing.data
         if data.size_bytes:
-            self._credit(data.exchange, outgoing.receiver).sent(data.size_bytes)
+            self._credit(data.exchange, data.origin[0], outgoing.receiver).sent(data.size_bytes)
         if outgoing.receiver == self.me:
             self.receive(data)
         else:
             self.outbox.append((outgoing.receiver, data))
 
     def allows(self, outgoing: Outgoing) -> bool:
-        return self._credit(outgoing.data.exchange, outgoing.receiver).allows(outgoing.data.size_bytes)
+        data = outgoing.data
+        return self._credit(data.exchange, data.origin[0], outgoing.receiver).allows(data.size_bytes)
 
-    def roomiest(self, exchange: int) -> str:
+    def roomiest(self, exchange: int, stage: int = SOURCE_STAGE) -> str:
         """The receiver of a deal exchange with the least in flight: the one whose earlier blocks move on."""
         receivers = self.topology.receivers_of(self.plan.exchange(exchange))
-        return min(receivers, key=lambda r: self._credit(exchange, r).in_flight_bytes)
+        return min(receivers, key=lambda r: self._credit(exchange, stage, r).in_flight_bytes)
 
     def room_bytes(self, exchange: int, receiver: str) -> int:
-        """How much more may be sent now; at least 1 when nothing is in flight."""
-        credit = self._credit(exchange, receiver)
+        """How much more of a source may be sent now; at least 1 when nothing is in flight."""
+        credit = self._credit(exchange, SOURCE_STAGE, receiver)
         room = credit.budget_bytes - credit.in_flight_bytes
         return max(room, 1) if credit.in_flight_bytes == 0 else max(room, 0)
 
     def is_clear(self, exchange: int, receiver: str) -> bool:
-        """Whether nothing is in flight to a receiver."""
-        return self._credit(exchange, receiver).in_flight_bytes == 0
+        """Whether nothing of a source is in flight to a receiver."""
+        return self._credit(exchange, SOURCE_STAGE, receiver).in_flight_bytes == 0
 
     # --- work ---
 
@@ -314,7 +315,7 @@ class Runner:
     def _return_credit(self, message: Data) -> None:
         if message.size_bytes == 0:
             return
-        credit = Credit(message.exchange, self.me, message.size_bytes)
+        credit = Credit(message.exchange, message.origin[0], self.me, message.size_bytes)
         if message.sender == self.me:
             self.receive(credit)
         else:

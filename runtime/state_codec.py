@@ -2,7 +2,7 @@
 
 Encoded state is what a checkpoint holds, so it must come back as it went: the same types and equal values, nested
 ones included. Beside None, bool, int, float, str, bytes, list and dict there are tuple, set, frozenset, deque,
-bytearray, integers of any size, datetime, date, time, timedelta, timezones, Decimal, UUID, events (`Row`), named
+integers of any size, datetime, date, time, timedelta, timezones, Decimal, UUID, events (`Row`), named
 tuples, dataclasses, enums, and NumPy scalars and arrays. Anything else is refused by name: subclasses too, which
 would come back as what they derive from. `StateCodec.check` finds out at once, when a type is first seen, and not
 at the first checkpoint an hour later.
@@ -45,7 +45,6 @@ class _Code(IntEnum):
     SET = 2
     FROZENSET = 3
     DEQUE = 4
-    BYTEARRAY = 5
     BIG_INT = 6
     DATETIME = 7
     DATE = 8
@@ -77,10 +76,12 @@ class StateCodec:
         where: the operator, for errors.
         namespace: where classes are looked up that no encoded value has shown yet, by their names: what the
             user's functions refer to.
+        pickles: whether a state was declared with ``pickle=True``; else nothing is ever unpickled.
     """
 
-    def __init__(self, where: str, namespace: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, where: str, namespace: Mapping[str, Any] | None = None, *, pickles: bool = False) -> None:
         self.where = where
+        self._pickles = pickles
         self._namespace = namespace or {}
         self._classes: dict[str, type] = {}
         self._checked: set[tuple[str, type]] = set()
@@ -214,8 +215,10 @@ class StateCodec:
         if read is not None:
             return read(data if code in _RAW else self._unpack(data))
         match code:
-            case _Code.PICKLE:
+            case _Code.PICKLE if self._pickles:
                 return pickle.loads(data)
+            case _Code.PICKLE:
+                raise StateError(f"{self.where}: state cannot be read: it was pickled, and pickle=True is gone")
             case _Code.ENUM:
                 name, value = self._unpack(data)
                 return self._class(name)(value)
@@ -267,6 +270,8 @@ def difference(value: Any, back: Any) -> str | None:
         inner = next((d for a, b in pairs if (d := difference(a, b))), None)
         if inner is not None or type(value).__eq__ is object.__eq__:
             return inner
+    if isinstance(value, Decimal):
+        return None if str(value) == str(back) else f"Decimal {value}"
     if value != value:  # NaN, or what has one inside
         return None if back != back else f"{value!r:.100}"
     return None if bool(value == back) else f"{_name(type(value))} {value!r:.100}"
@@ -345,7 +350,6 @@ _WRITERS: Final[dict[type, Callable[[Any], tuple[int, Any]]]] = {
     set: lambda v: (_Code.SET, list(v)),
     frozenset: lambda v: (_Code.FROZENSET, list(v)),
     deque: lambda v: (_Code.DEQUE, [list(v), v.maxlen]),
-    bytearray: lambda v: (_Code.BYTEARRAY, bytes(v)),
     int: lambda v: (_Code.BIG_INT, str(v).encode()),
     datetime: _write_datetime,
     date: lambda v: (_Code.DATE, v.isoformat().encode()),
@@ -355,7 +359,7 @@ _WRITERS: Final[dict[type, Callable[[Any], tuple[int, Any]]]] = {
     UUID: lambda v: (_Code.UUID, v.bytes),
 }
 
-_RAW: Final = frozenset((_Code.BYTEARRAY, _Code.BIG_INT, _Code.DATE, _Code.DECIMAL, _Code.UUID))
+_RAW: Final = frozenset((_Code.BIG_INT, _Code.DATE, _Code.DECIMAL, _Code.UUID))
 """Extensions whose data is no msgpack of its own."""
 
 _READERS: Final[dict[int, Callable[[Any], Any]]] = {
@@ -363,7 +367,6 @@ _READERS: Final[dict[int, Callable[[Any], Any]]] = {
     _Code.SET: set,
     _Code.FROZENSET: frozenset,
     _Code.DEQUE: lambda parts: deque(parts[0], parts[1]),
-    _Code.BYTEARRAY: bytearray,
     _Code.BIG_INT: lambda data: int(data.decode()),
     _Code.DATETIME: _read_datetime,
     _Code.DATE: lambda data: date.fromisoformat(data.decode()),

@@ -43,10 +43,9 @@ class Topology:
         return self.processes_of(self.plan.stages[exchange.to_stage])
 
     def sender_count(self, exchange: Exchange) -> int:
-        senders: set[str] = set()
-        for stage, _ in exchange.outputs:
-            senders.update([COORDINATOR] if stage is None else self.processes_of(self.plan.stages[stage]))
-        return len(senders)
+        """How many stages, each process's by itself, share a receiver's budget."""
+        stages = {stage for stage, _ in exchange.outputs}
+        return sum(1 if s is None else len(self.processes_of(self.plan.stages[s])) for s in stages)
 
     def index_of(self, process: str) -> int:
         return int(process.rsplit("-", 1)[1]) if process.startswith("worker-") else 0

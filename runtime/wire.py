@@ -108,20 +108,25 @@ class Data:
 class Credit:
     """Receiver to sender: ``grant_bytes`` of ``exchange`` were finished and may be in flight again.
 
-    Header: [tag, version, attempt, exchange, receiver, grant_bytes]; no frames.
+    Header: [tag, version, attempt, exchange, stage, receiver, grant_bytes]; no frames.
+
+    Attributes:
+        stage: the sending stage. Two stages of one process that feed one exchange have credit of their own:
+            while one waits behind a barrier, the other must be able to send what is before it.
     """
 
     TAG: ClassVar[int] = 2
     exchange: int
+    stage: int
     receiver: str
     grant_bytes: int
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [_pack((self.TAG, VERSION, attempt, self.exchange, self.receiver, self.grant_bytes))]
+        return [_pack((self.TAG, VERSION, attempt, self.exchange, self.stage, self.receiver, self.grant_bytes))]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Credit:
-        return cls(*_fields("credit", header, 3, frames))
+        return cls(*_fields("credit", header, 4, frames))
 
 
 @dataclass(frozen=True, slots=True)

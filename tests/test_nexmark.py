@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -151,3 +152,11 @@ def test_the_generated_events_hold_what_the_public_ones_hold() -> None:
     assert Counter(events["event_type"].to_pylist()) == {0: 20, 1: 60, 2: 920}
     assert events["ts"].to_pylist() != sorted(events["ts"].to_pylist())
     assert len(set(events["ts"].to_pylist())) == 1_000
+
+
+def test_the_tutorial_shows_the_code_as_it_is() -> None:
+    root = Path(__file__).parent.parent
+    code = "".join((root / "bench" / "nexmark" / f"{name}.py").read_text() for name in ("events", "queries"))
+    shown = re.findall(r"```python\n(.*?)```", (root / "docs" / "nexmark.md").read_text(), re.DOTALL)
+    assert len(shown) > 10
+    assert [block for block in shown if block not in code] == []

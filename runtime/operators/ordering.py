@@ -124,6 +124,7 @@ class InOrder:
 
 def _as_table(name: str, run: Batch) -> StateTable:
     fields = [_FIELD + n for n in run.columns.schema.names]
+    assert run.time_us is not None and run.position is not None
     beside: list[Array] = [pa.array(run.time_us), pa.array(run.position)]
     return StateTable(name, run.keys, make_columns([*_BESIDE, *fields], [*beside, *run.columns.columns]))
 

@@ -69,8 +69,10 @@ class ProcessOperator(Operator):
         given = spec.process.load()
         # In one process several workers may share what was given: each has an object of its own.
         self.process: Process = given() if isinstance(given, type) else copy.copy(given)
-        codec = StateCodec(context.name, _namespace(type(self.process)))
-        self.table = KeyTable(declared_states(type(self.process)), spec.timed, codec, context.name)
+        declared = declared_states(type(self.process))
+        pickles = any(state.pickle for state in declared.values())
+        codec = StateCodec(context.name, _namespace(type(self.process)), pickles=pickles)
+        self.table = KeyTable(declared, spec.timed, codec, context.name)
         self.outputs = {n: Emissions(spec.schema_of(n), n in context.wanted) for n in (MAIN, *spec.output_names)}
         self.origins: list[Origin] = []
         self.call = Call(self, self.outputs[MAIN])

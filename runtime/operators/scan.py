@@ -68,7 +68,7 @@ class Scan(Operator):
         self.init = init if callable(init) else lambda: deepcopy(init)  # keys must not share a list or a dict
         self.states: dict[Any, Any] = {}
         self.deadlines = None if spec.ttl_us is None else Deadlines(spec.ttl_us)
-        self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None))
+        self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None), pickles=spec.pickle)
         self.line = Line()
         self.watermark_us = MIN_US
         self._key_schema: pa.Schema | None = None

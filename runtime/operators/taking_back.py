@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millstream.accumulators.sorting import Codes, Places
 from millstream.batch import Array, BoolArray, IntArray
 from millstream.grouping import Groups, factorize, group_codes
-from millstream.accumulators.sorting import Codes, Places
 
 
 def cancelled(

@@ -200,7 +200,7 @@ class Simulation:
 
 def _left_in(name: str, runner: Runner) -> Iterator[str]:
     """Everything that a process still holds."""
-    for (exchange, receiver), credit in runner._credits.items():
+    for (exchange, _, receiver), credit in runner._credits.items():
         if credit.in_flight_bytes:
             yield f"{name}: {credit.in_flight_bytes} bytes in flight to {receiver} by exchange {exchange}"
     for exchange, inbox in runner._inboxes.items():

@@ -43,7 +43,7 @@ def partitions(draw: st.DrawFn, left: bool, most: int = 12) -> Partitions:
         rows: list[Event] = []
         for _ in range(draw(st.integers(0, most))):
             number += 1
-            row = {
+            row: dict[str, Any] = {
                 "t": draw(st.integers(-20, 40)),
                 "k": draw(st.sampled_from(["a", "b", "c", None])),
                 "j": draw(st.sampled_from([1, 2])),
@@ -284,7 +284,7 @@ def test_a_join_understands_what_the_join_before_it_takes_back(
 ) -> None:
     flow = Flow("chain")
     left, right = sides.keyed(flow)
-    once = left.join(right, first)  # type: ignore[arg-type]
+    once: Stream = left.join(right, first)  # type: ignore[arg-type]
     once = once.select("k", "v") if first == "anti" else once.rename({"w": "w1"})
     other = flow.source(ColumnSource(third, RIGHT)).select("k", w2=col("w")).key_by("k")
     a, b = (other, once.key_by("k")) if swapped else (once.key_by("k"), other)
@@ -350,7 +350,8 @@ def test_a_window_join_pairs_rows_of_the_same_window_however_it_is_run(
         def matches(a: Timed, b: Timed) -> bool:
             return sides.key(a) == sides.key(b) and sides.key(a) is not None
 
-        result.update({(start, *k): n for k, n in expected(how, *inside, matches, lambda _: False)[0].items()})
+        pairs = expected(how, inside[0], inside[1], matches, lambda _: False)[0]
+        result.update({(start, *pair): count for pair, count in pairs.items()})
     keeps_left, keeps_right = how in ("left", "full", "anti"), how in ("right", "full")
     if keeps_left:
         result.update((s, a.event["v"], None) for a in late_left for s in all_starts(a.time))

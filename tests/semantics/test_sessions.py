@@ -210,7 +210,7 @@ def test_sessions_are_the_same_when_putting_them_together_waits(case: Case, way:
 def test_sessions_of_results_are_those_of_their_times(
     waits: bool, partitions: Partitions, gap: int, workers: int, batch_rows: int
 ) -> None:
-    flow = ms.Flow("two stages")
+    flow = ms.Flow("two-stages")
     timed = flow.source(ColumnSource(partitions, SCHEMA)).event_time("t", unit="ms", out_of_orderness=span(50))
     first = timed.key_by("k").window(ms.session(span(3))).agg(n=ms.count())
     first.collect("first")
@@ -313,9 +313,9 @@ def test_events_without_a_gap_are_dead_letters() -> None:
     outcome = run(flow, Way())
     assert [r["ids"] for r in outcome.rows["panes"]] == [[0, 4]]
     assert [d.reason.partition(";")[0] for d in outcome.dead] == [
-        "the gap (col('gap') * 1000) is missing",
-        "the gap (col('gap') * 1000) is 0 microseconds",
-        "the gap (col('gap') * 1000) is -3000 microseconds",
+        'the gap col("gap") * 1000 is missing',
+        'the gap col("gap") * 1000 is 0 microseconds',
+        'the gap col("gap") * 1000 is -3000 microseconds',
     ]
 
 

@@ -19,7 +19,7 @@ from millstream.operators.joins import key_index
 from millstream.operators.joins.key_index import NO_KEY, KeyIndex
 
 
-def keys(*columns: pa.Array) -> Keys:
+def keys(*columns: pa.Array[Any]) -> Keys:
     codes, first = factorize(columns)
     rows = index_array(first)
     names = [f"k{i}" for i in range(len(columns))]
@@ -52,7 +52,7 @@ def test_a_key_has_one_number_in_every_batch(batches: list[list[tuple[Any, Any]]
 
 
 def test_keys_that_share_a_hash_are_two_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    def same_for_all(columns: list[pa.Array]) -> npt.NDArray[np.uint64]:
+    def same_for_all(columns: list[pa.Array[Any]]) -> npt.NDArray[np.uint64]:
         return np.full(len(columns[0]), 7, np.uint64)
 
     monkeypatch.setattr(key_index, "hash_keys", same_for_all)
