@@ -27,6 +27,8 @@ from millstream.connectors import StdinSource, TableSource
 from millstream.connectors.caller import CollectSink, CollectWriter
 from millstream.coordinator.caller import Caller
 from millstream.coordinator.children import Child
+from millstream.coordinator.core import State
+from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
 from millstream.coordinator.view import View
 from millstream.deadletters import DeadLetterFile
@@ -55,6 +57,8 @@ class Life:
         recovery: the checkpoint that it goes on from; None: it starts anew.
         checkpoint_us: from one checkpoint to the next, in microseconds; None: there are none.
         hang_timeout_s: how long a process may give no sign of life.
+        drain: when it is asked to stop, open windows fire and the output is finished; else a checkpoint is made
+            from which it can go on.
         import_paths: where the user's modules are, beside those of this process.
     """
 
@@ -63,6 +67,7 @@ class Life:
     recovery: Recovery | None
     checkpoint_us: int | None
     hang_timeout_s: float
+    drain: bool
     import_paths: tuple[str, ...]
 
 
@@ -116,6 +121,8 @@ class Attempt:
             return make_result(
                 self.plan, processes, seconds=self.figures["seconds"], tables=collected_tables(self.plan, self.caller),
                 state=self.life.state, interrupted=self.interrupts > 0,
+                stopped_at=self.figures.get("checkpoint") if self.stopped else None,
+                guarantee=end_to_end(self.plan, checkpoints=self.life.checkpoint_us is not None),
             )  # fmt: skip
         except BaseException:
             self.caller.abort()
@@ -172,7 +179,7 @@ class Attempt:
     # --- watching ---
 
     def _watch(self, link: Link) -> None:
-        while not (self.finished and self.caller.finished):
+        while not (self.finished and (self.caller.finished or self.stopped)):
             for message in link.received():
                 match message:
                     case Beat():
@@ -194,6 +201,11 @@ class Attempt:
             if not more:
                 self._check_children(link)
                 link.wait(50)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run has ended at a checkpoint, before its input."""
+        return bool(self.figures.get("state") == State.STOPPED.value)
 
     def _show(self, figures: dict[str, Any]) -> None:
         figures["processes"][CALLER] = self.caller.figures()
@@ -260,8 +272,12 @@ class Attempt:
         if self.interrupts == self._handled:
             return
         self._handled = self.interrupts
-        if self.interrupts == 1:
-            self.view.line("stopping: sources end here, open windows fire, sinks are finished; once more stops at once")
-            link.send(COORDINATOR, Stop(True))
-        else:
+        if self.interrupts > 1:
             raise ProcessError("stopped at once, as asked; results are incomplete")
+        drain = self.life.checkpoint_us is None or self.life.drain
+        self.view.line(
+            "stopping: sources end here, open windows fire, sinks are finished; once more stops at once"
+            if drain
+            else "stopping: a last checkpoint is made, from which the run can go on; once more stops at once"
+        )
+        link.send(COORDINATOR, Stop(drain))

@@ -21,12 +21,14 @@ class UnderWay:
 
     Attributes:
         last: all input has ended and everything was worked on.
+        final: the run ends when it is complete and everyone has shown what it counts; so does the last one.
         partitions: by source partition, where its reader was, and the number of its next block.
         waiting: the processes that have not yet answered.
     """
 
     epoch: int
     last: bool
+    final: bool
     begun_us: int
     partitions: dict[int, tuple[Any, int, bool]]
     waiting: set[str]
@@ -59,7 +61,7 @@ class Checkpointing:
         self._next_us: int | None = None
         self.under_way: UnderWay | None = None
         self.committing: int | None = None
-        """The epoch whose commits the last checkpoint still waits for."""
+        """The epoch whose commits the run waits for before it ends."""
         self._uncommitted: set[str] = set()
         self.completed = 0
         self.last_epoch = first_epoch - 1
@@ -76,10 +78,12 @@ class Checkpointing:
         """When the next one is due; None while one is under way."""
         return None if self.under_way is not None else self._next_us
 
-    def begin(self, partitions: dict[int, tuple[Any, int, bool]], now_us: int, *, last: bool) -> int:
+    def begin(
+        self, partitions: dict[int, tuple[Any, int, bool]], now_us: int, *, last: bool, final: bool = False
+    ) -> int:
         """Begin a checkpoint; returns its epoch."""
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        self.under_way = UnderWay(epoch, last, now_us, partitions, set(self.everyone))
+        self.under_way = UnderWay(epoch, last, final or last, now_us, partitions, set(self.everyone))
         self._next_us = now_us + self._policy.interval_us
         return epoch
 
@@ -119,11 +123,11 @@ class Checkpointing:
     def complete(self) -> int:
         """The manifest is on disk: the checkpoint exists. Returns its epoch."""
         assert self.under_way is not None
-        epoch, last = self.under_way.epoch, self.under_way.last
+        epoch, final = self.under_way.epoch, self.under_way.final
         self.under_way = None
         self.completed += 1
         self.last_epoch = epoch
-        if last:
+        if final:
             self.committing, self._uncommitted = epoch, set(self.everyone)
         return epoch
 
@@ -138,5 +142,5 @@ class Checkpointing:
 
     @property
     def all_committed(self) -> bool:
-        """Whether the last checkpoint exists and everyone has shown what it counts."""
+        """Whether the final checkpoint exists and everyone has shown what it counts."""
         return self.committing is not None and not self._uncommitted

@@ -111,6 +111,11 @@ def main() -> None:
     "--checkpoint-interval", "checkpoint_s", metavar="DURATION", type=_DurationType(), default=None,
     help="Write the run's state to disk so often, and go on from there when a process is lost.  [default: never]",
 )  # fmt: skip
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Ctrl-C lets open windows fire and finishes the output, also in a run with checkpoints.",
+)
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
 def run(
     flow: str,
@@ -121,6 +126,7 @@ def run(
     state: Path,
     hang_timeout_s: float,
     checkpoint_s: float | None,
+    drain: bool,
     plain: bool,
 ) -> None:
     """Run a flow until its input ends.
@@ -139,6 +145,7 @@ def run(
             import_paths=import_paths,
             hang_timeout_s=hang_timeout_s,
             checkpoint_us=None if checkpoint_s is None else int(checkpoint_s * 1e6),
+            drain=drain,
         )
         result = launch.run(loaded, options)
     sys.stdout.flush()

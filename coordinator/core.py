@@ -54,6 +54,7 @@ class State(Enum):
     RUNNING = "running"
     ENDING = "ending"  # all sources have ended; the workers finish
     DONE = "done"
+    STOPPED = "stopped"  # at a checkpoint, before the input had ended: it can go on from there
     FAILED = "failed"
 
 
@@ -143,6 +144,7 @@ class Coordinator:
             caller = [CALLER] if any(s.place is Place.CALLER for s in plan.stages) else []
             first = 1 if recovery is None else recovery.manifest.epoch + 1
             self.checkpointing = Checkpointing(plan, policy, attempt, first, [*self.members, *caller])
+        self._stopping = False
         self._recovered = recovery is not None
         if recovery is not None:
             self._restore(recovery)
@@ -191,6 +193,8 @@ class Coordinator:
             case Stop():
                 if message.drain:
                     self.end_sources()
+                elif self.checkpointing is not None and self.state is State.RUNNING:
+                    self._stopping = True
                 else:
                     self.state = State.FAILED
             case ClockReading() | Start() | Checkpoint() | Completed():
@@ -203,7 +207,7 @@ class Coordinator:
 
     def fail(self, failure: Failed) -> None:
         """Something cannot go on: the run ends, and the first failure is the reason."""
-        if self.state not in (State.DONE, State.FAILED):
+        if self.state not in (State.DONE, State.STOPPED, State.FAILED):
             self.failure = failure
             self.state = State.FAILED
 
@@ -221,7 +225,7 @@ class Coordinator:
 
         Among several, the one whose watermark is lowest: it holds back all the others.
         """
-        if self.state is not State.RUNNING:
+        if self.state is not State.RUNNING or self._stopping:
             return None
         open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and self._has_room(p)]
         if not open_:
@@ -345,14 +349,22 @@ class Coordinator:
     # --- checkpoints ---
 
     def checkpoint_if_due(self, now_us: int) -> None:
-        if self.checkpointing is not None and self.state is State.RUNNING and self.checkpointing.due(now_us):
-            self._begin_checkpoint(now_us, last=False)
+        checkpointing = self.checkpointing
+        if checkpointing is None or self.state is not State.RUNNING:
+            return
+        if not self._stopping:
+            if checkpointing.due(now_us):
+                self._begin_checkpoint(now_us, last=False)
+        elif checkpointing.all_committed:
+            self.state = State.STOPPED
+        elif checkpointing.under_way is None and checkpointing.committing is None:
+            self._begin_checkpoint(now_us, last=False, final=True)
 
-    def _begin_checkpoint(self, now_us: int, *, last: bool) -> None:
+    def _begin_checkpoint(self, now_us: int, *, last: bool, final: bool = False) -> None:
         """Note where every reader is, and send the barrier after the blocks that were read."""
         assert self.checkpointing is not None
         places = {i: (self._offset_of(i), p.before + p.sequence, p.ended) for i, p in enumerate(self.partitions)}
-        epoch = self.checkpointing.begin(places, now_us, last=last)
+        epoch = self.checkpointing.begin(places, now_us, last=last, final=final)
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Checkpoint(epoch, last)))
         if last:
@@ -422,5 +434,7 @@ class Coordinator:
             "watermark_us": self.clocks.watermark_us(),
             "blocks": sum(p.blocks for p in self.partitions),
             "bytes_in": sum(p.bytes for p in self.partitions),
+            "checkpoint": 0 if self.checkpointing is None else self.checkpointing.last_epoch,
+            "checkpoint_failures": [] if self.checkpointing is None else self.checkpointing.failures,
             "processes": {COORDINATOR: self.runner.figures(), **{n: m.figures for n, m in self.members.items()}},
         }

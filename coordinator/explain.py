@@ -72,9 +72,10 @@ def _add_source(tree: Tree, plan: PhysicalPlan, node: Node, spec: ReadSpec) -> N
 
 def _fields(plan: PhysicalPlan, node: Node) -> str:
     names, schema = plan.reads.get(node.id), plan.schemas.get(node.id)
-    if names is None or (schema is not None and len(names) == len(schema)):
+    if names is None or (schema is not None and list(names) == schema.names):
         return "all fields" if schema is None else f"all {len(schema)} fields: {', '.join(schema.names)}"
-    known = f"{len(names)} of {len(schema)} fields" if schema is not None else f"{len(names)} fields"
+    whole = schema is not None and set(names) <= set(schema.names)  # else parts of structs are among them
+    known = f"{len(names)} of {len(schema)} fields" if schema is not None and whole else f"{len(names)} fields"
     return f"{known}: {', '.join(names)}"
 
 

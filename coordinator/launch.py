@@ -37,6 +37,8 @@ class RunOptions:
     Attributes:
         checkpoint_us: from one checkpoint to the next, in microseconds; None: there are none.
         restarts: how often within ten minutes a run goes on after it has lost a process.
+        drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
+            made from which it goes on.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -48,6 +50,7 @@ class RunOptions:
     hang_timeout_s: float = 60.0
     checkpoint_us: int | None = None
     restarts: int = 5
+    drain: bool = False
 
 
 def worker_count(wanted: int | Literal["auto"]) -> int:
@@ -99,7 +102,7 @@ def _lead(plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, vi
             recovery = Recovery(manifest, directory.checkpoints)
         life = Life(
             directory.next_attempt(), directory.path, recovery, options.checkpoint_us, options.hang_timeout_s,
-            options.import_paths,
+            options.drain, options.import_paths,
         )  # fmt: skip
         try:
             return Attempt(plan, life, view).run()

@@ -65,7 +65,7 @@ class _Shell:
             more = core.work(_STEPS)
             self._checkpoint()
             self._flush()
-            if core.state in (State.DONE, State.FAILED):
+            if core.state in (State.DONE, State.STOPPED, State.FAILED):
                 return self._end()
             now_s = time.monotonic()
             if now_s >= next_beat_s:
@@ -117,7 +117,7 @@ class _Shell:
     def _end(self) -> int:
         self.ended_s = time.monotonic()
         self.usage = self.meter.read()
-        done = self.core.state is State.DONE
+        done = self.core.state in (State.DONE, State.STOPPED)
         self.stop_others()
         if done:
             self.link.send(CALLER, Finished(COORDINATOR, self.figures()))

@@ -72,6 +72,8 @@ def _late_sinks(flow: Flow) -> Iterable[Node]:
 
 
 def _guarantee(result: RunResult) -> Text:
+    if result.stopped_at is not None:
+        return Text(f"{_INDENT}stopped at checkpoint {result.stopped_at}; run it again to go on from there", "dim")
     if result.interrupted:
         return Text(f"{_INDENT}results cover the events that were read until then", "dim")
-    return Text(f"{_INDENT}at least once: a failed run starts over, replacing its files (no checkpoints)", "dim")
+    return Text(f"{_INDENT}{result.guarantee}", "dim")

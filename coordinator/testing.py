@@ -316,7 +316,8 @@ class _SteppedRun(LocalRun):
         """Work until nobody has anything to do."""
         for partition in range(len(self.plan.partitions)):
             self.coordinator.wake(partition)
-        while self._round():
+        # A partition that has nothing is no reason to stop while another has not been asked.
+        while self._round() or self.coordinator.next_partition() is not None:
             pass
 
     def raise_watermark(self, partition: int, time_us: int) -> None:

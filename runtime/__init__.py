@@ -46,7 +46,7 @@ from millstream.errors import (
 from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, max_horizontal, min_horizontal, when
 from millstream.flow import Flow
 from millstream.joins import JoinResult
-from millstream.keyed import KeyedStream, ProcessResult, WindowedStream, WindowResult
+from millstream.keyed import KeyedStream, ProcessResult, RunningResult, WindowedStream, WindowResult
 from millstream.patterns import Pattern, pattern
 from millstream.previous import delta, lag, lead, rate
 from millstream.processing import Process, ProcessContext, Timer
@@ -54,7 +54,7 @@ from millstream.ranking import asc, desc
 from millstream.result import RunResult
 from millstream.rows import Row
 from millstream.specs.window_functions import Window
-from millstream.states import ListState, MapState, ValueState, list_state, map_state, value_state
+from millstream.state_handles import ListState, MapState, ValueState, list_state, map_state, value_state
 from millstream.streams import HandledStream, Stream
 from millstream.windows import (
     count_window,
@@ -91,6 +91,7 @@ __all__ = [
     "ProcessResult",
     "Row",
     "RunResult",
+    "RunningResult",
     "SchemaError",
     "Sink",
     "SinkError",

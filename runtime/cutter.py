@@ -125,15 +125,19 @@ class Cutter:
         return self._worker_blocks
 
     def _keyed(self, node: Node) -> None:
-        """Operators on one keyed stream share its exchange and stage; one that joins several gets its own."""
+        """Operators on one keyed stream share its exchange and stage; one that joins several gets its own.
+
+        So does one that waits for the end: those that shared its stage would have their watermark held back as long.
+        """
         stage: int | None = None
+        shares = len(node.inputs) == 1 and not node.spec.waits_for_end
         for number, port in enumerate(node.inputs):
             key_by = self.nodes[port.node]
-            draft = self._key_exchanges.get(key_by.id) if len(node.inputs) == 1 else None
+            draft = self._key_exchanges.get(key_by.id) if shares else None
             if draft is None:
                 stage = self._stage(StageKind.KEYED, Place.WORKERS) if stage is None else stage
                 draft = self._exchange_into(stage, key_by, port)
-                if len(node.inputs) == 1:
+                if shares:
                     self._key_exchanges[key_by.id] = draft
             stage = draft.to_stage
             draft.targets.append((node.id, number))

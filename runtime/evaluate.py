@@ -4,8 +4,9 @@ A type that an operation does not take is a `SchemaError` for the whole expressi
 take is an `EvaluationError`, a fault of its row. A result's type depends on the schema, never on values:
 so an expression is type-checked by evaluating it on no rows.
 
-``when`` evaluates a value for all rows at first; only if that fails, for the rows that take it. What the
-other operations mean is said in `millstream.kernels`.
+``when`` evaluates a value that takes long (a regular expression, say) for the rows that take it, and others for
+all rows at first; only if that fails, for those that take it. What the other operations mean is said in
+`millstream.kernels`.
 """
 
 from __future__ import annotations
@@ -162,7 +163,10 @@ class _Evaluation:
             part: Array = parts.get(call.options["index"])
             return part
         try:
-            arguments = [decoded(self.value(argument)) for argument in call.arguments]
+            if call.operation == "when" and self.batch.num_rows and any(map(_takes_long, call.arguments)):
+                arguments = self._when_arguments(call.arguments)
+            else:
+                arguments = [decoded(self.value(argument)) for argument in call.arguments]
         except EvaluationError:
             if call.operation != "when" or not self.batch.num_rows:
                 raise
@@ -181,6 +185,34 @@ class _Evaluation:
                 return None
             parts = self.splits[id(expr)] = Parts(text, expr.options["by"])
         return parts
+
+    def _when_arguments(self, of: Sequence[Expr]) -> list[Value]:
+        """Conditions and values of a ``when``; a value that takes long is null for the rows that do not take it."""
+        arguments: list[Value] = []
+        rest = np.ones(self.batch.num_rows, np.bool_)
+        for number, argument in enumerate(of):
+            if number % 2 == 0 and number + 1 < len(of):
+                condition = decoded(self.value(argument))
+                arguments.append(condition)
+                if not pa.types.is_boolean(condition.type):
+                    return [*arguments, *(decoded(self.value(a)) for a in of[number + 1 :])]  # to be refused, or null
+                whole = condition if isinstance(condition, pa.Array) else repeated(condition, len(rest))
+                true = pc.fill_null(whole, False).to_numpy(zero_copy_only=False)
+                taking, rest = rest & true, rest & ~true
+            else:
+                taking = taking if number % 2 else rest
+                value = self._for_rows(argument, taking) if _takes_long(argument) else self.value(argument)
+                arguments.append(decoded(value))
+        return arguments
+
+    def _for_rows(self, expr: Expr, taking: npt.NDArray[np.bool_]) -> Array:
+        """The value of an expression where ``taking`` is true, null elsewhere."""
+        names = [name for name in self.batch.schema.names if name in expr.fields()]
+        if taking.all() or not names:
+            return self.array(expr)
+        some = self.batch.select(names).take(index_array(np.flatnonzero(taking)))
+        numbers = np.cumsum(taking) - 1
+        return _Evaluation(some, self.where).array(expr).take(index_array(numbers, ~taking))
 
     def _when_by_rows(self, call: Call) -> Array:
         """``when``, with each condition and value evaluated only for the rows that come to it."""
@@ -207,6 +239,16 @@ class _Evaluation:
         arrays = [v if isinstance(v, pa.Array) else repeated(v, len(r)) for v, r in zip(alike, taken, strict=True)]
         back = np.argsort(np.concatenate(taken))
         return pa.concat_arrays(arrays).take(index_array(back))
+
+
+_LONG = frozenset(("str.extract", "str.replace", "str.replace_all", "str.to_datetime"))
+
+
+def _takes_long(expr: Expr) -> bool:
+    """Whether an expression costs far more than taking the rows that it is needed for."""
+    if isinstance(expr, Call) and expr.operation in _LONG:
+        return True
+    return any(map(_takes_long, expr._children()))
 
 
 def _run(kernel: Kernel, arguments: list[Value], options: Mapping[str, Any], call: Call) -> Value:

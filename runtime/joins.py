@@ -102,7 +102,7 @@ def join_windows(
 ) -> JoinResult:
     where = f"{caller()} join"
     _check_sides(where, left, right)
-    if not isinstance(windows, Windows):
+    if type(windows) is not Windows:  # global and custom windows are windows of another kind
         raise FlowError(f"{where}: windows of this kind cannot be joined; use tumbling(...) or hopping(...)")
     if allowed_lateness_us == MAX_US:
         raise FlowError(f"{where}: a window's rows come out when it has expired, which infinite lateness never lets it")

@@ -33,7 +33,7 @@ from millstream.specs.triggers import Early
 from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
 from millstream.specs.windows import Panes as WindowPanes
 from millstream.specs.windows import SessionWindows, WindowAggregateSpec, Windows
-from millstream.states import lifetime_us
+from millstream.state_handles import lifetime_us
 from millstream.streams import Errors, Stream
 from millstream.times import MAX_US, Duration, duration_us
 from millstream.where import caller
@@ -557,6 +557,11 @@ class WindowedStream:
         where, flow = f"{caller()} {kind}", self._keyed.flow
         if not callable(function):
             raise FlowError(f"{where}: expected a function, found {function!r}")
+        if isinstance(self._windows, SlidingWindows):
+            raise FlowError(
+                f"{where}: {self._windows.describe()} gives a result for each event; "
+                "collect the events behind it, as in .agg(events=ms.collect()), and .map(...) that"
+            )
         key_by = flow.nodes[self._keyed.port.node].spec
         assert isinstance(key_by, KeyBySpec)
         whole_events: dict[str, Any] = {WINDOW_ROWS: collect()}

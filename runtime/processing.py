@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from millstream.errors import FlowError
-from millstream.states import StateDeclaration
+from millstream.state_handles import StateDeclaration
 
 TimerClock = Literal["event", "processing"]
 
@@ -154,6 +154,14 @@ def checked_process(process: Any, where: str) -> type[Process]:
                         f"found {process!r}")  # fmt: skip
     if kind.on_event is Process.on_event:
         raise FlowError(f"{where}: {kind.__name__} has no on_event(self, event, ctx)")
+    if isinstance(process, type):
+        try:
+            inspect.signature(kind).bind()
+        except TypeError as error:
+            raise FlowError(
+                f"{where}: {kind.__name__} cannot be made without arguments ({error}); give an object: "
+                f"process({kind.__name__}(...))"
+            ) from error
     for name in ("on_event", "on_timer", "on_control", "open"):
         method = getattr(kind, name)
         if inspect.isgeneratorfunction(method) or inspect.iscoroutinefunction(method):

@@ -29,6 +29,8 @@ class RunResult:
         dead_letter_path: the directory of the dead letters, when there are any.
         late_path: the directory of late events that the flow did not consume, when there are any.
         interrupted: whether it was told to stop before its input ended.
+        stopped_at: the checkpoint at which it was stopped, and from which it goes on when it is run again.
+        guarantee: what it promised of every event, and which part of the flow limits that.
         letters: of `Flow.run_here` without a state directory, the first dead letters; else they are in files.
     """
 
@@ -44,6 +46,8 @@ class RunResult:
     dead_letter_path: Path | None = None
     late_path: Path | None = None
     interrupted: bool = False
+    stopped_at: int | None = None
+    guarantee: str = ""
     letters: tuple[dict[str, Any], ...] = ()
 
 
@@ -60,7 +64,7 @@ def operator_totals(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
 
 def make_result(
     plan: PhysicalPlan, processes: Mapping[str, Mapping[str, Any]], *, seconds: float, tables: dict[str, pa.Table],
-    state: Path | None, interrupted: bool,
+    state: Path | None, interrupted: bool, stopped_at: int | None = None, guarantee: str = "",
 ) -> RunResult:  # fmt: skip
     totals = operator_totals(processes)
     sources = [n.name for n in plan.nodes.values() if isinstance(n.spec, ReadSpec)]
@@ -86,4 +90,6 @@ def make_result(
         dead_letter_path=state / "dead-letters" if state is not None and dead else None,
         late_path=state / "late" if state is not None and late and kept_late else None,
         interrupted=interrupted,
+        stopped_at=stopped_at,
+        guarantee=guarantee,
     )

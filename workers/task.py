@@ -68,6 +68,7 @@ class Worker:
                 self._part.begin(message.epoch, message.last)
             case Completed():
                 self._part.completed(message.epoch)
+                self.outbox.append((COORDINATOR, self.beat()))  # the run may end here: these figures are the last
                 self.outbox.append((COORDINATOR, Committed(self.name, message.epoch)))
             case Stop():
                 self.stopped = True

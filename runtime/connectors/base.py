@@ -118,11 +118,13 @@ class Source(ABC):
         live: events arrive as they happen: idleness, linger and the wall clock apply. False for replays.
         in_caller: it must be read in the process that called `Flow.run` (Python iterables).
         hosted: it runs the user's code, and so is read in the source host, away from the coordinator.
+        replayable: its readers say where they are, and reading can go on from there (`open_at`).
     """
 
     live: bool = False
     in_caller: bool = False
     hosted: bool = False
+    replayable: bool = False
 
     @abstractmethod
     def label(self) -> str:

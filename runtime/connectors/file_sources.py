@@ -44,6 +44,7 @@ class FileSource(Source):
     """What all sources of files have in common: which files, and how they make partitions."""
 
     verb = "read"
+    replayable = True
 
     def __init__(self, paths: Paths, schema: pa.Schema | None, partitions: Partitions, limit: int | None) -> None:
         self.paths = path_list(paths)

@@ -192,6 +192,8 @@ def rule_of(value: Any) -> Rule:
 class GeneratorSource(Source):
     """Made-up events, as fast as they are taken or at a rate, without end or up to a count."""
 
+    replayable = True
+
     def __init__(
         self, columns: Mapping[str, Any], *, rate: float | None = None, count: int | None = None, seed: int = 0
     ) -> None:

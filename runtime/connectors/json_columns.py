@@ -89,7 +89,9 @@ class ColumnDecoder:
 
     def _parts(self, scan: Scan) -> list[_Part]:
         """The rows of the lines whose layout is known or can be learned."""
-        lines = np.delete(np.arange(len(scan.ends)), scan.doubtful)
+        lines = np.arange(len(scan.ends))
+        if len(scan.doubtful):
+            lines = np.delete(lines, scan.doubtful)
         few = len(lines) * self._few
         parts: list[_Part] = []
         for layout in self._layouts[:_TRIED_A_BLOCK]:
@@ -116,6 +118,8 @@ class ColumnDecoder:
             return lines
         parts.append(part)
         self._layouts = [layout, *(other for other in self._layouts if other is not layout)][:_MAX_LAYOUTS]
+        if len(part.lines) == len(lines):
+            return lines[:0]
         left = np.ones(len(lines), np.bool_)
         left[np.searchsorted(lines, part.lines)] = False
         return lines[left]

@@ -61,6 +61,7 @@ class JsonDecoder:
 
 
 _BY_ROWS, _BY_COLUMNS = 0, 1
+_CLEARLY = 0.95
 
 
 class _Contest:
@@ -90,12 +91,13 @@ class _Contest:
 
     def took(self, way: int, cost: float) -> None:
         """Note what a block cost, in processor time for a byte."""
-        # The first time is slow: nothing is in the caches yet, nor is any layout known.
-        self._cost[way] = cost if self._blocks <= self._TRIALS else (self._cost[way] + cost) / 2
-        before = self._faster
-        self._faster = _BY_ROWS if self._cost[_BY_ROWS] < self._cost[_BY_COLUMNS] else _BY_COLUMNS
-        if self._faster != before:
-            self._wait = self._FIRST_WAIT
+        known = self._cost[way]
+        if self._blocks <= self._TRIALS:  # at first nothing is in the caches, and no layout is known
+            self._cost[way] = min(known, cost)
+        else:  # a block that something else held up must not decide
+            self._cost[way] = known + (cost - known) / 4 if way == self._faster else cost
+        if self._cost[1 - self._faster] < _CLEARLY * self._cost[self._faster]:
+            self._faster, self._wait = 1 - self._faster, self._FIRST_WAIT
         elif self._blocks == self._next_trial:
             self._wait = min(2 * self._wait, self._LONGEST_WAIT)
         if self._blocks >= self._next_trial:

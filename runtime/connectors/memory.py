@@ -26,6 +26,8 @@ LINGER_S = 0.005
 class TableSource(Source):
     """An Arrow table: in memory, or in an IPC file that it was stored in for another process to map."""
 
+    replayable = True
+
     def __init__(self, table: pa.Table | None, *, path: str | None = None, schema: pa.Schema | None = None) -> None:
         """
         Args:

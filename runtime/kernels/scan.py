@@ -84,25 +84,47 @@ class Parts:
         return cuts
 
     @cached_property
+    def _even(self) -> npt.NDArray[np.signedinteger] | None:
+        """The separators row by row where every row has as many, as rows of one form do; else None."""
+        ends, found = self._text.ends, self._cuts[:-1]
+        rows = len(ends) - 1
+        if not rows or not len(found) or len(found) % rows:
+            return None
+        table = found.reshape(rows, -1)
+        return table if (table[:, 0] >= ends[:-1]).all() and (table[:, -1] < ends[1:]).all() else None
+
+    @cached_property
     def _first(self) -> npt.NDArray[np.intp]:
         """The number of separators before each row, and in all of them."""
         return np.searchsorted(self._cuts[:-1], self._text.ends)
 
     def get(self, index: int) -> Any:
         """The part with this number, counted from the end when negative; null where there is none."""
-        rows, ends, cuts = len(self.column), self._text.ends, self._cuts
+        rows = len(self.column)
         if not rows:
             return self.column
-        first, last = self._first[:-1], self._first[1:]
-        cut = first + index if index >= 0 else last + (index + 1)  # the separator behind the part
-        missing = (cut < first) | (cut > last)
-        known = np.clip(cut, first, last)
-        bounds = np.empty(2 * rows, ends.dtype)
-        bounds[0::2] = np.where(known == first, ends[:-1], cuts[known - 1] + 1)
-        bounds[1::2] = np.where(known == last, ends[1:], cuts[known])
+        bounds, missing = self._bounds(index)
         kind: Any = pa.StringArray if self.column.type == STRING else pa.LargeStringArray
         buffer: Any = bounds
         pieces = kind.from_buffers(2 * rows - 1, pa.py_buffer(buffer), self._text.data)
         if self.column.null_count:
-            missing |= self.column.is_null().to_numpy(zero_copy_only=False)
-        return pieces.take(index_array(np.arange(0, 2 * rows, 2), missing if missing.any() else None))
+            null = self.column.is_null().to_numpy(zero_copy_only=False)
+            missing = null if missing is None else missing | null
+        return pieces.take(index_array(np.arange(0, 2 * rows, 2), missing))
+
+    def _bounds(self, index: int) -> tuple[npt.NDArray[np.signedinteger], npt.NDArray[np.bool_] | None]:
+        """Start and end of the part of each row, alternately; and the rows that have none, if any."""
+        ends, cuts = self._text.ends, self._cuts
+        bounds = np.empty(2 * len(self.column), ends.dtype)
+        table = self._even
+        if table is not None and 0 < index < table.shape[1]:
+            np.add(table[:, index - 1], 1, out=bounds[0::2])
+            bounds[1::2] = table[:, index]
+            return bounds, None
+        first, last = self._first[:-1], self._first[1:]
+        cut = first + index if index >= 0 else last + (index + 1)  # the separator behind the part
+        missing = (cut < first) | (cut > last)
+        known = np.clip(cut, first, last)
+        bounds[0::2] = np.where(known == first, ends[:-1], cuts[known - 1] + 1)
+        bounds[1::2] = np.where(known == last, ends[1:], cuts[known])
+        return bounds, missing if missing.any() else None

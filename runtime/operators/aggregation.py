@@ -67,6 +67,22 @@ class TypedAccumulators:
         assert self._set is not None
         return self._set
 
+    @property
+    def types(self) -> list[pa.DataType]:
+        """The types of the inputs so far; none before the first batch."""
+        return list(self._types)
+
+    @property
+    def for_anything(self) -> bool:
+        """Whether a batch has shown types, be it that there are no inputs."""
+        return self._set is not None
+
+    def for_types(self, types: list[pa.DataType]) -> AccumulatorSet:
+        """The accumulators for inputs of these types, as `types` said before a restart, and for all before them."""
+        self._widen(types)
+        assert self._set is not None
+        return self._set
+
     def _widen(self, types: list[pa.DataType]) -> None:
         if self._set is not None:
             types = [self._wider(e, a, b) for e, a, b in zip(self._set.inputs, self._types, types, strict=True)]

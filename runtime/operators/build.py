@@ -24,8 +24,8 @@ from millstream.operators.running import RunningAggregate
 from millstream.operators.scan import Scan
 from millstream.operators.sliding import Sliding
 from millstream.operators.top_n import TopN
-from millstream.operators.window_rows import WindowRows
 from millstream.operators.window_functions import WindowFunction
+from millstream.operators.window_rows import WindowRows
 from millstream.operators.windows import window_operator
 from millstream.plan import PhysicalPlan
 from millstream.specs.asynchronous import MapAsyncSpec

@@ -7,7 +7,7 @@ ends alone, and groups of different starts are different groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from operator import index as whole_number
@@ -18,10 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
-from millstream.batch import Batch, BoolArray, IntArray, Keys, SignArray, index_array, make_columns
+from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import SchemaError
 from millstream.functions import user_error
-from millstream.grouping import group_codes
+from millstream.grouping import factorize, group_codes
 from millstream.operators.base import SLICE_ROWS, Context, Output
 from millstream.operators.lateness import with_text
 from millstream.operators.windows.aligned import AlignedWindows
@@ -152,6 +153,39 @@ class CustomWindow(AlignedWindows):
         distinct, codes = panes.keys.distinct, panes.keys.codes
         start_us = distinct.column(0).to_numpy()[codes]
         return replace(panes, start_us=start_us, keys=Keys(distinct.select(distinct.schema.names[1:]), codes))
+
+    # A key's owner is found by its own fields alone, so in state the start stands with the other columns.
+
+    def snapshot(self) -> list[StateTable]:
+        return [_start_out_of_keys(table) for table in super().snapshot()]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore([_start_into_keys(table) for table in tables])
+
+
+def _start_out_of_keys(table: StateTable) -> StateTable:
+    if table.keys is None:
+        return table
+    distinct, codes = table.keys.distinct, table.keys.codes
+    start = distinct.column(0).take(index_array(codes))
+    rest = distinct.select(distinct.schema.names[1:])
+    number, first = factorize(rest.columns)
+    keys = Keys(rest.take(index_array(first)), number.astype(np.int32)[codes])
+    return StateTable(table.name, keys, _with_front(_START, start, table.columns))
+
+
+def _start_into_keys(table: StateTable) -> StateTable:
+    if table.keys is None:
+        return table
+    start, rest = table.columns.column(0), table.columns.select(table.columns.schema.names[1:])
+    codes, first = factorize([start, *table.keys.columns()])
+    keyed = _with_front(_START, start, table.keys.distinct.take(index_array(table.keys.codes)))
+    keys = Keys(keyed.take(index_array(first)), codes.astype(np.int32))
+    return StateTable(table.name, keys, rest)
+
+
+def _with_front(name: str, column: Array, columns: pa.RecordBatch) -> pa.RecordBatch:
+    return make_columns([name, *columns.schema.names], [column, *columns.columns])
 
 
 def _microseconds(moment: Any) -> int:

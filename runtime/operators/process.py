@@ -30,11 +30,11 @@ from millstream.batch import Batch, IntArray, make_columns
 from millstream.checkpoints.tables import StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import user_error
-from millstream.keys import hash_keys
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
-from millstream.operators.key_table import KeyRecord, KeyTable, NoKey
+from millstream.operators.emissions import Emissions, Origin, Outputs
 from millstream.operators.line import Line, place_us
-from millstream.operators.process_context import Call, Emissions, Origin
+from millstream.operators.process_context import Call
+from millstream.operators.process_state import KeyRecord, NoKey, ProcessState
 from millstream.operators.scan import key_values, keys_from
 from millstream.operators.timers import Due
 from millstream.processing import Process, Timer, TimerClock, declared_states
@@ -65,17 +65,16 @@ class ProcessOperator(Operator):
         super().__init__(context)
         self.spec = spec
         self.ordered = spec.by_event_time
-        self.with_position = with_position
         given = spec.process.load()
         # In one process several workers may share what was given: each has an object of its own.
         self.process: Process = given() if isinstance(given, type) else copy.copy(given)
         declared = declared_states(type(self.process))
         pickles = any(state.pickle for state in declared.values())
         codec = StateCodec(context.name, _namespace(type(self.process)), pickles=pickles)
-        self.table = KeyTable(declared, spec.timed, codec, context.name)
-        self.outputs = {n: Emissions(spec.schema_of(n), n in context.wanted) for n in (MAIN, *spec.output_names)}
-        self.origins: list[Origin] = []
-        self.call = Call(self, self.outputs[MAIN])
+        self.table = ProcessState(declared, spec.timed, codec, context.name)
+        ports = {n: Emissions(spec.schema_of(n), n in context.wanted) for n in (MAIN, *spec.output_names)}
+        self.outputs = Outputs(ports, context.name, spec.timed, with_position)
+        self.call = Call(self, ports[MAIN])
         self.lines = (Line(), Line())
         self.watermark_us = MIN_US
         self.largest_us = MIN_US
@@ -84,7 +83,6 @@ class ProcessOperator(Operator):
         self.timers_dropped = 0
         self._moment = self.table.moments["event"]
         self._clock_moment = self.table.moments["processing"]
-        self._key_fields: pa.Schema | None = None
         self._attributes = vars(self.process)
         self._no_key = {name: NoKey(name) for name in self.table.names}
         self._let_go()
@@ -124,8 +122,8 @@ class ProcessOperator(Operator):
         timers = self.table.timers["processing"]
         while (due := timers.pop(now_us)) is not None:
             self._call_timer(due, "processing", self._stand_us())
-            if len(self.origins) >= SLICE_ROWS:
-                yield from self._flush(None)
+            if len(self.outputs.origins) >= SLICE_ROWS:
+                yield from self.outputs.flush(None)
                 yield None
         self.table.free("processing", now_us)
         yield from self._step_done()
@@ -163,7 +161,7 @@ class ProcessOperator(Operator):
 
     def _fire_until(self, until_us: int) -> Iterator[Output]:
         while not self._fire(until_us):
-            yield from self._flush(None)
+            yield from self.outputs.flush(None)
             yield None
 
     def _fire(self, until_us: int) -> bool:
@@ -184,8 +182,8 @@ class ProcessOperator(Operator):
         assert keys is not None
         if batch.num_rows == 0:
             return
-        yield from self._flush(None)
-        self._key_fields = keys.distinct.schema
+        yield from self.outputs.flush(None)
+        self.outputs.key_schema = keys.distinct.schema
         if batch.time_us is not None:
             self.largest_us = max(self.largest_us, int(batch.time_us.max()))
         values = key_values(keys.distinct)
@@ -202,14 +200,14 @@ class ProcessOperator(Operator):
             times = [MIN_US] * len(rows) if at_us is None else at_us[part].tolist()
             done = 0
             while (done := self._slice(rows, codes, times, held, start, done)) < len(rows):
-                yield from self._flush(batch)
+                yield from self.outputs.flush(batch)
                 yield None
             if start + SLICE_ROWS < batch.num_rows:
-                self._convert()
-                if sum(e.size for e in self.outputs.values()) >= _FLUSH_ROWS:
-                    yield from self._flush(batch)
+                self.outputs.convert()
+                if self.outputs.size >= _FLUSH_ROWS:
+                    yield from self.outputs.flush(batch)
                 yield None
-        yield from self._flush(batch)
+        yield from self.outputs.flush(batch)
         self.call.of_batch(None)
         self.table.check([held[code] for code in used])
 
@@ -254,7 +252,7 @@ class ProcessOperator(Operator):
         self._take_up(record)
         timer = Timer(_EPOCH + timedelta(microseconds=timer_us), name, clock)
         self.call.in_timer = True
-        at = self._begin(Origin(record, time_us, MIN_US))
+        at = self.call.at = self.outputs.begin(Origin(record, time_us, MIN_US))
         try:
             self.process.on_timer(timer, self.call)
         except MillstreamError:
@@ -262,7 +260,7 @@ class ProcessOperator(Operator):
         except (Exception, SystemExit) as error:
             what = f"timer {name!r}" if name else "timer"
             self._failed(Text(f"{what} at {format_us(timer_us)}"), "on_timer", error)
-        self._end(at)
+        self._emitted(at)
         self.call.in_timer = False
 
     def _control(self, batch: Batch) -> Iterator[Output]:
@@ -270,7 +268,7 @@ class ProcessOperator(Operator):
         for number, row in enumerate(rows_of(batch.all_columns())):
             self._call_control(row, batch, number, self._stand_us() if times is None else int(times[number]))
             if number % SLICE_ROWS == SLICE_ROWS - 1:
-                yield from self._flush(None)
+                yield from self.outputs.flush(None)
                 yield None
 
     def _call_control(self, row: Row, batch: Batch, number: int, time_us: int) -> None:
@@ -297,9 +295,9 @@ class ProcessOperator(Operator):
             if not self.table.is_blank(record):
                 self.table.may_be_blank(record)
                 self._take_up(record)
-                at = self._begin(origin._replace(record=record))
+                at = self.call.at = self.outputs.begin(origin._replace(record=record))
                 function(record.key)
-                self._end(at)
+                self._emitted(at)
                 self.table.check((record,))
         self._let_go()
 
@@ -313,29 +311,15 @@ class ProcessOperator(Operator):
         self._moment.record = self._clock_moment.record = None
         self._attributes.update(self._no_key)
 
-    def _begin(self, origin: Origin) -> int:
-        """From here on rows are emitted for a timer or a control event; returns its number."""
-        self.origins.append(origin)
-        at = self.call.at = -len(self.origins)
-        return at
-
-    def _end(self, at: int) -> None:
-        """Forget an origin for which nothing was emitted."""
+    def _emitted(self, at: int) -> None:
         self.call.at = None
-        for emissions in self.outputs.values():
-            if emissions.at and emissions.at[-1] == at:
-                return
-        self.origins.pop()
-
-    def _take_back(self, at: int) -> None:
-        for emissions in self.outputs.values():
-            emissions.take_back(at)
+        self.outputs.end(at)
 
     def _failed(self, what: object, method: str, error: BaseException) -> None:
         """The user's method raised: end the run, or go on without what it put out for this event."""
         record = self._moment.record
         if self.call.at is not None:
-            self._take_back(self.call.at)
+            self.outputs.take_back(self.call.at)
         text = Text(repr(what) if record is None else f"key {record.key!r}, {what!r}")
         if self.spec.on_error is OnError.FAIL:
             raise user_error(f"{self.context.name}.{method}", text, error) from error
@@ -346,62 +330,9 @@ class ProcessOperator(Operator):
         return max(self.largest_us, MIN_US if self.watermark_us == MAX_US else self.watermark_us)
 
     def _step_done(self) -> Iterator[Output]:
-        yield from self._flush(None)
+        yield from self.outputs.flush(None)
         self._let_go()
         self.table.sweep()
-
-    # --- output ---
-
-    def _convert(self) -> None:
-        for emissions in self.outputs.values():
-            emissions.convert(self.context.name)
-
-    def _flush(self, batch: Batch | None) -> Iterator[Output]:
-        """Put out what was emitted, for events of a batch and for timers and control events."""
-        self._convert()
-        for name, emissions in self.outputs.items():
-            if emissions.size:
-                columns, at = emissions.take(self.context.name)
-                yield name, self._placed(columns, at, batch)
-        self.origins = []
-
-    def _placed(self, columns: pa.RecordBatch, at: IntArray, batch: Batch | None) -> Batch:
-        """Rows with the time and place of what they were emitted for: an event of the batch, or one of `origins`."""
-        of_events = at >= 0
-        if batch is not None and of_events.all():
-            time_us, before_us, position = (
-                None if b is None else b[at] for b in (batch.time_us, batch.before_us, batch.position)
-            )
-            return Batch(columns, time_us, before_us, position)
-        times = np.array([o.time_us for o in self.origins])
-        befores = np.array([o.before_us for o in self.origins])
-        rows = 0
-        if batch is not None:
-            # Events first and the origins behind them.
-            rows = batch.num_rows
-            times = np.concatenate([np.zeros(rows, np.int64) if batch.time_us is None else batch.time_us, times])
-            here = np.full(rows, MIN_US) if batch.before_us is None else batch.before_us
-            befores = np.concatenate([here, befores])
-        row = np.where(of_events, at, rows - 1 - at)
-        late = bool((befores > MIN_US).any())
-        return Batch(
-            columns,
-            times[row] if self.spec.timed else None,
-            befores[row] if late else None,
-            self._positions(batch)[row] if self.with_position else None,
-        )
-
-    def _positions(self, batch: Batch | None) -> IntArray:
-        """The places of events, and for each origin one that is the same in every run: by key, as for panes."""
-        assert self._key_fields is not None
-        keys = [o.record.key for o in self.origins if o.record is not None]
-        parts = list(zip(*keys, strict=True)) if len(self._key_fields) > 1 else [keys]
-        arrays = [pa.array(v, f.type) for v, f in zip(parts, self._key_fields, strict=True)]
-        of_origins = (hash_keys(arrays) >> np.uint64(1)).view(np.int64)
-        if batch is None:
-            return of_origins
-        assert batch.position is not None
-        return np.concatenate([batch.position, of_origins])
 
     # --- checkpoints and tests ---
 
@@ -428,10 +359,12 @@ class ProcessOperator(Operator):
             *self.lines[EVENTS].snapshot(_WAITING),
             *self.lines[CONTROL].snapshot(f"{_CONTROL}{self.context.worker}"),
         ]
-        if self._key_fields is not None and self.table.records:
+        if self.outputs.key_schema is not None and self.table.records:
             keys = list(self.table.records)
             encoded = pa.array(map(self.table.encode, self.table.records.values()), pa.binary())
-            tables.append(StateTable(_RECORDS, keys_from(keys, self._key_fields), make_columns(["record"], [encoded])))
+            tables.append(
+                StateTable(_RECORDS, keys_from(keys, self.outputs.key_schema), make_columns(["record"], [encoded]))
+            )
         here = [self.watermark_us, self.largest_us, self.table.encode_shared()]
         tables.append(StateTable(_LINE, None, make_columns(_LINE_FIELDS, [pa.array([v]) for v in here])))
         return tables
@@ -446,7 +379,7 @@ class ProcessOperator(Operator):
         self._attributes.update(self.table.readable_shared())
         for table in tables:
             if table.keys is not None:
-                self._key_fields = table.keys.distinct.schema
+                self.outputs.key_schema = table.keys.distinct.schema
             if table.name == _WAITING:
                 self.lines[EVENTS].restore(table)
             elif table.name == _RECORDS and table.keys is not None:

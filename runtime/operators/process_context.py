@@ -1,19 +1,15 @@
-"""What a `Process` has in hand while it is called: `ProcessContext`, and the rows that it has put out so far."""
+"""What a `Process` has in hand while it is called: the operator's `ProcessContext`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Final
 
 from millstream.batch import IntArray
 from millstream.errors import FlowError
-from millstream.operators.key_table import KeyRecord
+from millstream.operators.emissions import Emissions, Origin
 from millstream.processing import ProcessContext, TimerClock
-from millstream.rows import columns_of, joined
 from millstream.times import MAX_US, MIN_US, SECOND_US, datetime_us
 
 if TYPE_CHECKING:
@@ -22,60 +18,6 @@ if TYPE_CHECKING:
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_DELAY_US: Final = 1_000
 """How long a processing-time timer waits at least: one set for the past must not keep the process from its input."""
-
-
-class Origin(NamedTuple):
-    """What a row was emitted for, where it was no event: a timer of a key, or a control event.
-
-    Attributes:
-        record: of the key; None while there is none.
-        time_us: the event time that its rows get.
-        before_us: the watermark before it, for one that was late.
-    """
-
-    record: KeyRecord | None
-    time_us: int
-    before_us: int
-
-
-class Emissions:
-    """The rows put out on one port: Python objects for as long as a slice takes, then columns.
-
-    Attributes:
-        at: for each row the number of its event in the batch; or, from -1 downwards, of its `Origin`.
-        size: how many rows have become columns.
-    """
-
-    __slots__ = ("_parts", "_parts_at", "at", "rows", "schema", "size", "wanted")
-
-    def __init__(self, schema: pa.Schema | None, wanted: bool) -> None:
-        self.schema = schema
-        self.wanted = wanted
-        self.rows: list[Any] = []
-        self.at: list[int] = []
-        self.size = 0
-        self._parts: list[pa.RecordBatch] = []
-        self._parts_at: list[IntArray] = []
-
-    def convert(self, where: str) -> None:
-        if self.rows:
-            self._parts.append(columns_of(self.rows, self.schema, where))
-            self._parts_at.append(np.array(self.at))
-            self.size += len(self.rows)
-            self.rows.clear()
-            self.at.clear()
-
-    def take(self, where: str) -> tuple[pa.RecordBatch, IntArray]:
-        """All that has become columns, and what each row was emitted for."""
-        columns, at = joined(self._parts, where), np.concatenate(self._parts_at)
-        self._parts, self._parts_at, self.size = [], [], 0
-        return columns, at
-
-    def take_back(self, at: int) -> None:
-        """Forget what was put out last for one event."""
-        while self.at and self.at[-1] == at:
-            self.at.pop()
-            self.rows.pop()
 
 
 class Call(ProcessContext):
@@ -137,7 +79,7 @@ class Call(ProcessContext):
                 self._rows.append(row)
                 self._at.append(at)
             return
-        emissions = self._operator.outputs.get(to)
+        emissions = self._operator.outputs.ports.get(to)
         if emissions is None or emissions is self._main:
             raise self._no_output(to)
         if emissions.wanted:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from millstream.times import MAX_US
 
 if TYPE_CHECKING:
-    from millstream.operators.key_table import KeyRecord
+    from millstream.operators.process_state import KeyRecord
 
 _SMALL: Final = 64
 

@@ -160,7 +160,7 @@ class TopN(Operator):
         number[held + added] = self.log.append([take(c, added) for c in rows.columns], len(added))
         self._store(touched, of_slot, order, number)
         old = np.concatenate([np.minimum(old, self.spec.n), np.full(len(slots), self.spec.n)])
-        return _Change(touched[of_slot], number, old, np.minimum(new, self.spec.n))
+        return _Change(touched[of_slot], number, old, np.minimum(new, self.spec.n), order)
 
     def _behind_held(self, new: Column, column: int, numbers: IntArray) -> Column:
         """A column of the rows with these numbers, followed by new values."""
@@ -205,9 +205,10 @@ class TopN(Operator):
             gone, come = was & moved, is_ & moved
         else:
             gone, come = was & ~is_, is_ & ~was
+        entering = change.order[come[change.order]]  # the best first
         yield from changes(
             self._said(change.slots[gone], change.numbers[gone], change.old[gone]),
-            self._said(change.slots[come], change.numbers[come], change.new[come]),
+            self._said(change.slots[entering], change.numbers[entering], change.new[entering]),
         )
 
     def _said(self, slots: IntArray, numbers: IntArray, ranks: IntArray) -> Batch:
@@ -280,12 +281,14 @@ class _Change:
 
     Attributes:
         slots: of each row; numbers: in the log; old and new: the rank before and after, n for none.
+        order: the rows that are kept, by slot and rank.
     """
 
     slots: IntArray
     numbers: IntArray
     old: IntArray
     new: IntArray
+    order: Places
 
 
 class _Worst:

@@ -19,11 +19,11 @@ from heapq import heappop, heappush
 from itertools import compress, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, overload
 
-from millstream.states import Default
+from millstream.state_handles import Default
 from millstream.times import MAX_US, MIN_US, saturating_add
 
 if TYPE_CHECKING:
-    from millstream.operators.key_table import KeyRecord
+    from millstream.operators.process_state import KeyRecord
 
 _SLACK: Final = 16
 _UNSET: Final = object()

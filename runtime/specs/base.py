@@ -145,6 +145,11 @@ class Spec:
         return None
 
     @property
+    def waits_for_end(self) -> bool:
+        """Whether it puts out nothing before its input ends: it then holds back the watermark of its stage till there."""
+        return False
+
+    @property
     def needs_position(self) -> bool:
         """Whether ties of equal times are broken by the position of rows in their source."""
         return False

@@ -112,6 +112,10 @@ class RunningAggregateSpec(Spec):
         return inputs[0].changelog is not None
 
     @property
+    def waits_for_end(self) -> bool:
+        return self.final
+
+    @property
     def revises(self) -> bool:
         return not self.final
 

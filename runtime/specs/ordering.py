@@ -32,10 +32,10 @@ class OrderedSpec(Spec):
         if port != LATE:
             return super().bind_port(port, where, inputs, main)
         schema = inputs[0].schema
-        whole = (
-            None if schema is None else whole_rows(schema, inputs[0].keys).append(pa.field(LATE_REASON, pa.string()))
-        )
-        return replace(inputs[0], schema=whole, keys=())
+        if schema is not None:
+            fields = [f for f in whole_rows(schema, inputs[0].keys) if f.name != LATE_REASON]
+            schema = pa.schema([*fields, pa.field(LATE_REASON, pa.string())])
+        return replace(inputs[0], schema=schema, keys=())
 
     @property
     def late_ports(self) -> tuple[str, ...]:

@@ -95,6 +95,10 @@ class TopNSpec(Spec):
     def needs_position(self) -> bool:
         return True
 
+    @property
+    def waits_for_end(self) -> bool:
+        return self.final
+
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
         return inputs[0].changelog is not None
 
@@ -171,6 +175,10 @@ class DedupeSpec(Spec):
     @property
     def needs_position(self) -> bool:
         return self.by_event_time
+
+    @property
+    def waits_for_end(self) -> bool:
+        return self.final
 
     @property
     def revises(self) -> bool:

@@ -168,6 +168,7 @@ def test_the_summary_names_every_place_where_events_went() -> None:
     result = RunResult(
         "flights", 2.0, 1_000, 40, 7, 2, 3, operators={"write_jsonl": {"rows_out": 40}},
         dead_letter_path=Path(".millstream/flights/dead-letters"), late_path=Path(".millstream/flights/late"),
+        guarantee="exactly once",
     )  # fmt: skip
     lines = summary(flow, result).plain.splitlines()
     assert lines[:5] == [
@@ -177,7 +178,7 @@ def test_the_summary_names_every_place_where_events_went() -> None:
         "  2 dead letters: .millstream/flights/dead-letters",
         "  3 unmatched events: of a type that no handler is subscribed to",
     ]
-    assert lines[5].startswith("  at least once")
+    assert lines[5] == "  exactly once"
 
 
 def test_late_events_that_the_flow_consumes_are_shown_where_it_puts_them() -> None:

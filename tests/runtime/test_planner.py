@@ -351,3 +351,15 @@ def test_a_field_named_change_is_refused_where_rows_are_taken_back() -> None:
 )  # fmt: skip
 def test_a_mistake_with_what_is_revised_says_what_to_do(build: Any, match: str) -> None:
     refused(lambda flow: build(read(flow)).collect("out"), FlowError, match)
+
+
+def test_an_operator_that_waits_for_the_end_holds_nobody_else_back() -> None:
+    flow = Flow("f")
+    stream = read(flow).event_time("scheduled").key_by("carrier")
+    panes = stream.window(tumbling("1h")).agg(worst=ms.max("delay"))
+    for emit in ("updates", "final"):
+        stream.agg(n=ms.count(), emit=emit, name=emit).collect(emit)
+    panes.collect("panes")
+    made = plan(flow)
+    stages = {made.nodes[n].name: s.id for s in made.stages for n in s.nodes if made.nodes[n].spec.keyed}
+    assert stages["agg"] == stages["updates"] != stages["final"]

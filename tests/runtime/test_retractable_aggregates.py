@@ -191,7 +191,7 @@ def test_sums_of_groups_lose_nothing(groups: list[list[float]]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         high, low = sum_groups(Groups(codes, len(groups)), numbers)
     for values, got in zip(groups, zip(high.tolist(), low.tolist(), strict=True), strict=True):
-        exact = sum(map(Fraction, values))
+        exact = sum(map(Fraction, values), Fraction(0))
         largest = max((abs(Fraction(v)) for v in values), default=Fraction(0))
         if abs(exact) < Fraction(1.7e308):
             assert abs(Fraction(got[0]) + Fraction(got[1]) - exact) <= largest * Fraction(2) ** -90 + Fraction(5e-324)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -27,6 +27,7 @@ SCHEMA = fields(p=pa.int64(), i=pa.int64(), t=pa.int64(), k=pa.string(), v=pa.in
 
 Partitions = list[list[Event]]
 Row = tuple[Any, ...]
+Item = TypeVar("Item")
 
 
 @st.composite
@@ -81,8 +82,8 @@ def every(rows: Partitions) -> list[Event]:
     return [e for partition in rows for e in partition]
 
 
-def grouped(events: Iterable[Event], key: Callable[[Event], Any]) -> dict[Any, list[Event]]:
-    groups: dict[Any, list[Event]] = defaultdict(list)
+def grouped(events: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    groups: dict[Any, list[Item]] = defaultdict(list)
     for event in events:
         groups[key(event)].append(event)
     return groups

@@ -444,6 +444,14 @@ def test_a_function_that_raises_over_a_window_is_a_dead_letter_or_the_end(way: W
         run(flow_of("fail"), way)
 
 
+def test_functions_over_sliding_windows_are_refused() -> None:
+    windowed = read(Flow("sliding"), one_key(1.0), 0).window(ms.sliding("1s"))
+    with pytest.raises(FlowError, match=r"sliding\(1s\) gives a result for each event.*collect"):
+        windowed.process_window(row_and_window)
+    with pytest.raises(FlowError, match="gives a result for each event"):
+        windowed.reduce(newest)
+
+
 def test_a_function_over_windows_that_returns_something_else_says_so() -> None:
     flow = Flow("wrong")
     read(flow, one_key(1.0), 0).window(ms.tumbling("1s")).process_window(lambda k, w, e: 5).collect("out")

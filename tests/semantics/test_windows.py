@@ -385,3 +385,82 @@ def test_distinct_keys_of_every_order_stay_with_their_rows(partitions: Partition
     # All keys of a batch different is the case in which key codes may be in another order than rows.
     case = Case(partitions, WindowRule(1_000, 1_000), out_of_orderness=2_000, keys=("id",))
     check(case, run(case.flow(), Way(workers)))
+
+
+# --- windows of results that are revised ---
+
+
+@st.composite
+def revising(draw: st.DrawFn) -> Case:
+    """First windows that put out several panes, so that their results are taken back behind them."""
+    early = draw(st.one_of(st.none(), triggers))
+    return Case(
+        draw(events(most=20)), WindowRule(10, draw(st.sampled_from([10, 5])), 0, draw(st.sampled_from([3, 15, 40]))),
+        out_of_orderness=draw(st.sampled_from([0, 5, 20])), early=early,
+    )  # fmt: skip
+
+
+@given(revising(), ways(), st.sampled_from([0, 8]))
+def test_windows_of_windows_that_fire_again_hold_what_the_first_finally_say(
+    case: Case, way: Way, lateness: int
+) -> None:
+    flow = Flow("revised")
+    stream = flow.source(ColumnSource(case.partitions, SCHEMA))
+    timed = stream.event_time("t", unit="ms", out_of_orderness=span(case.out_of_orderness))
+    rule = case.rule
+    windows = tumbling(span(10)) if rule.slide == rule.size else hopping(span(10), span(rule.slide))
+    assert rule.lateness is not None
+    first = timed.key_by("k").window(windows, allowed_lateness=span(rule.lateness), early=case.early)
+    counts = first.agg(n=ms.count(), x=ms.sum("x"), top=ms.max("n"))
+    second = counts.key_by("k").window(tumbling(span(20)), allowed_lateness=span(lateness))
+    results = second.agg(windows=ms.count(), n=ms.sum("n"), x=ms.sum("x"), mean=ms.mean("n"), top=ms.max("top"))
+    results.collect("results")
+    results.late.collect("late")
+    outcome = run(flow, way)
+    assert outcome.rows["late"] == []
+    expected: dict[Any, list[list[oracle.Timed]]] = {}
+    for (start, key), events in case.expected().held.items():
+        expected.setdefault(((start + 9) // 20 * 20, key), []).append(events)
+    standing: dict[Any, dict[str, Any]] = {}
+    for row in outcome.rows["results"]:
+        at = (ms_of(row["window_start"]), (row["k"],))
+        if row.pop("change", "+") == "-":
+            assert standing.pop(at) == row
+        else:
+            assert at not in standing
+            standing[at] = row
+    assert standing.keys() == expected.keys()
+    for at, several in expected.items():
+        row = standing[at]
+        assert (row["windows"], row["n"]) == (len(several), sum(map(len, several)))
+        everything = [e.event for events in several for e in events]
+        assert row["x"] == pytest.approx(oracle.total([e["x"] for e in everything]))
+        assert row["mean"] == pytest.approx(row["n"] / row["windows"])
+        assert row["top"] == oracle.largest([e["n"] for e in everything])
+
+
+def test_aggregates_that_cannot_take_rows_back_are_refused_behind_windows_that_fire_again() -> None:
+    flow = Flow("refused")
+    timed = flow.source(ColumnSource([[]], SCHEMA)).event_time("t", unit="ms")
+    first = timed.key_by("k").window(tumbling("1s"), early=ms.every_change()).agg(n=ms.count())
+    first.key_by("k").window(tumbling("1m")).agg(first=ms.first("n")).collect("panes")
+    with pytest.raises(ms.FlowError, match="first= cannot take rows back"):
+        run(flow)
+
+
+@pytest.mark.parametrize("windows", [tumbling("1s"), ms.session("1s")])
+def test_final_panes_and_early_ones_do_not_go_together(windows: Any) -> None:
+    keyed = Flow("refused").source(ColumnSource([[]], SCHEMA)).key_by("k")
+    with pytest.raises(ms.FlowError, match="emit='final' puts out one pane for each window, early= several"):
+        keyed.window(windows, early=ms.every_change(), emit="final")
+
+
+def test_a_late_event_says_which_watermark_had_passed_what() -> None:
+    for rule, window, window_end in ((WindowRule(10, 10), "window", 10), (WindowRule(10, 5), "last window", 15)):
+        case = Case(one_partition(30, 7), rule, out_of_orderness=0)
+        for batch_rows in (1, 2):
+            (row,) = run(case.flow(), Way(1, batch_rows)).rows["late"]
+            assert row["late_reason"] == (
+                f"the watermark 1970-01-01T00:00:00.030000Z had passed the end of its {window}, "
+                f"1970-01-01T00:00:00.0{window_end}000Z"
+            )

@@ -16,13 +16,14 @@ are due are the changes that there are, whether the window is still open, fires,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from millstream.accumulators import AccumulatorSet
-from millstream.batch import Batch, BoolArray, IntArray
+from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.windows import panes
 from millstream.operators.windows.base import FIRE_AGAIN_US, WindowOperator, row_counts, soonest
@@ -34,6 +35,10 @@ from millstream.specs.windows import WindowAggregateSpec, Windows
 from millstream.times import MAX_US
 
 _FEW_TIMES: Final = 8
+_SHOWN: Final = "shown"
+_WINDOW: Final = "window"
+_PANE: Final = "pane"
+_TIMING: Final = "timing"
 
 
 class AlignedWindows(WindowOperator):
@@ -67,7 +72,8 @@ class AlignedWindows(WindowOperator):
             late = last < self._expired_by(watermark_us)
             if late.any():
                 _, end_us = self.layout.bounds_us(last[late])
-                yield from self.late(batch.where(late), watermark_us[late], end_us, "last window")
+                window = "last window" if self.layout.overlap else "window"
+                yield from self.late(batch.where(late), watermark_us[late], end_us, window)
                 batch, watermark_us = batch.where(~late), watermark_us[~late]
         if batch.num_rows == 0:
             return
@@ -273,6 +279,47 @@ class AlignedWindows(WindowOperator):
         stores.slices.drop_below(until * self.layout.step if until < AFTER_ALL else AFTER_ALL)
         return due
 
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        tables = [*self.clock_table(), *self.tables.snapshot()]
+        if self.stores is not None:
+            for name, store in self.stores.runs.items():
+                tables += [self._as_table(name, run) for run in store.runs]
+            for shown in self.stores.shown.runs:
+                beside = {_PANE: index_array(shown.pane), _TIMING: index_array(shown.timing)}
+                tables.append(self._as_table(_SHOWN, shown.run, beside))
+        return tables
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        for watermark_us in self.restored_clock(tables):
+            self.watermark_us = watermark_us
+            self.fired_until = self.layout.ended(watermark_us, self.fire_delay_us)
+            self._expired_until = self.layout.ended(watermark_us, self.spec.allowed_lateness_us)
+        accumulators = self.tables.restore(tables)
+        if accumulators is None:
+            return
+        stores = self.stores = _Stores(accumulators, ShownStore(accumulators, self.discarding))
+        for table in tables:
+            if table.keys is None or not table.num_rows:
+                continue
+            run = Run(table.columns.column(_WINDOW).to_numpy(), table.keys, self.tables.from_table(table))
+            if table.name == _SHOWN:
+                pane, timing = (table.columns.column(name).to_numpy() for name in (_PANE, _TIMING))
+                stores.shown.put(ShownRun(run, pane, timing))
+            else:
+                stores.runs[table.name].add(run)
+        now_us = self.context.now_us()
+        if stores.changed.runs:
+            self._fire_again_us = now_us
+        if stores.windows.runs and self.spec.early is not None:
+            self.early.changed(now_us)
+            self._unseen_rows, self._look_us = stores.windows.rows, now_us
+
+    def _as_table(self, name: str, run: Run, beside: Mapping[str, Array] | None = None) -> StateTable:
+        arrays = {_WINDOW: index_array(run.index), **(beside or {}), **self.tables.columns(run.columns)}
+        return StateTable(name, run.keys, make_columns(list(arrays), list(arrays.values())))
+
     def figures(self) -> dict[str, Any]:
         figures = super().figures()
         if self.stores is not None:
@@ -296,6 +343,11 @@ class _Stores:
         self.changed = RunStore(accumulators)
         self.slices = RunStore(accumulators)
         self.shown = shown
+
+    @property
+    def runs(self) -> dict[str, RunStore]:
+        """The stores of groups that no pane has shown, by name."""
+        return {"windows": self.windows, "changed": self.changed, "slices": self.slices}
 
     def use(self, accumulators: AccumulatorSet) -> None:
         """Go on with accumulators of wider types."""

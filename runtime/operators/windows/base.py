@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from millstream import aggregates as ms
 from millstream.accumulators import AccumulatorSet, Column
 from millstream.accumulators.numeric import Count
-from millstream.batch import Batch, BoolArray, IntArray
+from millstream.batch import Batch, BoolArray, IntArray, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.evaluate import evaluate_all
 from millstream.grouping import Groups
+from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
@@ -26,6 +29,7 @@ from millstream.times import MAX_US, MIN_US, format_duration
 
 FIRE_AGAIN_US: Final = 100_000
 _ROWS: Final = "\0rows"
+_CLOCK: Final = "clock"
 
 
 class WindowOperator(Operator):
@@ -43,6 +47,7 @@ class WindowOperator(Operator):
         if spec.early is not None:
             aggregates[_ROWS] = ms.count()
         self.typed = TypedAccumulators(aggregates, context.name, retractable=spec.signed)
+        self.tables = AccumulatorTables(self.typed)
         self.early = EarlyClock(spec.early or Early())
         self.discarding = spec.panes is Panes.DISCARDING
         self.retracts = spec.retracts
@@ -96,6 +101,18 @@ class WindowOperator(Operator):
         """Accumulator columns of rows, one row for each group."""
         inputs = evaluate_all(accumulators.inputs, input_columns(batch, accumulators))
         return accumulators.partial(inputs, groups, row_order(batch, accumulators), batch.sign)
+
+    # --- checkpoints ---
+
+    def clock_table(self, *marks_us: int) -> list[StateTable]:
+        """How far this worker's windows have come: times that mean the same for all its keys."""
+        marks = [pa.array([us], pa.int64()) for us in (self.watermark_us, *marks_us)]
+        return [StateTable(_CLOCK, None, make_columns([str(n) for n in range(len(marks))], marks))]
+
+    def restored_clock(self, tables: Sequence[StateTable]) -> list[int]:
+        """The least of what the clocks of all former workers said."""
+        clocks = [[int(c[0].as_py()) for c in t.columns.columns] for t in tables if t.name == _CLOCK]
+        return [min(marks) for marks in zip(*clocks, strict=True)]
 
     def held_back_us(self) -> int:
         return self.spec.allowed_lateness_us if self.retracts else self.fire_delay_us

@@ -12,13 +12,15 @@ nothing. The few for which it matters what had expired before are taken one by o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from millstream.batch import BoolArray, IntArray
+from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.windows.parts import OPEN, Codes, Line, Sessions, connect
 
-LATE: int = -1
+LATE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +165,27 @@ def _takes(session: _Session, start_us: int, end_us: int, expired_us: int, posit
     # They touch at one instant, where the session's first row had seen everything expire that ended there by then:
     # the row joins it only when it was there before.
     return (session.start_us, session.tie) < (expired_us, position)
+
+
+# --- in checkpoints ---
+
+_BESIDE = ("time_us", "before_us", "position")
+_FIELD = "row."
+"""Before the name of every field, which could otherwise be that of a number beside the row."""
+
+
+def waiting_table(name: str, rows: Batch) -> StateTable:
+    """Rows that wait for their turn."""
+    assert rows.time_us is not None and rows.before_us is not None
+    position = np.zeros(rows.num_rows, np.int64) if rows.position is None else rows.position
+    beside = [index_array(b) for b in (rows.time_us, rows.before_us, position)]
+    fields = [_FIELD + n for n in rows.columns.schema.names]
+    return StateTable(name, rows.keys, make_columns([*_BESIDE, *fields], [*beside, *rows.columns.columns]))
+
+
+def waiting_rows(table: StateTable) -> Batch:
+    """The rows of such a table."""
+    time_us, before_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
+    names = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
+    columns = table.columns.select(names).rename_columns([n.removeprefix(_FIELD) for n in names])
+    return Batch(columns, time_us, before_us, position, table.keys)

@@ -13,7 +13,7 @@ be told from what came since.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
-from millstream.batch import Array, Batch, BoolArray, IntArray, Keys
+from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.evaluate import evaluate_rows
 from millstream.grouping import Groups, raw_values, valid_mask
 from millstream.operators.base import Context, Output
@@ -29,7 +30,7 @@ from millstream.operators.columnar import row_text
 from millstream.operators.ordering import together
 from millstream.operators.windows import overdue, panes
 from millstream.operators.windows.base import WindowOperator, row_counts, soonest
-from millstream.operators.windows.overdue import OverdueRows
+from millstream.operators.windows.overdue import OverdueRows, waiting_rows, waiting_table
 from millstream.operators.windows.panes import Panes, TimingArray
 from millstream.operators.windows.parts import (
     OPEN,
@@ -49,6 +50,9 @@ from millstream.times import MAX_US, MIN_US, saturating_add
 
 _BATCHES_KEPT: Final = 48
 _PARTS_KEPT: Final = 1 << 17
+_PARTS: Final = "parts"
+_BESIDE_PARTS: Final = ("start_us", "end_us", "tie", "pane", "timing")
+_WAITING: Final = "waiting"
 _FEW_PARTS: Final = 4_096
 _SHARE_NEW: Final = 2
 _SHARE_OF_TIME: Final = 8
@@ -384,6 +388,33 @@ class SessionOperator(WindowOperator):
         of = np.concatenate([fresh_of, shown_of])
         whole, _ = joined(concat_parts([fresh, shown]), replace(sessions, of=of), due[of], accumulators)
         return whole
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        tables = [*self.clock_table(self.settled_us), *self.tables.snapshot()]
+        for parts in self.parts:
+            beside = {name: index_array(getattr(parts, name)) for name in _BESIDE_PARTS}
+            arrays = {**beside, **self.tables.columns(parts.columns)}
+            tables.append(StateTable(_PARTS, parts.keys, make_columns(list(arrays), list(arrays.values()))))
+        return tables + [waiting_table(_WAITING, rows) for rows in self.waiting]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        if marks := self.restored_clock(tables):
+            self.watermark_us, self.settled_us = marks
+        self.accumulators = self.tables.restore(tables)
+        for table in tables:
+            if table.keys is None or not table.num_rows:
+                continue
+            if table.name == _WAITING:
+                self.waiting.append(waiting_rows(table))
+                continue
+            beside = [table.columns.column(name).to_numpy() for name in _BESIDE_PARTS]
+            self._add(Parts(table.keys, *beside, self.tables.from_table(table)))
+        if self.parts:
+            now_us = self.context.now_us()
+            self._settle_us = now_us + self._wait_us
+            self.early.changed(now_us)
 
     def figures(self) -> dict[str, Any]:
         figures = super().figures()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from millstream.connectors.cells import no_columns
 from millstream.connectors.json_rows import RowDecoder
-from millstream.connectors.jsonl import JsonDecoder, encode_jsonl
+from millstream.connectors.jsonl import JsonDecoder, _Contest, encode_jsonl
 from millstream.connectors.text import RAW_BYTES, cut_lines
 from millstream.errors import SchemaError
 
@@ -222,6 +222,21 @@ def test_large_blocks_give_the_same_whichever_way_of_decoding_is_tried() -> None
         decoded = decoder.decode(block)
         assert decoded.columns.equals(expected.columns)
         assert decoded.bad == expected.bad
+
+
+def test_the_faster_way_of_decoding_is_taken_and_the_other_tried_ever_less_often() -> None:
+    contest = _Contest()
+
+    def ways(blocks: int, cost: list[float]) -> list[int]:
+        taken = []
+        for _ in range(blocks):
+            taken.append(contest.next())
+            contest.took(taken[-1], cost[taken[-1]])
+        return taken
+
+    assert ways(4, [1.0, 2.0]) == [1, 0, 1, 0]
+    assert sum(ways(5_000, [1.0, 2.0])) == 8
+    assert sum(ways(5_000, [2.0, 1.0])) > 3_000
 
 
 @given(mutated_lines(), st.integers(0, 400))

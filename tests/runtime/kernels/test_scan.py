@@ -47,6 +47,14 @@ def test_a_part_is_the_one_that_splitting_gives(
     assert found.type == kind
 
 
+@given(rows=st.integers(1, 9), parts=st.lists(st.text("aé", max_size=9), min_size=1, max_size=5), cut=st.integers(0, 1))
+def test_rows_of_one_form_give_the_same_parts(rows: int, parts: list[str], cut: int) -> None:
+    column = column_of(["/".join(parts)] * rows, pa.string(), cut)
+    for index in range(-6, 6):
+        part = parts[index] if -len(parts) <= index < len(parts) else None
+        assert Parts(column, "/").get(index).to_pylist() == [part] * rows
+
+
 @given(texts=TEXTS, by=st.sampled_from(["/", "//", "é"]), index=st.integers(-2, 2))
 def test_the_shape_of_an_expression_does_not_change_its_parts(texts: list[str | None], by: str, index: int) -> None:
     rows = pa.record_batch({"text": pa.array(texts, pa.string())})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millstream.operators.key_table import KeyRecord
+from millstream.operators.process_state import KeyRecord
 from millstream.operators.timers import Timers
 from millstream.times import MAX_US
 

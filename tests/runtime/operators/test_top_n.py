@@ -61,8 +61,9 @@ def test_a_row_behind_the_worst_is_put_aside_also_when_the_type_widens() -> None
 
 def test_what_was_pushed_out_is_forgotten() -> None:
     operator = make(n=3)
-    for start in range(0, 400_000, 4_000):
-        follow(operator, [batch([("a", start + i, f"row {start + i}") for i in range(4_000)], at=start)])
+    starts = range(0, 400_000, 4_000)
+    out = follow(operator, [batch([("a", s + i, f"row {s + i}") for i in range(4_000)], at=s) for s in starts])
+    assert {row[1] for row in out} == {399_997, 399_998, 399_999}
     assert operator.figures()["rows"] == 3
     assert operator.figures()["state_bytes"] < 1_000_000
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from millstream.operators.key_table import KeyRecord, KeyTable
+from millstream.operators.process_state import KeyRecord, ProcessState
 from millstream.state_codec import StateCodec
-from millstream.states import Kind, StateDeclaration
+from millstream.state_handles import Kind, StateDeclaration
 from millstream.times import MAX_US
 
 
@@ -14,7 +14,7 @@ class Bench:
     """A table with one state that lives for 10, and a clock."""
 
     def __init__(self, kind: Kind, default: Any = None) -> None:
-        self.table = KeyTable({"it": StateDeclaration(kind, default, ttl_us=10)}, True, StateCodec("op"), "op")
+        self.table = ProcessState({"it": StateDeclaration(kind, default, ttl_us=10)}, True, StateCodec("op"), "op")
         self.moment = self.table.moments["event"]
 
     def at(self, now_us: int, key: str = "a") -> Any:

@@ -1,6 +1,6 @@
 """What a `Process` keeps: for each key the handles of its states and its timers, and one shared set for all keys.
 
-A key is there as long as it has something: `KeyTable.sweep` forgets those whose states are all as they were before
+A key is there as long as it has something: `ProcessState.sweep` forgets those whose states are all as they were before
 the first event and that have no timer. Every record can be written as bytes and read again (`encode`, `restore`):
 a snapshot is one row a key, key columns in front.
 """
@@ -16,7 +16,7 @@ from millstream.errors import FlowError
 from millstream.operators.timers import Due, TimerKey, Timers
 from millstream.operators.ttl import Expiries, Moment, TtlHandle, TtlList, TtlMap, TtlValue
 from millstream.state_codec import StateCodec, StateError
-from millstream.states import Default, Kind, ListState, MapState, StateDeclaration, ValueState
+from millstream.state_handles import Default, Kind, ListState, MapState, StateDeclaration, ValueState
 
 _SAMPLE: Final = 16
 _RECORD_BYTES: Final = 200  # a key, its record, and its handles, before anything is in them
@@ -86,7 +86,7 @@ def _read_only(handle: Any) -> Any:
     return MappingProxyType(handle) if isinstance(handle, MapState) else tuple(handle)
 
 
-class KeyTable:
+class ProcessState:
     """The records of one operator, by key.
 
     Args:
@@ -330,7 +330,7 @@ def _entries(handle: Any, kind: Kind) -> int:
     return 1 if kind is Kind.VALUE else len(handle)
 
 
-def _bytes(table: KeyTable, record: KeyRecord) -> int:
+def _bytes(table: ProcessState, record: KeyRecord) -> int:
     try:
         return len(table.encode(record))
     except Exception:  # what cannot be kept has an error of its own, where it is written

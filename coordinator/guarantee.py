@@ -1,0 +1,37 @@
+"""What a run promises of every event when processes fail, and which part of the flow limits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from millstream.connectors.base import Guarantee
+from millstream.plan import Node, PhysicalPlan
+from millstream.specs.ends import ReadSpec, SinkSpec
+
+_ORDER = [Guarantee.EXACTLY_ONCE, Guarantee.AFTER_RECOVERY, Guarantee.AT_LEAST_ONCE]
+
+
+def end_to_end(plan: PhysicalPlan, *, checkpoints: bool) -> str:
+    """The promise of a run, in a sentence."""
+    if not checkpoints:
+        return "at least once: a failed run starts over, replacing its files (no checkpoints)"
+    lossy = [n for n in plan.nodes.values() if isinstance(n.spec, ReadSpec) and not n.spec.source.replayable]
+    if lossy:
+        assert isinstance(lossy[0].spec, ReadSpec)
+        return (
+            f"not kept through failures: what {lossy[0].spec.source.label()} has read cannot be read again, "
+            "so events since the last checkpoint are lost with a process"
+        )
+    sinks = list(_sinks(plan))
+    weakest = max((s.sink.guarantee for _, s in sinks), key=_ORDER.index)
+    if weakest is Guarantee.EXACTLY_ONCE:
+        return "exactly once"
+    limiting = [spec.sink.label() for _, spec in sinks if spec.sink.guarantee is weakest]
+    others = "" if len(limiting) == 1 else f" and {len(limiting) - 1} more"
+    return f"{weakest.value}: limited by {limiting[0]}{others}"
+
+
+def _sinks(plan: PhysicalPlan) -> Iterator[tuple[Node, SinkSpec]]:
+    for node in plan.nodes.values():
+        if isinstance(node.spec, SinkSpec):
+            yield node, node.spec
