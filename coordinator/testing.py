@@ -13,19 +13,16 @@ operators goes through the codec that checkpoints use, so a type that would not 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-import pyarrow as pa
-
-from millstream.connectors.base import Block, Placement, Reader, Sink, Source, Writer
 from millstream.coordinator.clocks import Mark
+from millstream.coordinator.feeding import Feed, Tap
 from millstream.coordinator.local import LocalRun, VirtualClock
-from millstream.errors import FlowError, SourceError, unknown_field
+from millstream.errors import FlowError
 from millstream.flow import Flow
 from millstream.operators.base import DeadLetter, Operator
 from millstream.operators.process import ProcessOperator
@@ -33,8 +30,6 @@ from millstream.operators.scan import Scan
 from millstream.plan import Node, Port
 from millstream.planner import make_plan
 from millstream.processing import Timer
-from millstream.rows import Row, columns_of
-from millstream.schema import conform
 from millstream.specs.base import MAIN
 from millstream.specs.ends import EventTimeSpec, ReadSpec, SinkSpec
 from millstream.specs.keyed import KeyBySpec
@@ -59,8 +54,8 @@ class FlowTest:
     """
 
     def __init__(self, flow: Flow, workers: int = 1, *, batch_size: int = 65_536, start: datetime = _START) -> None:
-        self._feeds: dict[str, _Feed] = {}
-        self._taps: dict[Port, _Tap] = {}
+        self._feeds: dict[str, Feed] = {}
+        self._taps: dict[Port, Tap] = {}
         self._ports: dict[str, Port] = {}
         self._letters: list[DeadLetter] = []
         self._clock = _TestClock(datetime_us(start))
@@ -227,7 +222,7 @@ class FlowTest:
                 sinks.append(node)
                 continue
             if isinstance(node.spec, ReadSpec):
-                feed = self._feeds[node.name] = _Feed(node.name, node.spec.source)
+                feed = self._feeds[node.name] = Feed(node.name, node.spec.source)
                 node = replace(node, spec=ReadSpec(feed))
             bench.nodes.append(node)
         read = [n.inputs[0] for n in sinks]
@@ -244,12 +239,12 @@ class FlowTest:
         number = max((n.id for n in flow.nodes), default=0)
         for port in dict.fromkeys(self._ports.values()):
             number += 1
-            tap = self._taps[port] = _Tap()
+            tap = self._taps[port] = Tap()
             bench.nodes.append(Node(number, f"tap_{number}", SinkSpec(tap), (port,), "FlowTest"))
         self._sinks = [n.inputs[0] for n in sinks]
         return bench
 
-    def _feed(self, name: str | None) -> _Feed:
+    def _feed(self, name: str | None) -> Feed:
         if name is None:
             if len(self._feeds) != 1:
                 raise FlowError(f"feed(rows): the flow has {len(self._feeds)} sources; say which: feed(name, rows), "
@@ -263,7 +258,7 @@ class FlowTest:
         plan = self._run.plan
         return next(i for i, (node, _) in enumerate(plan.partitions) if plan.nodes[node].name == source)
 
-    def _tap(self, name: str | None) -> _Tap:
+    def _tap(self, name: str | None) -> Tap:
         if name is None:
             ports = dict.fromkeys(self._sinks or self._ports.values())
             if len(ports) != 1:
@@ -347,153 +342,6 @@ class _SteppedRun(LocalRun):
             worker.runner.abort()
         self.caller.abort()
         self.readers.close()
-
-
-class _Feed(Source):
-    """A source whose rows a test gives.
-
-    Attributes:
-        ended: whether nothing more will come.
-    """
-
-    def __init__(self, name: str, source: Source) -> None:
-        self.name = name
-        self.ended = False
-        self.live = source.live
-        self._label = source.label()
-        try:
-            self._schema = source.schema()
-        except SourceError:
-            self._schema = None  # its file is not here: the first rows show the fields
-        self._fields: tuple[str, ...] | None = None
-        self._batches: deque[pa.RecordBatch] = deque()
-        self._rows = 0
-
-    def put(self, rows: Iterable[Any]) -> None:
-        if isinstance(rows, pa.Table | pa.RecordBatch):
-            parts = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
-        else:
-            parts = [self._columns(list(rows))]
-        where = f"feed({self.name!r})"
-        for part in parts:
-            if part.num_rows:
-                self._schema = part.schema if self._schema is None else self._schema
-                self._batches.append(conform(part, self._schema, where))
-
-    def _columns(self, rows: Sequence[Any]) -> pa.RecordBatch:
-        where = f"feed({self.name!r})"
-        if self._schema is None:
-            return columns_of(rows, None, where)
-        known = self._schema.names
-        whole: list[Any] = []
-        for row in rows:
-            fields = row.to_dict() if isinstance(row, Row) else row
-            if isinstance(fields, Mapping):
-                strange = next((n for n in fields if n not in known), None)
-                if strange is not None:
-                    raise unknown_field(strange, known, where)
-                fields = {n: fields.get(n) for n in known}
-            whole.append(fields)
-        return columns_of(whole, self._schema, where)
-
-    def take(self, max_rows: int) -> Block | None:
-        """The next rows, as the plan reads them."""
-        if not self._batches:
-            return None
-        columns = self._batches.popleft()
-        if columns.num_rows > max_rows:
-            self._batches.appendleft(columns.slice(max_rows))
-            columns = columns.slice(0, max_rows)
-        start, self._rows = self._rows, self._rows + columns.num_rows
-        return Block(columns, start, 0, self.name)
-
-    @property
-    def empty(self) -> bool:
-        return not self._batches
-
-    def label(self) -> str:
-        return self._label
-
-    def schema(self) -> pa.Schema | None:
-        return self._schema
-
-    def partitions(self) -> Sequence[str]:
-        return ["test"]
-
-    def with_fields(self, fields: Sequence[str]) -> Source:
-        return _Narrowed(self, tuple(fields))
-
-    def open(self, partition: str) -> Reader:
-        return _FedReader(self, None)
-
-
-class _Narrowed(Source):
-    """A feed of which the flow reads some fields."""
-
-    def __init__(self, feed: _Feed, fields: tuple[str, ...]) -> None:
-        self._feed = feed
-        self._fields = fields
-        self.live = feed.live
-
-    def label(self) -> str:
-        return self._feed.label()
-
-    def schema(self) -> pa.Schema | None:
-        schema = self._feed.schema()
-        return None if schema is None else pa.schema([schema.field(f) for f in self._fields])
-
-    def partitions(self) -> Sequence[str]:
-        return self._feed.partitions()
-
-    def open(self, partition: str) -> Reader:
-        return _FedReader(self._feed, self._fields)
-
-
-class _FedReader(Reader):
-    def __init__(self, feed: _Feed, fields: tuple[str, ...] | None) -> None:
-        self._feed = feed
-        self._fields = fields
-
-    def read(self, max_rows: int, max_bytes: int) -> Block | None:
-        block = self._feed.take(max_rows)
-        self.ended = self._feed.ended and self._feed.empty
-        if block is None or self._fields is None or not isinstance(block.payload, pa.RecordBatch):
-            return block
-        return replace(block, payload=block.payload.select(list(self._fields)))
-
-    def close(self) -> None:
-        return None
-
-
-class _Tap(Sink):
-    """Takes what comes out, until a test looks."""
-
-    placement = Placement.CALLER
-
-    def __init__(self) -> None:
-        self._batches: list[pa.RecordBatch] = []
-
-    def label(self) -> str:
-        return "FlowTest"
-
-    def open(self, worker: int, workers: int) -> Writer:
-        return _TapWriter(self._batches)
-
-    def take(self) -> list[dict[str, Any]]:
-        rows = [row for batch in self._batches for row in batch.to_pylist()]
-        self._batches.clear()
-        return rows
-
-
-class _TapWriter(Writer):
-    def __init__(self, batches: list[pa.RecordBatch]) -> None:
-        self._batches = batches
-
-    def write(self, columns: pa.RecordBatch) -> None:
-        self._batches.append(columns)
-
-    def close(self) -> None:
-        return None
 
 
 def _time_us(time: datetime | str | int) -> int:

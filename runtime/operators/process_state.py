@@ -19,6 +19,7 @@ from millstream.state_codec import StateCodec, StateError
 from millstream.state_handles import Default, Kind, ListState, MapState, StateDeclaration, ValueState
 
 _SAMPLE: Final = 16
+_LOOK_EVERY: Final = 20
 _RECORD_BYTES: Final = 200  # a key, its record, and its handles, before anything is in them
 
 
@@ -114,6 +115,9 @@ class ProcessState:
         self._shared_declared = {n: d for n, d in declared.items() if d.shared}
         self.shared = {n: self._handle_class(d, timed)() for n, d in self._shared_declared.items()}
         self._pickled = tuple(d.pickle for d in self.declared)
+        self._looks = 0
+        self._seen_keys = 0
+        self._per_key = [0.0, 0.0]
 
     def _handle_class(self, declaration: StateDeclaration, timed: bool) -> type[Any]:
         """The class of the handles of one declaration: what they have in common stands there once."""
@@ -260,17 +264,19 @@ class ProcessState:
     # --- what there is to know ---
 
     def figures(self) -> dict[str, int]:
-        """How much is kept: keys, timers, and entries and bytes as far as a few keys can tell."""
-        if not self.records:
-            return {"keys": 0}
-        sample = list(islice(reversed(self.records.values()), _SAMPLE))
-        per_key = len(self.records) / len(sample)
-        entries = sum(_entries(h, d.kind) for r in sample for h, d in zip(r.handles, self.declared, strict=True))
-        encoded = sum(_bytes(self, r) for r in sample)
+        """How much is kept: keys and timers; entries and bytes as far as a few keys can tell, looked at now and then."""
+        keys = len(self.records)
+        if self._looks % _LOOK_EVERY == 0 or not self._seen_keys <= keys <= 2 * self._seen_keys:
+            self._seen_keys = keys
+            sample = list(islice(reversed(self.records.values()), _SAMPLE))
+            sizes = [_size(self, h, d.kind) for r in sample for h, d in zip(r.handles, self.declared, strict=True)]
+            self._per_key = [sum(part) / max(1, len(sample)) for part in zip(*sizes, strict=True)] or [0.0, 0.0]
+        self._looks += 1
+        entries, size = self._per_key
         figures = {
-            "keys": len(self.records),
-            "state_entries": round(entries * per_key),
-            "state_bytes": round(encoded * per_key) + _RECORD_BYTES * len(self.records),
+            "keys": keys,
+            "state_entries": round(entries * keys),
+            "state_bytes": round((size + _RECORD_BYTES) * keys),
             "timers": sum(t.count for t in self.timers.values()),
             "expired": sum(e.freed for e in self.expiries.values()),
         }
@@ -326,12 +332,11 @@ def _plain(handle: Any, kind: Kind) -> Any:
             return dict(handle)
 
 
-def _entries(handle: Any, kind: Kind) -> int:
-    return 1 if kind is Kind.VALUE else len(handle)
-
-
-def _bytes(table: ProcessState, record: KeyRecord) -> int:
+def _size(state: ProcessState, handle: Any, kind: Kind) -> tuple[int, int]:
+    """How many entries a handle has, and about how many bytes: as if all were like the newest."""
+    newest = tuple(_newest(handle, kind))
+    entries = 1 if kind is Kind.VALUE else len(handle)
     try:
-        return len(table.encode(record))
-    except Exception:  # what cannot be kept has an error of its own, where it is written
-        return 0
+        return entries, entries * len(state.codec.encode(newest))
+    except StateError:
+        return entries, 0  # what cannot be kept has an error of its own, where it is written; or is pickled
