@@ -8,13 +8,15 @@ late for being slow. What waits is state: rows without their answer, asked again
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
-from millstream.batch import Batch
+from millstream.batch import Batch, Keys, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.functions import user_error
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.calls import Calls, Outcome
@@ -23,6 +25,7 @@ from millstream.specs.asynchronous import MapAsyncSpec
 from millstream.specs.base import MAIN, OnError
 from millstream.times import MIN_US
 
+_ASKED: Final = "asked"
 _LOOK_US: Final = 1_000
 _WAIT_S: Final = 0.001
 _GATHER_US: Final = 5_000
@@ -64,6 +67,7 @@ class MapAsync(Operator):
         self._under_way = 0
         self._gathering_since_us: int | None = None
         self._look_us: int | None = None
+        self._recovered: list[Batch] = []
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         if batch.num_rows == 0:
@@ -90,15 +94,23 @@ class MapAsync(Operator):
         return iter(())
 
     def passes_on_us(self, watermark_us: int) -> int:
+        if self._recovered:
+            return MIN_US
         return min(watermark_us, *(w.watermark_us for w in self.waiting)) if self.waiting else watermark_us
 
     def due_us(self) -> int | None:
-        return self._look_us
+        return MIN_US if self._recovered else self._look_us
 
     def on_clock(self, now_us: int) -> Iterator[Output]:
+        yield from self._ask_again()
         yield from self._collect(_WAIT_S)
 
+    def _ask_again(self) -> Iterator[Output]:
+        while self._recovered:
+            yield from self.on_batch(self._recovered.pop(), 0)
+
     def on_end(self) -> Iterator[Output]:
+        yield from self._ask_again()
         while self.waiting:
             yield from self._collect(_WAIT_S)
             yield None
@@ -109,6 +121,19 @@ class MapAsync(Operator):
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), "calls_under_way": self._under_way}
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        """The rows without an answer, or whose answer has not left. They have no key: their numbers deal them out."""
+        tables: list[StateTable] = [_as_table(batch) for batch in self._recovered]
+        for waiting in self.waiting:
+            rows = np.array(sorted({*waiting.open, *waiting.answers}), np.intp)
+            tables.append(_as_table(waiting.batch.take(rows)))
+        return tables
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        self._recovered = [_from_table(table) for table in reversed(tables) if table.num_rows]
 
     # --- answers ---
 
@@ -165,3 +190,21 @@ class MapAsync(Operator):
         if self._calls is not None:
             self._calls.close()
             self._calls = None
+
+
+def _as_table(batch: Batch) -> StateTable:
+    columns = batch.all_columns()
+    rows = pa.StructArray.from_arrays(columns.columns, fields=list(columns.schema))
+    beside = [
+        pa.nulls(batch.num_rows, pa.int64()) if array is None else pa.array(array)
+        for array in (batch.time_us, batch.before_us, batch.position)
+    ]
+    numbers = np.arange(batch.num_rows, dtype=np.int32)
+    keys = Keys(make_columns(["number"], [pa.array(numbers)]), numbers)
+    return StateTable(_ASKED, keys, make_columns(["time_us", "before_us", "position", "row"], [*beside, rows]))
+
+
+def _from_table(table: StateTable) -> Batch:
+    *beside, rows = table.columns.columns
+    time_us, before_us, position = (None if a.null_count else a.to_numpy() for a in beside)
+    return Batch(pa.RecordBatch.from_struct_array(rows), time_us, before_us, position)

@@ -20,14 +20,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, concat, index_array, make_columns
+from millstream.batch import Array, Batch, IntArray, concat, make_columns
 from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
-from millstream.runs import unify_keys
+from millstream.runs import trimmed, unify_keys
 from millstream.specs.base import LATE
 from millstream.specs.ordering import OrderedSpec
 from millstream.times import MAX_US, MIN_US
@@ -159,16 +158,8 @@ def together(batches: Sequence[Batch]) -> Batch:
 
 
 def compacted(batch: Batch) -> Batch:
-    """The same rows without keys that belong to none of them."""
-    if batch.keys is None:
-        return batch
-    distinct, codes = batch.keys.distinct, batch.keys.codes
-    used: BoolArray = np.zeros(distinct.num_rows, np.bool_)
-    used[codes] = True
-    if used.all():
-        return batch
-    number: npt.NDArray[np.int32] = (np.cumsum(used) - 1).astype(np.int32)
-    return replace(batch, keys=Keys(distinct.take(index_array(np.flatnonzero(used))), number[codes]))
+    """The same rows without the keys that belong to none of them, where these are most."""
+    return batch if batch.keys is None else replace(batch, keys=trimmed(batch.keys))
 
 
 def _ascends(time_us: IntArray, position: IntArray) -> bool:

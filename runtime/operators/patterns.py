@@ -6,36 +6,39 @@ The conditions are evaluated by columns; only events that meet one of them take 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, islice
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from millstream.batch import Array, Batch, IntArray, concat, index_array, make_columns
+from millstream.batch import Array, Batch, IntArray, Keys, concat, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import UserFunction, user_error
-from millstream.operators.automaton import Automaton, KeyState, Match, rows_of_partials
-from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
+from millstream.operators.automaton import Automaton, KeyState, Match, Partial, rows_of_partials
+from millstream.operators.base import SLICE_ROWS, Context, Output
 from millstream.operators.columnar import evaluate_all
-from millstream.operators.ordering import InOrder
-from millstream.operators.scan import key_values
+from millstream.operators.ordering import OrderedOperator
+from millstream.operators.scan import key_values, keys_from
 from millstream.rows import Row, rows_of
-from millstream.specs.base import LATE, MAIN
+from millstream.specs.base import MAIN
 from millstream.specs.patterns import MATCH_FIELDS, MatchSpec
 from millstream.times import STAMP
 
+_MATCHES: Final = "matches"
+_MATCH_COLUMNS: Final = ("step", "first_us", "last_us", "numbers", "events")
 _KEPT_LEAST: Final = 1 << 14
 
 
-class MatchPattern(Operator):
+class MatchPattern(OrderedOperator):
     def __init__(self, spec: MatchSpec, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(spec, context)
         self.pattern = spec.pattern
-        self.order = InOrder() if spec.event_time else None
         conditions = spec.pattern.conditions
         self._asked = {i: w.load() for i, (_, w) in enumerate(conditions) if isinstance(w, UserFunction)}
         self._columnar = {i: (n, w) for i, (n, w) in enumerate(conditions) if not isinstance(w, UserFunction)}
@@ -43,27 +46,21 @@ class MatchPattern(Operator):
         self._all_count = any(s.strict for s in spec.pattern.steps)
         self.states: dict[Any, KeyState] = {}
         self.kept = _Kept(with_rows=bool(self._asked))
+        self._key_schema: pa.Schema | None = None
         self._due: list[tuple[int, int, Any]] = []
         self._tie = count()
 
     # --- input ---
 
-    def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
-        if self.order is None:
-            yield from self._take(batch)
-            return
-        late = self.order.add(batch)
-        if late is not None:
-            self.context.counters.late += late.num_rows
-            yield LATE, late
-
-    def on_watermark(self, watermark_us: int) -> Iterator[Output]:
-        if self.order is None:
-            return
-        due = self.order.due(watermark_us)
+    def on_rows(self, rows: Batch) -> Iterator[Output]:
         matches: list[Match] = []
-        if due is not None:
-            yield from self._step(due, matches)
+        yield from self._step(rows, matches)
+        yield from self._put_out(matches)
+
+    def on_time(self, watermark_us: int) -> Iterator[Output]:
+        if not self.by_event_time:
+            return
+        matches: list[Match] = []
         while self._due and self._due[0][0] < watermark_us:
             _, _, key = heappop(self._due)
             state = self.states.get(key)
@@ -71,11 +68,6 @@ class MatchPattern(Operator):
                 state.due_us = None
                 matches += self.automaton.on_time(state, watermark_us)
                 self._settle(key, state)
-        yield from self._put_out(matches)
-
-    def _take(self, batch: Batch) -> Iterator[Output]:
-        matches: list[Match] = []
-        yield from self._step(batch, matches)
         yield from self._put_out(matches)
 
     def _step(self, batch: Batch, matches: list[Match]) -> Iterator[Output]:
@@ -87,6 +79,7 @@ class MatchPattern(Operator):
         batch, met = batch.take(candidates), met[candidates]
         assert batch.keys is not None
         keys = key_values(batch.keys.distinct)
+        self._key_schema = batch.keys.distinct.schema
         first = self.kept.add(batch)
         times = np.zeros(batch.num_rows, np.int64) if batch.time_us is None else batch.time_us
         begins = self.automaton.steps[0].bit
@@ -146,7 +139,7 @@ class MatchPattern(Operator):
         keys = self.kept.key_names
         names = [*keys, *MATCH_FIELDS]
         arrays: list[Array] = [first.column(k) for k in keys]
-        timed = self.order is not None
+        timed = self.by_event_time
         for moments in (start_us[order], end_us[order]):
             arrays.append(pa.array(moments).view(STAMP) if timed else pa.nulls(len(matches), STAMP))
         for name in self.pattern.names:
@@ -178,8 +171,62 @@ class MatchPattern(Operator):
             raise user_error(self.context.name, event, error) from error
 
     def figures(self) -> dict[str, Any]:
-        waiting = self.order.nbytes if self.order is not None else 0
-        return {**super().figures(), "keys": len(self.states), "state_bytes": self.kept.nbytes + waiting}
+        return {**super().figures(), "keys": len(self.states), "state_bytes": self.kept.nbytes + self.order.nbytes}
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        """Each match under way by itself, with its events: what refers to them by number means nothing elsewhere."""
+        tables = super().snapshot()
+        under_way = [
+            (code, step, partial)
+            for code, state in enumerate(self.states.values())
+            for step, waiting in enumerate(state.waiting)
+            for partial in waiting
+        ]
+        if not under_way:
+            return tables
+        assert self._key_schema is not None
+        codes, steps, partials = zip(*under_way, strict=True)
+        offsets = index_array(np.cumsum([0, *(len(p.rows) for p in partials)]).astype(np.int32))
+        numbers = np.concatenate([p.rows for p in partials]).astype(np.int64)
+        columns: list[Array] = [
+            pa.array(steps, pa.int64()),
+            pa.array([p.first_us for p in partials], pa.int64()),
+            pa.array([p.last_us for p in partials], pa.int64()),
+            pa.ListArray.from_arrays(offsets, pa.array(numbers)),  # type: ignore[call-overload]  # the stubs miss it
+            pa.ListArray.from_arrays(offsets, self.kept.events(numbers)),  # type: ignore[call-overload]
+        ]
+        keys = keys_from(list(self.states), self._key_schema)
+        codes_of = np.array(codes, np.int32)
+        return [*tables, StateTable(_MATCHES, Keys(keys.distinct, codes_of), make_columns(_MATCH_COLUMNS, columns))]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        for table in tables:
+            if table.name == _MATCHES:
+                self._restore_matches(table)
+
+    def _restore_matches(self, table: StateTable) -> None:
+        assert table.keys is not None
+        self._key_schema = table.keys.distinct.schema
+        steps, first_us, last_us, numbers, events = table.columns.columns
+        lengths = pc.list_value_length(numbers).to_numpy(zero_copy_only=False)
+        codes = np.repeat(table.keys.codes, lengths)
+        # An event that several matches share was written with each of them; it is kept once again, in its old order.
+        old = np.stack([codes, numbers.flatten().to_numpy(zero_copy_only=False)])
+        _, first, place = np.unique(old[::-1], axis=1, return_index=True, return_inverse=True)
+        base = self.kept.put_back(events.flatten().take(index_array(first)), self._key_schema.names)
+        rows = iter((base + place).tolist())
+        keys = key_values(table.keys.distinct)
+        for code, length, step, begun_us, reached_us in zip(
+            table.keys.codes.tolist(), lengths.tolist(), steps.to_pylist(), first_us.to_pylist(), last_us.to_pylist(),
+            strict=True,
+        ):  # fmt: skip
+            state = self.states.setdefault(keys[code], self.automaton.new_key())
+            state.waiting[step].append(Partial(tuple(islice(rows, length)), begun_us, reached_us))
+        for code in np.unique(table.keys.codes).tolist():
+            self._settle(keys[code], self.states[keys[code]])
 
 
 class _Kept:
@@ -209,6 +256,29 @@ class _Kept:
         self._parts.append(replace(batch, keys=None, before_us=None))
         self._numbers.append(np.arange(first, self._next))
         self._count += batch.num_rows
+        return first
+
+    def events(self, numbers: IntArray) -> Array:
+        """Events as they are written: a struct of time, position and row."""
+        part = self._whole().take(np.searchsorted(self._numbers[0], numbers))
+        rows = pa.StructArray.from_arrays(part.columns.columns, fields=list(part.columns.schema))
+        beside = [
+            pa.nulls(len(numbers), pa.int64()) if a is None else pa.array(a) for a in (part.time_us, part.position)
+        ]
+        return pa.StructArray.from_arrays([*beside, rows], names=["time_us", "position", "row"])
+
+    def put_back(self, events: Array, key_names: list[str]) -> int:
+        """Keep events that `events` had given, numbered in this order; returns the number of the first."""
+        time_us, position, rows = events.flatten()
+        columns = pa.RecordBatch.from_struct_array(rows)
+        first, self._next = self._next, self._next + len(events)
+        self.key_names = key_names
+        if self._with_rows:
+            self.rows.update(enumerate(rows_of(columns), first))
+        beside = [None if a.null_count else a.to_numpy() for a in (time_us, position)]
+        self._parts.append(Batch(columns, beside[0], position=beside[1]))
+        self._numbers.append(np.arange(first, self._next))
+        self._count += len(events)
         return first
 
     @property

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import Column, concat, take, to_arrow
-from millstream.accumulators.sorting import Codes, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
-from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.accumulators.sorting import Codes, Content, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
+from millstream.batch import Array, Batch, BoolArray, IntArray, SignArray, index_array, make_columns
 from millstream.errors import InternalError, SchemaError
 from millstream.grouping import Groups
 from millstream.operators.base import Context, Operator, Output
@@ -122,45 +122,57 @@ class TopN(Operator):
     def _merge(self, touched: IntArray, slots: IntArray, rows: _Rows) -> _Change:
         """Merge rows into the lists of their slots."""
         assert self.log is not None
+        n, all_ties = self.spec.n, self.spec.all_ties
+        both = self._together(touched, slots, rows)
+        held, count = len(both.numbers), len(both.groups)
+        old = np.full(count, n)
+        lists = Groups(both.groups.codes[:held], len(touched))
+        old[:held] = np.minimum(ranks_of(np.arange(held), lists, both.by, all_ties), n)
+        stays = self._stays(both, rows.batch.sign)
+        order = sorted_places(both.groups, both.by, both.time_us, both.position, both.content, np.flatnonzero(stays))
+        ranks = ranks_of(order, both.groups, both.by, all_ties)
+        if not self.spec.signed:
+            best = ranks < n
+            order, ranks = order[best], ranks[best]
+        new = np.full(count, n)
+        new[order] = np.minimum(ranks, n)
+        kept = np.zeros(count, np.bool_)
+        kept[order] = True
+        added = np.flatnonzero(kept[held:])
+        numbers = np.concatenate([both.numbers, np.full(count - held, -1)])
+        numbers[held + added] = self.log.append([take(c, added) for c in rows.columns], len(added))
+        counts = np.bincount(both.groups.codes[order], minlength=len(touched)).astype(np.int64)
+        self.lists.put(touched, counts, numbers[order])
+        if not self.spec.signed:
+            self.worst.set(touched, counts >= n, order[np.cumsum(counts) - 1], both.by[0], both.kind)
+        return _Change(touched[both.groups.codes], numbers, old, new, order)
+
+    def _together(self, touched: IntArray, slots: IntArray, rows: _Rows) -> _Together:
+        """What the lists of these slots hold, in order, followed by new rows."""
         counts, numbers = self.lists.take(touched)
-        held = len(numbers)
         of_slot = np.concatenate([np.repeat(np.arange(len(touched)), counts), np.searchsorted(touched, slots)])
-        groups = Groups(of_slot, len(touched))
-        values = [to_arrow(self._behind_held(v, len(self.fields) + i, numbers)) for i, v in enumerate(rows.values)]
-        by = [codes_of(v, k.descending) for v, k in zip(values, self.spec.by, strict=True)]
-        width = len(self.fields) + len(values)
+        at, width = len(self.fields), len(self.fields) + len(rows.values)
+        values = [to_arrow(self._behind_held(v, at + i, numbers)) for i, v in enumerate(rows.values)]
         time_us = self._behind_held(rows.time_us, width, numbers)
         position = self._behind_held(rows.position, width + 1, numbers)
         assert isinstance(time_us, np.ndarray) and isinstance(position, np.ndarray)
+        return _Together(
+            numbers, Groups(of_slot, len(touched)),
+            [codes_of(v, k.descending) for v, k in zip(values, self.spec.by, strict=True)], values[0].type,
+            time_us, position, lambda wanted: self._content(wanted, numbers, rows),
+        )  # fmt: skip
 
-        def content(wanted: Places) -> list[Array]:
-            return self._content(wanted, numbers, rows)
-
-        old = ranks_of(np.arange(held), Groups(of_slot[:held], len(touched)), by, self.spec.all_ties)
-        sign = rows.batch.sign
-        stays = np.ones(len(of_slot), np.bool_)
-        if sign is not None:
-            minus = np.concatenate([np.zeros(held, np.bool_), sign < 0])
-            if minus.any():
-                stays = ~cancelled(minus, groups, by, time_us, position, content)
-                if stays[minus].any():
-                    raise InternalError(f"{self.context.name}: a row was taken back that never came")
-        order = sorted_places(groups, by, time_us, position, content, np.flatnonzero(stays))
-        ranks = ranks_of(order, groups, by, self.spec.all_ties)
-        if not self.spec.signed:
-            best = ranks < self.spec.n
-            order, ranks = order[best], ranks[best]
-            self.worst.set(touched, of_slot, order, by[0], self.spec.n, values[0].type)
-        new = np.full(len(of_slot), self.spec.n)
-        new[order] = ranks
-        kept = np.zeros(len(of_slot), np.bool_)
-        kept[order] = True
-        added = np.flatnonzero(kept[held:])
-        number = np.concatenate([numbers, np.full(len(slots), -1)])
-        number[held + added] = self.log.append([take(c, added) for c in rows.columns], len(added))
-        self._store(touched, of_slot, order, number)
-        old = np.concatenate([np.minimum(old, self.spec.n), np.full(len(slots), self.spec.n)])
-        return _Change(touched[of_slot], number, old, np.minimum(new, self.spec.n), order)
+    def _stays(self, both: _Together, sign: SignArray | None) -> BoolArray:
+        """Which rows are neither taken back nor take another one back."""
+        stays = np.ones(len(both.groups), np.bool_)
+        if sign is None or not (sign < 0).any():
+            return stays
+        minus = ~stays
+        minus[len(both.numbers) :] = sign < 0
+        stays = ~cancelled(minus, both.groups, both.by, both.time_us, both.position, both.content)
+        if stays[minus].any():
+            raise InternalError(f"{self.context.name}: a row was taken back that never came")
+        return stays
 
     def _behind_held(self, new: Column, column: int, numbers: IntArray) -> Column:
         """A column of the rows with these numbers, followed by new values."""
@@ -169,19 +181,14 @@ class TopN(Operator):
 
     def _content(self, wanted: Places, numbers: IntArray, rows: _Rows) -> list[Array]:
         """The fields of some of the rows with these numbers and the new ones behind them: few are ever asked for."""
-        assert self.log is not None
-        held, new = wanted < len(numbers), wanted >= len(numbers)
+        held, new = np.flatnonzero(wanted < len(numbers)), np.flatnonzero(wanted >= len(numbers))
         back = np.empty(len(wanted), np.intp)
-        back[np.concatenate([np.flatnonzero(held), np.flatnonzero(new)])] = np.arange(len(wanted))
+        back[np.concatenate([held, new])] = np.arange(len(wanted))
         fields = []
         for i, values in enumerate(rows.fields):
             part = take(values, wanted[new] - len(numbers))
             fields.append(to_arrow(take(self._behind_held(part, i, numbers[wanted[held]]), back)))
         return fields
-
-    def _store(self, touched: IntArray, of_slot: IntArray, order: Places, number: IntArray) -> None:
-        counts = np.bincount(of_slot[order], minlength=len(touched)).astype(np.int64)
-        self.lists.put(touched, counts, number[order])
 
     def _compact(self) -> None:
         """Forget rows that are in no list any more."""
@@ -276,6 +283,26 @@ class _Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class _Together:
+    """The rows of some lists, in their order, followed by new rows.
+
+    Attributes:
+        numbers: of the rows of the lists.
+        groups: the list of each row, old and new.
+        by: what they are ordered by; kind is the type of the first of these values.
+        content: gives the fields of some of the rows.
+    """
+
+    numbers: IntArray
+    groups: Groups
+    by: list[Codes]
+    kind: pa.DataType
+    time_us: IntArray
+    position: IntArray
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
 class _Change:
     """What a batch did to the rows of the keys that it touched.
 
@@ -308,15 +335,16 @@ class _Worst:
         may: BoolArray = (codes.last < last) | ((codes.last == last) & (codes.code <= code))
         return may
 
-    def set(self, touched: IntArray, of_slot: IntArray, order: Places, codes: Codes, n: int, kind: pa.DataType) -> None:
-        """Learn from lists of rows in their order; lists that are not full let anything in."""
+    def set(self, touched: IntArray, full: BoolArray, last: Places, codes: Codes, kind: pa.DataType) -> None:
+        """Learn from lists; those that are not full let anything in.
+
+        Args:
+            last: the last row of each list, with the codes of all rows.
+        """
         self._reach(int(touched.max(initial=-1)) + 1, kind)
-        counts = np.bincount(of_slot[order], minlength=len(touched))
         self._last[touched] = _NOT_FULL
-        full = np.flatnonzero(counts >= n)
-        rows = order[(np.cumsum(counts) - 1)[full]]
-        self._code[touched[full]] = codes.code[rows]
-        self._last[touched[full]] = 0 if codes.last is None else codes.last[rows]
+        self._code[touched[full]] = codes.code[last[full]]
+        self._last[touched[full]] = 0 if codes.last is None else codes.last[last[full]]
 
     def _reach(self, capacity: int, kind: pa.DataType) -> None:
         if self._type != kind:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
@@ -12,29 +12,28 @@ from millstream.errors import FlowError, SchemaError
 from millstream.evaluate import output_type
 from millstream.expr import Expr
 from millstream.patterns import Pattern
-from millstream.specs.base import LATE, LATE_REASON, MAIN, Bound, Fields, Spec, Time, refuse_changelog
+from millstream.specs.base import Bound, Fields, Time, refuse_changelog
+from millstream.specs.ordering import OrderedSpec
 from millstream.times import STAMP, format_duration
 
 MATCH_FIELDS: Final = ("match_start", "match_end")
 
 
 @dataclass(frozen=True)
-class MatchSpec(Spec):
+class MatchSpec(OrderedSpec):
     """Attributes:
     overlapping: every event that fits the first step begins a match; False: not while one is under way that will
         be completed.
     """
 
-    keyed: ClassVar[bool] = True
     pattern: Pattern
     overlapping: bool
-    event_time: bool = True
 
     def describe(self) -> str:
         return f"match({self.pattern})"
 
     def notes(self) -> Iterator[str]:
-        yield f"events of one key in the order of {'event time' if self.event_time else 'their arrival'}"
+        yield from super().notes()
         if self.pattern.within_us is not None:
             yield f"within {format_duration(self.pattern.within_us)} from the first event to the last"
 
@@ -77,23 +76,8 @@ class MatchSpec(Spec):
             [*((k, schema.field(k).type) for k in upstream.keys), *((n, STAMP) for n in MATCH_FIELDS), *steps]
         )
 
-    def bind_port(self, port: str, where: str, inputs: Sequence[Bound], main: Bound) -> Bound:
-        if port != LATE:
-            return super().bind_port(port, where, inputs, main)
-        schema = inputs[0].schema
-        return replace(
-            inputs[0], schema=None if schema is None else schema.append(pa.field(LATE_REASON, pa.string())), keys=()
-        )
-
-    @property
-    def late_ports(self) -> tuple[str, ...]:
-        return (LATE,)
-
-    def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
+    def inputs_read(self, out: Fields) -> Fields:
         return None  # a match holds whole events
-
-    def resolved(self, inputs: Sequence[Bound]) -> Self:
-        return replace(self, event_time=inputs[0].time is Time.EVENT)
 
     @property
     def needs_position(self) -> bool:

@@ -104,10 +104,8 @@ class TopNSpec(Spec):
 
     @property
     def unbounded_state(self) -> str:
-        what = "every row" if self.signed else f"the {self.n} best rows of every key"
-        return f"{what} is kept for ever; use window(...).top_n(...)" if self.signed else (
-            f"{what} are kept for ever; use window(...).top_n(...)"
-        )  # fmt: skip
+        kept = "every row is" if self.signed else f"the {self.n} best rows of every key are"
+        return f"{kept} kept for ever; use window(...).top_n(...)"
 
 
 def ranked(where: str, schema: pa.Schema, rank: str | None) -> pa.Schema:

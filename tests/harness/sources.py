@@ -1,7 +1,7 @@
 """Sources for tests: rows in memory, in several partitions, as columns or as text to be decoded.
 
 Both cut a partition into blocks of exactly as many rows as the run asks for, so that a test chooses
-where batches end.
+where batches end. Both can be read again from where a reader was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.connectors.base import BadRecord, Block, Decoded, Decoder, Reader, Source
+from millstream.connectors.base import BadRecord, Block, Decoded, Decoder, Offset, Reader, Source
 
 Event = Mapping[str, Any]
 
@@ -23,6 +23,8 @@ def fields(**kinds: pa.DataType) -> pa.Schema:
 
 class ColumnSource(Source):
     """Partitions of rows as columns; a partition may be empty."""
+
+    replayable = True
 
     def __init__(self, partitions: Sequence[Sequence[Event]], schema: pa.Schema) -> None:
         self._batches = [pa.RecordBatch.from_pylist([dict(e) for e in rows], schema=schema) for rows in partitions]
@@ -45,11 +47,14 @@ class ColumnSource(Source):
     def open(self, partition: str) -> Reader:
         return _ColumnReader(self._batches[int(partition)])
 
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return _ColumnReader(self._batches[int(partition)], offset["row"])
+
 
 class _ColumnReader(Reader):
-    def __init__(self, columns: pa.RecordBatch) -> None:
+    def __init__(self, columns: pa.RecordBatch, row: int = 0) -> None:
         self._columns = columns
-        self._row = 0
+        self._row = row
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         start = self._row
@@ -61,12 +66,17 @@ class _ColumnReader(Reader):
         self.ended = self._row >= self._columns.num_rows and self._columns.num_rows % 2 == 0
         return Block(self._columns.slice(start, max_rows), start, 0, "memory")
 
+    def offset(self) -> Offset:
+        return {"row": self._row}
+
     def close(self) -> None:
         return None
 
 
 class TextSource(Source):
     """Partitions of rows as JSON lines, decoded wherever the run decodes; lines that are no JSON are bad records."""
+
+    replayable = True
 
     def __init__(self, partitions: Sequence[Sequence[Event | str]], schema: pa.Schema) -> None:
         self._lines = [[e if isinstance(e, str) else json.dumps(dict(e)) for e in rows] for rows in partitions]
@@ -84,14 +94,17 @@ class TextSource(Source):
     def open(self, partition: str) -> Reader:
         return _LineReader(self._lines[int(partition)])
 
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return _LineReader(self._lines[int(partition)], offset["row"])
+
     def decoder(self, fields: Sequence[str] | None) -> Decoder:
         return _JsonDecoder(self._schema if fields is None else pa.schema([self._schema.field(f) for f in fields]))
 
 
 class _LineReader(Reader):
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], row: int = 0) -> None:
         self._lines = lines
-        self._row = 0
+        self._row = row
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         start, part = self._row, self._lines[self._row : self._row + max_rows]
@@ -100,6 +113,9 @@ class _LineReader(Reader):
         if not part:
             return None
         return Block("".join(f"{line}\n" for line in part).encode(), start, start + 1, "memory")
+
+    def offset(self) -> Offset:
+        return {"row": self._row}
 
     def close(self) -> None:
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from millstream import aggregates as ms
 from millstream.expr import col
 from millstream.flow import Flow
 from millstream.planner import make_plan
+from millstream.ranking import desc
 from millstream.streams import Stream
 from millstream.windows import hopping, tumbling
 
@@ -129,9 +131,16 @@ def window_of_windows(flow: Flow, seed: int) -> None:
     ).collect("panes")
 
 
+def changelogs(flow: Flow, seed: int) -> None:
+    stream = timed(flow.source(source(seed)))
+    counts = stream.key_by("k", "n").agg(events=ms.count(), last=ms.last("id"))
+    counts.key_by("k").top_n(2, [desc("events"), desc("n")], rank="rank").collect("changes of a ranking")
+    counts.key_by("events").agg(keys=ms.count(), most=ms.max("last")).collect("changes of counts")
+
+
 FLOWS: list[Callable[[Flow, int], None]] = [
     windows, far_ahead, mapped, time_behind_map, several_batches_a_block, several_batches_dealt_before_time, two_sources, two_windows,
-    window_of_windows,
+    window_of_windows, changelogs,
 ]  # fmt: skip
 
 
@@ -148,6 +157,9 @@ def answer(rows: dict[str, Rows]) -> dict[str, list[Any]]:
         if name.startswith("late"):
             result[name] = sorted(r["id"] for r in table)
             continue
+        if name.startswith("changes"):
+            result[name] = _standing(table)
+            continue
         last: dict[tuple[Any, Any], dict[str, Any]] = {}
         for row in table:
             at = (row["window_start"], row["k"])
@@ -155,6 +167,16 @@ def answer(rows: dict[str, Rows]) -> dict[str, list[Any]]:
             last[at] = row
         result[name] = sorted(repr(sorted({**r, "pane": 0, "ids": _unordered(r)}.items())) for r in last.values())
     return result
+
+
+def _standing(table: Rows) -> list[str]:
+    """What is left of rows that are added and taken back."""
+    left: Counter[str] = Counter()
+    for row in table:
+        said = repr({n: v for n, v in row.items() if n != "change"})
+        left[said] += 1 if row["change"] == "+" else -1
+        assert left[said] >= 0, f"{said} is taken back, and was not there"
+    return sorted(left.elements())
 
 
 def _unordered(row: dict[str, Any]) -> list[int]:

@@ -117,7 +117,7 @@ def test_keys_of_no_row_are_let_go_when_runs_are_put_together() -> None:
 
 
 def test_unused_keys_are_dropped_and_codes_follow() -> None:
-    batch = batch_of([1, 2, 3, 4], keys="abca")
+    batch = batch_of([1, 2, 3, 4, 5, 6], keys="abcdef")
     rest = compacted(batch.slice(1, 2))
     assert rest.keys is not None
     assert sorted(rest.keys.distinct.column(0).to_pylist()) == ["b", "c"]
