@@ -44,8 +44,8 @@ class AccumulatorTables:
         found: AccumulatorSet | None = None
         for table in tables:
             if table.name == _TYPES:
-                for described in table.columns.column(0).to_pylist():
-                    found = self._typed.for_types(list(pa.ipc.read_schema(pa.py_buffer(described)).types))
+                for described in table.columns.column(0):
+                    found = self._typed.for_types(list(pa.ipc.read_schema(described.as_buffer()).types))
         return found
 
     def columns(self, columns: Sequence[Column]) -> dict[str, Array]:
@@ -64,7 +64,8 @@ class AccumulatorTables:
         for name, array in zip(table.columns.schema.names, table.columns.columns, strict=True):
             if name.startswith(_ENCODED):
                 states = np.empty(len(array), object)
-                states[:] = [self._codec.decode(v) for v in array.to_pylist()]
+                for row, encoded in enumerate(array):
+                    states[row] = self._codec.decode(encoded.as_py())
                 columns.append(states)
             elif name.startswith(_COLUMN):
                 plain = pa.types.is_primitive(array.type) and not pa.types.is_temporal(array.type)

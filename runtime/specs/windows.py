@@ -196,7 +196,7 @@ class WindowAggregateSpec(Spec):
                 self.windows.check(where, upstream.schema)
             results = aggregate_schema(where, self.aggregates, upstream.schema, upstream.keys)
             kinds: list[pa.DataType] = [STAMP, STAMP, pa.int64(), pa.string()]
-            schema = pa.schema([*(pa.field(n, k) for n, k in zip(RESERVED, kinds, strict=True)), *results])
+            schema = pa.schema([*zip(RESERVED, kinds, strict=True), *((f.name, f.type) for f in results)])
         time = Time.EVENT if upstream.time is Time.EVENT else Time.PROCESSING
         if isinstance(self.windows, Windows):
             time = self.windows.result_time(where, time)

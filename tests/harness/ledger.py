@@ -83,13 +83,14 @@ class PartsSink(LedgerSink):
 
     def open_staged(self, worker: int, workers: int, states: Sequence[dict[str, Any]] | None) -> Writer:
         counted = {s["worker"]: s["next"] for s in states or ()}
+        first = max(counted.values(), default=0)
         parts = self.ledger.parts.setdefault(self.name, {})
         for owner, number in list(parts):
             mine = owner == worker or (worker == 0 and owner >= workers)
             part = parts[owner, number]
-            if mine and (not part.visible or number >= counted.get(owner, 0)):
+            if mine and (not part.visible or number >= counted.get(owner, first)):
                 del parts[owner, number]
-        return _Parts(self, worker, max(counted.values(), default=0))
+        return _Parts(self, worker, first)
 
     def commit(self, action: Any) -> None:
         worker, number = action

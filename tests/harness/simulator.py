@@ -1,8 +1,9 @@
-"""A run of which a seed decides everything: who works when, which message arrives next, what is quiet.
+"""One life of a run, of which a seed decides everything: who works when, which message arrives next, who dies.
 
 Coordinator, workers and caller live in this process. Every message is encoded and decoded as on a socket
 and waits in the queue of its (sender, receiver) pair: order is kept within a pair, as ZeroMQ keeps it,
-and between pairs anything goes. Nothing here reads a clock, so a seed replays exactly.
+and between pairs anything goes. Nothing here reads a clock, so a seed replays exactly. What one life leaves
+to the next, and what must come out in the end, is `harness.history`'s affair.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from millstream import wire
-from millstream.connectors.base import Reader
+from millstream.checkpoints.part import write_snapshot
+from millstream.coordinator.caller import Caller
 from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
+from millstream.coordinator.local import LocalCheckpoints
+from millstream.coordinator.reading import Readers
 from millstream.errors import restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.topology import CALLER, COORDINATOR
-from millstream.wire import ClockReading, Credit, Data, Hello, Message
+from millstream.wire import Data, Hello, Message, Stop
 from millstream.workers.task import Worker
 
+from .faults import Injected, Killed
 from .running import Rows, collected, late_count
 
-ATTEMPT = 1
 _START_US = 1_700_000_000_000_000
+
+Queued = dict[tuple[str, str], deque[list[wire.Frame]]]
 
 
 class Stuck(AssertionError):
@@ -41,34 +47,71 @@ class Conditions:
         budget_bytes: of every receiver, for each exchange.
         steps_at_once: how many steps a process may take when it is its turn.
         quiet: how often a partition that is asked has nothing.
+        hangs: how often, turn by turn, a process stops for a while.
+        jumps: how often, turn by turn, the wall clock is set to another time.
         step_limit: how many turns are too many.
     """
 
     budget_bytes: int = 1
     steps_at_once: int = 3
     quiet: float = 0.2
+    hangs: float = 0.0
+    jumps: float = 0.0
     step_limit: int = 300_000
 
 
 class Simulation:
-    def __init__(self, plan: PhysicalPlan, seed: int, conditions: Conditions) -> None:
+    """Args:
+    seed: a number; or the dice to go on with.
+    checkpoints: where checkpoints go, and which of them to go on from; None: there are none.
+
+    Attributes:
+        queued: messages on their way. Those of another attempt may be put in: nobody must mind them.
+    """
+
+    def __init__(
+        self,
+        plan: PhysicalPlan,
+        seed: int | random.Random,
+        conditions: Conditions,
+        checkpoints: LocalCheckpoints | None = None,
+    ) -> None:
         self.plan = plan
         self.conditions = conditions
         self.letters: list[DeadLetter] = []
         self.turns = 0
         self.trace: deque[str] = deque(maxlen=40)
-        self._dice = random.Random(seed)
-        self._now_us = _START_US
+        self.queued: Queued = {}
+        self.dead: set[str] = set()
+        self._dice = seed if isinstance(seed, random.Random) else random.Random(seed)
+        self._elapsed_us = 0
+        self._wall_us = _START_US
+        self._checkpoints = checkpoints
+        self.attempt, recovery, policy = 1, None, None
+        if checkpoints is not None:
+            self.attempt, recovery, policy = checkpoints.attempt, checkpoints.recovery, checkpoints.policy
         budget = conditions.budget_bytes
-        self.coordinator = Coordinator(plan, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget)
+        self._readers = Readers(plan, (), None, recovery)
+        self.coordinator = Coordinator(
+            plan, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget, policy=policy,
+            attempt=self.attempt, recovery=recovery, offset_of=self._readers.offset,
+        )  # fmt: skip
+        staged = checkpoints is not None
         self.workers = {
-            name: Worker(plan, i, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget)
+            name: Worker(
+                plan, i, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget, checkpoints=staged
+            )
             for i, name in enumerate(self.coordinator.members)
         }
-        self.caller = Runner(plan, CALLER, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget)
-        self._readers: list[Reader] = [plan.source_of(i).open(name) for i, (_, name) in enumerate(plan.partitions)]
-        self._links: dict[tuple[str, str], deque[list[wire.Frame]]] = {}
-        self._may_work = {COORDINATOR, CALLER, *self.workers}
+        self.caller = Caller(plan, now_us=self._now, dead_letter=self.letters.append, checkpoints=staged)
+        self.processes: dict[str, Coordinator | Worker | Caller] = {
+            COORDINATOR: self.coordinator, CALLER: self.caller, **self.workers,
+        }  # fmt: skip
+        if recovery is not None:
+            for runner in (*(w.runner for w in self.workers.values()), self.caller.runner):
+                runner.restore(recovery)
+        self._may_work = set(self.processes)
+        self._hangs_until: dict[str, int] = {}
 
     # --- the run ---
 
@@ -79,14 +122,47 @@ class Simulation:
             Stuck: it does not come to an end, with the state of every process.
             MillstreamError: the run failed.
         """
+        self.start()
+        while not self.done:
+            self.turn()
+        self.settle()
+        return collected(self.plan, self.caller.runner)
+
+    def start(self) -> None:
         for name in self.workers:
             self._send(name, COORDINATOR, Hello(name, 1))
-        while self.coordinator.state is not State.DONE or not self.caller.finished:
-            self._turn()
-        while any(self._links.values()) or self._may_work:
-            self._turn()
-        self._check_nothing_is_left()
-        return collected(self.plan, self.caller)
+
+    @property
+    def done(self) -> bool:
+        state = self.coordinator.state
+        return state is State.STOPPED or (state is State.DONE and self.caller.finished)
+
+    def settle(self) -> None:
+        """Let everything that is still on its way arrive.
+
+        Raises:
+            AssertionError: something is left that nobody waits for.
+        """
+        while any(self.queued.values()) or self._may_work:
+            self.turn()
+        left = [line for name, runner in self.runners.items() for line in _left_in(name, runner)]
+        assert not left, "something is left at the end:\n" + "\n".join(left)
+
+    def stop(self) -> None:
+        """Ask the run to end at a checkpoint, before its input has ended."""
+        self._send(CALLER, COORDINATOR, Stop(False))
+
+    def kill(self, name: str) -> None:
+        """A process is gone. Some of what it had sent may still arrive; nothing that was sent to it does."""
+        self._note(f"{name} is killed")
+        self.dead.add(name)
+        self._may_work.discard(name)
+        for (sender, receiver), queue in self.queued.items():
+            if receiver == name:
+                queue.clear()
+            elif sender == name:
+                for _ in range(self._dice.randint(0, len(queue))):
+                    queue.pop()
 
     @property
     def late(self) -> int:
@@ -94,108 +170,183 @@ class Simulation:
 
     @property
     def runners(self) -> dict[str, Runner]:
-        return {
-            COORDINATOR: self.coordinator.runner,
-            CALLER: self.caller,
-            **{n: w.runner for n, w in self.workers.items()},
-        }
+        return {name: process.runner for name, process in self.processes.items()}
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """One process does one thing.
+
+        Raises:
+            Stuck: nobody can do anything.
+        """
         self.turns += 1
-        self._now_us += self._dice.randrange(200)
-        pairs = [pair for pair, queue in self._links.items() if queue]
-        partition = self.coordinator.next_partition()
-        asleep = [i for i, p in enumerate(self.coordinator.partitions) if p.waiting and not p.ended]
-        choices = (
-            ["deliver"] * bool(pairs)
-            + ["work"] * bool(self._may_work)
-            + ["read"] * (partition is not None)
-            + ["wake"] * bool(asleep)
-        )
+        self._pass_time()
+        choices = self._choices()
+        if not choices and self._hangs_until:
+            self._hangs_until.clear()
+            choices = self._choices()
         if not choices or self.turns > self.conditions.step_limit:
             raise Stuck(
                 f"after {self.turns} turns: {'nobody has anything to do' if not choices else 'no end in sight'}\n{self}"
             )
-        choice = self._dice.choice(choices)
-        match choice:
-            case "deliver":
-                self._deliver(*self._dice.choice(pairs))
-            case "work":
-                self._work(self._dice.choice(sorted(self._may_work)))
-            case "read":
-                assert partition is not None
-                self._read(partition)
-            case "wake":
-                self.coordinator.wake(self._dice.choice(asleep))
-        self._collect_outboxes()
+        self._act(self._dice.choice(choices))
 
-    def _read(self, partition: int) -> None:
-        self._may_work.add(COORDINATOR)
-        if self._dice.random() < self.conditions.quiet:
-            self._note(f"partition {partition} has nothing")
-            self.coordinator.on_block(partition, None, False, self._now_us)
-            return
-        reader = self._readers[partition]
-        block = reader.read(self.plan.batch_rows, BLOCK_BYTES)
-        self._note(
-            f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={reader.ended}"
-        )
-        self.coordinator.on_block(partition, block, reader.ended, self._now_us)
-
-    def _work(self, name: str) -> None:
-        steps = self._dice.randint(1, self.conditions.steps_at_once)
-        process: Coordinator | Worker | Runner
-        process = self.coordinator if name == COORDINATOR else self.caller if name == CALLER else self.workers[name]
-        if not process.work(steps):
-            self._may_work.discard(name)
-
-    def _collect_outboxes(self) -> None:
-        for name, runner in self.runners.items():
-            while runner.outbox:
-                receiver, message = runner.outbox.popleft()
-                self._send(name, receiver, message)
+    def _act(self, what: tuple[str, list[str]]) -> None:
+        kind, names = what
+        name = self._dice.choice(names)
+        try:
+            match kind:
+                case "deliver":
+                    sender, _, receiver = name.partition(" -> ")
+                    name = receiver
+                    self._deliver(sender, receiver)
+                case "work":
+                    self._work(name)
+                case "read":
+                    self._read()
+                case "wake":
+                    self.coordinator.wake(int(name))
+                    name = COORDINATOR
+                case "write":
+                    self._write(self.workers[name])
+            if name == COORDINATOR:
+                self._lead_checkpoints()
+        except Killed:
+            self.kill(name)
+        else:
+            self._collect_outbox(name)
         if self.coordinator.failure is not None:
             raise restored(self.coordinator.failure.error)
 
+    def _choices(self) -> list[tuple[str, list[str]]]:
+        """What may happen now, and to whom."""
+        asleep = self._hangs_until
+        pairs = [f"{a} -> {b}" for (a, b), queue in self.queued.items() if queue and b not in asleep]
+        choices = [
+            ("deliver", pairs),
+            ("work", sorted(n for n in self._may_work if n not in asleep)),
+            ("write", [n for n, w in self.workers.items() if w.snapshots and n not in self.dead and n not in asleep]),
+        ]
+        if COORDINATOR not in self.dead and COORDINATOR not in asleep:
+            choices.append(("read", [COORDINATOR] * (self.coordinator.next_partition() is not None)))
+            partitions = enumerate(self.coordinator.partitions)
+            choices.append(("wake", [str(i) for i, p in partitions if p.waiting and not p.ended]))
+        return [choice for choice in choices if choice[1]]
+
+    def _pass_time(self) -> None:
+        step_us = self._dice.randrange(200)
+        self._elapsed_us += step_us
+        self._wall_us += step_us
+        conditions = self.conditions
+        if conditions.jumps and self._dice.random() < conditions.jumps:
+            self._wall_us += self._dice.choice([-3_600, -1, 1, 86_400]) * 1_000_000
+            self._note(f"the clock says {self._wall_us}")
+        for name in [n for n, until in self._hangs_until.items() if until <= self.turns]:
+            del self._hangs_until[name]
+        if conditions.hangs and self._dice.random() < conditions.hangs:
+            name = self._dice.choice(list(self.processes))
+            self._hangs_until[name] = self.turns + self._dice.choice([3, 30, 300])
+            self._note(f"{name} hangs")
+
+    # --- what processes do ---
+
+    def _read(self) -> None:
+        partition = self.coordinator.next_partition()
+        assert partition is not None
+        self._may_work.add(COORDINATOR)
+        if self._dice.random() < self.conditions.quiet:
+            self._note(f"partition {partition} has nothing")
+            self.coordinator.on_block(partition, None, False, self._elapsed_us)
+            return
+        block, ended = self._readers.read(partition, self.plan.batch_rows, BLOCK_BYTES)
+        self._note(
+            f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={ended}"
+        )
+        self.coordinator.on_block(partition, block, ended, self._elapsed_us)
+
+    def _work(self, name: str) -> None:
+        if not self.processes[name].work(self._dice.randint(1, self.conditions.steps_at_once)):
+            self._may_work.discard(name)
+
+    def _write(self, worker: Worker) -> None:
+        """What the thread does that writes a worker's snapshots."""
+        assert self._checkpoints is not None
+        snapshot = worker.snapshots.popleft()
+        try:
+            files = write_snapshot(snapshot, worker.runner, self._checkpoints.store, worker.name, self.attempt)
+        except Injected as error:
+            self._note(f"{worker.name} cannot write its part of {snapshot.epoch}")
+            worker.written(snapshot, [], f"{worker.name}: {error}")
+        else:
+            self._note(f"{worker.name} has written its part of {snapshot.epoch}")
+            worker.written(snapshot, files)
+
+    def _lead_checkpoints(self) -> None:
+        """What the coordinator's loop does when it has done everything else."""
+        if self._checkpoints is None:
+            return
+        store = self._checkpoints.store
+        self.coordinator.checkpoint_if_due(self._elapsed_us)
+        manifest = self.coordinator.manifest_due()
+        if manifest is None:
+            return
+        try:
+            store.complete(manifest)
+        except Injected as error:
+            self._note(f"manifest {manifest.epoch} cannot be written")
+            self.coordinator.checkpoint_written(f"{COORDINATOR}: {error}")
+        else:
+            self._note(f"manifest {manifest.epoch} is written")
+            self.coordinator.checkpoint_written()
+            store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch)
+        self._may_work.add(COORDINATOR)
+
     # --- messages ---
 
+    def _collect_outbox(self, name: str) -> None:
+        outbox = self.processes[name].outbox
+        while outbox:
+            receiver, message = outbox.popleft()
+            self._send(name, receiver, message)
+
     def _send(self, sender: str, receiver: str, message: Message) -> None:
-        frames = [f if isinstance(f, bytes) else bytes(f) for f in message.encode(ATTEMPT)]
-        self._links.setdefault((sender, receiver), deque()).append(frames)
+        if receiver in self.dead:
+            return
+        frames = [f if isinstance(f, bytes) else bytes(f) for f in message.encode(self.attempt)]
+        self.queued.setdefault((sender, receiver), deque()).append(frames)
 
     def _deliver(self, sender: str, receiver: str) -> None:
-        message = wire.decode(self._links[sender, receiver].popleft(), ATTEMPT)
-        assert message is not None
+        message = wire.decode(self.queued[sender, receiver].popleft(), self.attempt)
+        if message is None:
+            self._note(f"{sender} -> {receiver}: something of another attempt")
+            return
         self._note(f"{sender} -> {receiver}: {_brief(message)}")
         self._may_work.add(receiver)
         if receiver == COORDINATOR:
-            self.coordinator.receive(message, self._now_us)
+            self.coordinator.receive(message, self._elapsed_us)
         elif receiver == CALLER:
-            assert isinstance(message, Data | Credit | ClockReading)
             self.caller.receive(message)
         else:
             self.workers[receiver].receive(message)
 
-    # --- what is left ---
-
-    def _check_nothing_is_left(self) -> None:
-        left = [line for name, runner in self.runners.items() for line in _left_in(name, runner)]
-        assert not left, "something is left at the end:\n" + "\n".join(left)
+    # --- what there is to see ---
 
     def _note(self, line: str) -> None:
         self.trace.append(line)
 
     def _now(self) -> int:
-        return self._now_us
+        return self._wall_us
 
     def __str__(self) -> str:
-        queued = [f"{a} -> {b}: {len(queue)} messages" for (a, b), queue in self._links.items() if queue]
+        queued = [f"{a} -> {b}: {len(queue)} messages" for (a, b), queue in self.queued.items() if queue]
         partitions = [f"partition {i}: {p}" for i, p in enumerate(self.coordinator.partitions)]
         left = [line for name, runner in self.runners.items() for line in _left_in(name, runner)]
         unfinished = [f"{n} has not finished" for n, m in self.coordinator.members.items() if not m.finished]
-        return "\n".join(
-            [f"coordinator: {self.coordinator.state}", *unfinished, *partitions, *queued, *left, "last:", *self.trace]
-        )
+        checkpointing = self.coordinator.checkpointing
+        under_way = [] if checkpointing is None else [f"under way: {checkpointing.under_way}"]
+        return "\n".join([
+            f"coordinator: {self.coordinator.state}", *unfinished, *under_way, *partitions, *queued, *left, "last:",
+            *self.trace,
+        ])  # fmt: skip
 
 
 def _left_in(name: str, runner: Runner) -> Iterator[str]:
@@ -205,9 +356,13 @@ def _left_in(name: str, runner: Runner) -> Iterator[str]:
             yield f"{name}: {credit.in_flight_bytes} bytes in flight to {receiver} by exchange {exchange}"
     for exchange, inbox in runner._inboxes.items():
         early = {origin: sorted(turn.early) for origin, turn in inbox.inputs.items() if turn.early}
-        if inbox.ready or early or inbox.held_bytes:
+        behind = {origin: len(waiting) for origin, waiting in inbox._behind.items()}
+        if inbox.ready or early or behind or inbox.held_bytes:
             waits = {origin: turn.next for origin, turn in inbox.inputs.items() if turn.early}
-            yield f"{name}: exchange {exchange} holds {len(inbox.ready)} ready, early {early} (waiting for {waits}), {inbox.held_bytes} bytes"
+            yield (
+                f"{name}: exchange {exchange} holds {len(inbox.ready)} ready, early {early} (waiting for {waits}), "
+                f"behind a barrier {behind}, {inbox.held_bytes} bytes"
+            )
     for number, stage in runner._block_stages.items():
         for unit in stage.waiting:
             yield f"{name}: stage {number} waits with block {unit.sequence} of partition {unit.partition}, {len(unit.readings)}/{len(unit.timed)} readings"
@@ -222,5 +377,6 @@ def _left_in(name: str, runner: Runner) -> Iterator[str]:
 def _brief(message: Message) -> str:
     if isinstance(message, Data):
         rows = "nothing" if message.payload is None else f"{message.payload.nbytes} bytes"
-        return f"exchange {message.exchange} {message.origin} #{message.sequence}{'+' if message.more else ''} {rows}, {message.watermark_us}, {message.status.name}"
+        barrier = f", barrier {message.barrier}" if message.barrier else ""
+        return f"exchange {message.exchange} {message.origin} #{message.sequence}{'+' if message.more else ''} {rows}, {message.watermark_us}, {message.status.name}{barrier}"
     return str(message)

@@ -409,8 +409,9 @@ class SessionOperator(WindowOperator):
             if table.name == _WAITING:
                 self.waiting.append(waiting_rows(table))
                 continue
-            beside = [table.columns.column(name).to_numpy() for name in _BESIDE_PARTS]
-            self._add(Parts(table.keys, *beside, self.tables.from_table(table)))
+            start_us, end_us, tie, pane, timing = (table.columns.column(name).to_numpy() for name in _BESIDE_PARTS)
+            columns = self.tables.from_table(table)
+            self._add(Parts(table.keys, start_us, end_us, tie, pane, timing, columns))
         if self.parts:
             now_us = self.context.now_us()
             self._settle_us = now_us + self._wait_us
