@@ -196,7 +196,7 @@ class _Evaluation:
                 arguments.append(condition)
                 if not pa.types.is_boolean(condition.type):
                     return [*arguments, *(decoded(self.value(a)) for a in of[number + 1 :])]  # to be refused, or null
-                whole = condition if isinstance(condition, pa.Array) else repeated(condition, len(rest))
+                whole: Any = condition if isinstance(condition, pa.Array) else repeated(condition, len(rest))
                 true = pc.fill_null(whole, False).to_numpy(zero_copy_only=False)
                 taking, rest = rest & true, rest & ~true
             else:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar, cast, overload
 from uuid import UUID
 
 from millstream.errors import FlowError
@@ -139,14 +139,32 @@ class MapState(dict[K, V]):
         return not self
 
 
+@overload
 def value_state(
-    default: T | Callable[[], T] = cast(Any, None),  # noqa: B008  (a value, not a call that matters)
+    default: None = None,
     *,
     ttl: Duration | None = None,
     ttl_clock: TtlClock | None = None,
     shared: bool = False,
     pickle: bool = False,
-) -> ValueState[T]:
+) -> ValueState[Any]: ...
+@overload
+def value_state(
+    default: T | Callable[[], T],
+    *,
+    ttl: Duration | None = None,
+    ttl_clock: TtlClock | None = None,
+    shared: bool = False,
+    pickle: bool = False,
+) -> ValueState[T]: ...
+def value_state(
+    default: Any = None,
+    *,
+    ttl: Duration | None = None,
+    ttl_clock: TtlClock | None = None,
+    shared: bool = False,
+    pickle: bool = False,
+) -> ValueState[Any]:
     """Declare a value for each key of a `Process`; its methods read and assign ``self.<name>.value``.
 
     Args:
@@ -158,7 +176,7 @@ def value_state(
     Raises:
         FlowError: ``ttl`` is not a duration, or shared state is given one.
     """
-    return cast("ValueState[T]", _declare(Kind.VALUE, default, ttl, ttl_clock, shared, pickle))
+    return cast("ValueState[Any]", _declare(Kind.VALUE, default, ttl, ttl_clock, shared, pickle))
 
 
 def list_state(

@@ -12,8 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 import pytest
@@ -113,20 +113,17 @@ def test_a_changelog_adds_up_to_the_published_answer(query: str, changelogs: Pat
 @pytest.mark.slow
 @needs_data
 def test_windows_of_the_clock_count_every_bid_once(answers: Path) -> None:
-    windows: pa.Table = pj.read_json(answers / f"{BY_THE_CLOCK}.jsonl")
+    windows: Any = pj.read_json(answers / f"{BY_THE_CLOCK}.jsonl")
     assert set(pc.subtract(windows["endtime"], windows["starttime"]).to_pylist()) == {10_000}
-    assert pc.all(
-        pc.equal(pc.divide(windows["starttime"], 10_000), pc.divide(pc.subtract(windows["endtime"], 1), 10_000))
-    )
-    bids = answering_bidders(answers)
-    found = windows.group_by("bidder").aggregate([("bid_count", "sum")]).to_pylist()
-    assert {row["bidder"]: row["bid_count_sum"] for row in found} == bids
+    assert {start % 10_000 for start in windows["starttime"].to_pylist()} == {0}
+    counted: Any = windows.group_by("bidder").aggregate([("bid_count", "sum")]).to_pylist()
+    assert {row["bidder"]: row["bid_count_sum"] for row in counted} == bids_by_bidder(answers)
 
 
-def answering_bidders(answers: Path) -> dict[int, int]:
+def bids_by_bidder(answers: Path) -> dict[int, int]:
     """How many bids each bidder made, by q0, which puts out every bid."""
-    bidders: pa.ChunkedArray[pa.Int64Scalar] = pj.read_json(answers / "q0.jsonl")["bidder"]
-    return {pair["values"]: pair["counts"] for pair in bidders.value_counts().to_pylist()}
+    bids: Any = pj.read_json(answers / "q0.jsonl")
+    return Counter(bids["bidder"].to_pylist())
 
 
 @pytest.mark.parametrize("query", QUERIES)

@@ -195,8 +195,10 @@ class WindowAggregateSpec(Spec):
             if isinstance(self.windows, SessionWindows):
                 self.windows.check(where, upstream.schema)
             results = aggregate_schema(where, self.aggregates, upstream.schema, upstream.keys)
-            kinds: list[pa.DataType] = [STAMP, STAMP, pa.int64(), pa.string()]
-            schema = pa.schema([*zip(RESERVED, kinds, strict=True), *((f.name, f.type) for f in results)])
+            kinds = (STAMP, STAMP, pa.int64(), pa.string())
+            fields: list[tuple[str, pa.DataType]] = list(zip(RESERVED, kinds, strict=True))
+            fields += [(name, results.field(name).type) for name in results.names]
+            schema = pa.schema(fields)
         time = Time.EVENT if upstream.time is Time.EVENT else Time.PROCESSING
         if isinstance(self.windows, Windows):
             time = self.windows.result_time(where, time)

@@ -141,14 +141,15 @@ class History:
             if not was_injected(error):
                 raise
             return self._ended("commits failed", None)
-        policy = CheckpointPolicy(interval_us=dice.choice([0, 2_000, 20_000]))
+        policy = CheckpointPolicy(interval_us=dice.choice([0, 0, 1_000, 5_000]))
         conditions = Conditions(
             dice.choice([1, 1, 600, 16 * 2**20]), dice.choice([1, 3, 50]), dice.choice([0.0, 0.3, 0.8]),
             hangs=dice.choice([0.0, 0.0, 0.01]), jumps=dice.choice([0.0, 0.01]),
         )  # fmt: skip
         simulation = Simulation(plan, dice, conditions, LocalCheckpoints(self.store, policy, story.lives, recovery))
         story.last = simulation.trace
-        simulation.queued.update(self._late_messages)
+        here = simulation.processes
+        simulation.queued.update({pair: q for pair, q in self._late_messages.items() if pair[1] in here})
         try:
             ending = self._live(simulation, troubled)
         except MillstreamError as error:
@@ -176,7 +177,7 @@ class History:
         """Run until the end, or until something ends it; returns what that was."""
         dice = self._dice
         fate = self._fate() if troubled else ""
-        at_turn = int(dice.expovariate(1 / dice.choice([30, 300, 1_500]))) + 1 if fate else -1
+        at_turn = int(dice.expovariate(1 / dice.choice([20, 100, 400]))) + 1 if fate else -1
         full_at = int(dice.expovariate(1 / 300)) if troubled and dice.random() < 0.1 else -1
         simulation.start()
         dying = -1
@@ -201,7 +202,7 @@ class History:
                 if not simulation.dead:
                     raise
                 return f"{', '.join(sorted(simulation.dead))} killed"
-        if simulation.coordinator.state is State.STOPPED:
+        if simulation.coordinator.state is not State.DONE:
             return "stopped"
         if not simulation.dead:
             simulation.settle()

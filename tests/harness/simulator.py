@@ -134,8 +134,9 @@ class Simulation:
 
     @property
     def done(self) -> bool:
+        """Whether the run has come to its end, or was stopped."""
         state = self.coordinator.state
-        return state is State.STOPPED or (state is State.DONE and self.caller.finished)
+        return state in (State.STOPPED, State.FAILED) or (state is State.DONE and self.caller.finished)
 
     def settle(self) -> None:
         """Let everything that is still on its way arrive.

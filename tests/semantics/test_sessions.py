@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from harness import oracle
@@ -19,8 +20,12 @@ from hypothesis import strategies as st
 
 import millstream as ms
 from millstream import col
+from millstream.batch import Batch, Keys
+from millstream.operators.base import Context
 from millstream.operators.windows import sessions as sessions_module
+from millstream.operators.windows import window_operator
 from millstream.specs.triggers import Early
+from millstream.specs.windows import WindowAggregateSpec
 
 SCHEMA = fields(id=pa.int64(), t=pa.int64(), k=pa.string(), n=pa.int64(), gap=pa.int64())
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -334,3 +339,28 @@ def test_a_gap_that_is_no_duration_is_refused() -> None:
     timed.key_by("k").window(ms.session(col("k"))).agg(n=ms.count()).collect("panes")
     with pytest.raises(ms.SchemaError, match="the gap .* is string; expected a duration or a number of microseconds"):
         run(flow)
+
+
+def test_sessions_by_processing_time_end_a_gap_after_the_last_event_and_ask_for_the_clock_no_more_than_that() -> None:
+    now_us = [0]
+    spec = WindowAggregateSpec(ms.session("10s"), 30_000_000, (("n", ms.count()),), final_only=False, event_time=False)
+    operator = window_operator(spec, Context("sessions", 0, 1, lambda: now_us[0], lambda letter: None), False)
+
+    def rows() -> Batch:
+        keys = Keys(pa.RecordBatch.from_pydict({"k": ["a"]}), np.zeros(1, np.int32))
+        return Batch(pa.RecordBatch.from_pydict({"n": [1]}), keys=keys)
+
+    for second in (0, 5):
+        now_us[0] = second * 1_000_000
+        assert list(operator.on_batch(rows(), 0)) == []
+    fired: list[tuple[int, int]] = []
+    for _ in range(10):
+        due_us = operator.due_us()
+        if due_us is None:
+            break
+        now_us[0] = max(now_us[0], due_us)
+        for output in operator.on_clock(now_us[0]):
+            assert output is not None
+            fired += [(now_us[0] // 1_000_000, n) for n in output[1].columns.column("n").to_pylist()]
+    assert fired == [(15, 2)]
+    assert (due_us, operator.figures().get("groups")) == (None, None)

@@ -209,7 +209,7 @@ class SessionOperator(WindowOperator):
         due_us = soonest(self._settle_us, self.early.tick_us)
         if self.spec.event_time or not self.parts or self._settle_us is not None:
             return due_us
-        return soonest(due_us, min(int(p.end_us.min()) for p in self.parts if len(p)))
+        return soonest(due_us, self._next_us())
 
     def held_back_us(self) -> int:
         return super().held_back_us() + self.watermark_us - self.settled_us + int(self.spec.follows_keyed)
@@ -227,10 +227,23 @@ class SessionOperator(WindowOperator):
 
     def _due(self) -> bool:
         """Whether something may have to be done at this watermark."""
-        reached_us = saturating_add(self.watermark_us, -self.fire_delay_us)
         if any(int(w.before_us.min()) < self.watermark_us for w in self.waiting if w.before_us is not None):
             return True
-        return any(int(p.end_us.min()) <= reached_us for p in self.parts if len(p))
+        next_us = self._next_us()
+        return next_us is not None and next_us <= self.watermark_us
+
+    def _next_us(self) -> int | None:
+        """The watermark at which a session may fire or expire next, going by the parts alone."""
+        next_us: int | None = None
+        for parts in self.parts:
+            fired = (parts.pane >= 0) & (parts.timing != panes.EARLY)
+            for ends_us, delay_us in (
+                (parts.end_us[~fired], self.fire_delay_us),
+                (parts.end_us[fired], self.spec.allowed_lateness_us),
+            ):
+                if len(ends_us) and delay_us != MAX_US:
+                    next_us = soonest(next_us, int(ends_us.min()) + delay_us)
+        return next_us
 
     def _settle_soon(self, *, wanted: bool) -> Iterator[Output]:
         """Put everything together if that is wanted, now or in a while."""

@@ -1,0 +1,276 @@
+"""Flows for histories: every kind of stage, exchange and state, small enough for thousands of seeds."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+
+import millstream as ms
+from millstream.expr import col
+
+from .history import MakeFlow
+from .ledger import Ledger, LogSink, PartsSink
+from .sources import ColumnSource, TextSource, fields
+
+SCHEMA = fields(id=pa.int64(), t=pa.int64(), k=pa.string(), n=pa.int64(), list=pa.list_(pa.int64()))
+
+
+_CHANGE = re.compile(r"\{'change': '([+-])', ")
+_PANE = re.compile(r"'pane': \d+, ")
+
+
+def span(milliseconds: int) -> timedelta:
+    return timedelta(milliseconds=milliseconds)
+
+
+def source(seed: int, most: int = 3) -> ColumnSource | TextSource:
+    """Events in so many source partitions at most, some of them far behind the others, some empty."""
+    dice = random.Random(seed)
+    partitions: list[list[dict[str, Any]]] = []
+    for partition in range(dice.randint(1, most)):
+        jitter = dice.choice([0, 5, 60])
+        partitions.append(
+            [
+                {
+                    "id": 1000 * partition + row,
+                    "t": 4 * row + dice.randint(-jitter, jitter),
+                    "k": dice.choice(["a", "b", "c", "d", None]),
+                    "n": dice.randrange(10),
+                    "list": [row] * dice.randrange(3),
+                }
+                for row in range(dice.choice([0, 1, 15, 30]))
+            ]
+        )
+    return ColumnSource(partitions, SCHEMA) if dice.random() < 0.5 else TextSource(partitions, SCHEMA)
+
+
+def timed(flow: ms.Flow, seed: int, most: int = 3) -> ms.Stream:
+    return flow.source(source(seed, most)).event_time("t", unit="ms", out_of_orderness=span(10))
+
+
+def put(stream: ms.Stream, ledger: Ledger, name: str) -> None:
+    """Every row counts: none may be missing, none may come twice. Half of the sinks are logs, half in parts."""
+    sink = LogSink if sum(name.encode()) % 2 else PartsSink
+    stream.sink(sink(ledger, name), name=name)
+
+
+# --- without state ---
+
+
+def stateless(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Sinks in the stage that decodes, and behind exchanges; one block leaves as several messages."""
+    stream = timed(flow, seed)
+    few, many = stream.split(col("n") < 3)
+    put(few, ledger, "few")
+    put(many.explode("list"), ledger, "many")
+    put(few.union(many.with_columns(id=col("id") + 5_000)), ledger, "both")
+    put(stream.filter(col("n") > 5), ledger, "logged")
+
+
+def mapped(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Blocks are dealt on to workers; rows also go to the caller, whose sinks count at least once."""
+    stream = timed(flow, seed).map(lambda e: e.with_(n=e.n + 1))
+    put(stream, ledger, "mapped")
+    stream.collect("seen")
+
+
+# --- windows ---
+
+
+def windows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    panes = (
+        timed(flow, seed)
+        .key_by("k")
+        .window(ms.hopping(span(30), span(20)))
+        .agg(n=ms.count(), ids=ms.collect("id"), s=ms.sum("n"))
+    )
+    put(panes, ledger, "panes")
+    put(panes.late, ledger, "late")
+
+
+def lateness(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    panes = (
+        timed(flow, seed).key_by("k").window(ms.tumbling(span(30)), allowed_lateness=span(15), emit="final")
+        .agg(n=ms.count(), most=ms.max("n"), first=ms.first("id"))
+    )  # fmt: skip
+    put(panes, ledger, "panes")
+    put(panes.late, ledger, "late")
+
+
+def retracted(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Windows that say what they have so far, and take it back."""
+    panes = (
+        timed(flow, seed).key_by("k")
+        .window(ms.tumbling(span(30)), allowed_lateness=span(15), early=ms.every_count(3), panes="retracting")
+        .agg(n=ms.count(), s=ms.sum("n"))
+    )  # fmt: skip
+    put(panes, ledger, "changes")
+
+
+def sessions(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    panes = timed(flow, seed).key_by("k").window(ms.session(span(9))).agg(n=ms.count(), ids=ms.collect("id"))
+    put(panes, ledger, "sessions")
+    put(panes.late, ledger, "late")
+
+
+def two_windows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Two keyed stages behind one source, one of which is far faster."""
+    stream = timed(flow, seed)
+    put(stream.key_by("k").window(ms.tumbling(span(40))).agg(n=ms.count()), ledger, "by k")
+    put(stream.filter(col("n") > 7).key_by("n").window(ms.tumbling(span(8))).agg(count=ms.count()), ledger, "by n")
+
+
+def windows_of_windows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    first = timed(flow, seed).key_by("k", "n").window(ms.tumbling(span(20))).agg(events=ms.count())
+    second = first.key_by("k").window(ms.hopping(span(40), span(20))).agg(events=ms.sum("events"), keys=ms.count())
+    put(second, ledger, "panes")
+    put(first, ledger, "inner")
+
+
+def two_sources(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    one = timed(flow, seed)
+    other = (
+        flow.source(source(seed + 1)).map(lambda e: e.with_(id=-1 - e.id))
+        .event_time("t", unit="ms", out_of_orderness=span(10))
+    )  # fmt: skip
+    both = one.union(other)
+    put(both.key_by("k").window(ms.tumbling(span(20))).agg(n=ms.count(), ids=ms.collect("id")), ledger, "panes")
+
+
+def ends_early(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """A keyed stage whose input ends long before that of another: checkpoints go on without its barrier."""
+    short = flow.source(source(seed, 1)).filter(col("id") < 3).event_time("t", unit="ms")
+    put(short.key_by("k").window(ms.tumbling(span(5))).agg(n=ms.count()), ledger, "short")
+    put(timed(flow, seed + 1).key_by("k").agg(n=ms.count()).filter(col("n") < 0), ledger, "nothing")
+    put(timed(flow, seed + 2).key_by("k").window(ms.tumbling(span(50))).agg(n=ms.count()), ledger, "long")
+
+
+def far_ahead(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    stream = flow.source(source(seed)).with_columns(t=col("t") + (col("id") % 7 == 3).cast(pa.int64()) * 10_000)
+    timed_ = stream.event_time("t", unit="ms", out_of_orderness=span(10), max_ahead=span(300))
+    put(timed_.key_by("k").window(ms.tumbling(span(25))).agg(n=ms.count()), ledger, "panes")
+
+
+# --- state for each key ---
+
+
+def counted(state: int, event: Any) -> tuple[int, dict[str, Any]]:
+    return state + event.n + 1, {"k": event.k, "id": event.id, "sum": state + event.n + 1}
+
+
+def scanned(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Each row shows the state before it: a lost or doubled event changes all that follow."""
+    sums = timed(flow, seed, 1).key_by("k").scan(0, counted, schema={"k": str, "id": int, "sum": int})
+    put(sums, ledger, "sums")
+    again = sums.with_columns(g=col("id") % 3, n=col("sum")).key_by("g")
+    put(again.scan(0, counted, schema={"k": str, "id": int, "sum": int}), ledger, "sums of sums")
+
+
+class Quiet(ms.Process):
+    """Says how long a key was quiet, and sums up what came before."""
+
+    total = ms.value_state(0)
+    seen = ms.list_state()
+
+    def on_event(self, event: Any, ctx: Any) -> None:
+        self.total.value += event.n
+        self.seen.append(event.id)
+        ctx.cancel_timer(name="quiet")
+        ctx.set_timer(timedelta(milliseconds=12), name="quiet")
+
+    def on_timer(self, timer: Any, ctx: Any) -> None:
+        ctx.emit({"k": ctx.key, "at": str(timer.time), "total": self.total.value, "seen": list(self.seen)})
+        self.seen.clear()
+
+
+def timers(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    put(timed(flow, seed).key_by("k").process(Quiet, order="event_time"), ledger, "quiet")
+
+
+def deduplicated(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    put(timed(flow, seed, 1).key_by("k", "n").dedupe(), ledger, "firsts")
+
+
+def ranked(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    counts = timed(flow, seed).key_by("k", "n").agg(events=ms.count(), last=ms.last("id"))
+    put(counts.key_by("k").top_n(2, [ms.desc("events"), ms.desc("n")], rank="rank"), ledger, "changes of a ranking")
+    put(counts.key_by("events").agg(keys=ms.count(), most=ms.max("last")), ledger, "changes of counts")
+
+
+def previous(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    put(timed(flow, seed).key_by("k").with_previous(before=ms.previous("n")), ledger, "neighbours")
+
+
+def small_then_large(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    wanted = ms.pattern("a", col("n") < 3).then("b", col("n") > 6, within=span(30))
+    put(timed(flow, seed).key_by("k").match(wanted), ledger, "matches")
+
+
+# --- joins ---
+
+
+def sides(flow: ms.Flow, seed: int) -> tuple[ms.KeyedStream, ms.KeyedStream]:
+    left = timed(flow, seed).select("id", "t", "k", "n").key_by("k")
+    other = flow.source(source(seed + 1)).select("t", "k", m=col("n"), right=col("id"))
+    return left, other.event_time("t", unit="ms", out_of_orderness=span(10)).key_by("k")
+
+
+def joined_within(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    left, right = sides(flow, seed)
+    pairs = left.join(right, "left", within=(span(-8), span(12)))
+    put(pairs, ledger, "pairs")
+    put(pairs.key_by("k").window(ms.tumbling(span(30))).agg(n=ms.count()), ledger, "panes of pairs")
+
+
+def joined_in_windows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    left, right = sides(flow, seed)
+    put(left.window(ms.tumbling(span(20))).join(right, "full"), ledger, "pairs")
+
+
+def joined_as_of(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    left, right = sides(flow, seed)
+    put(left.join_as_of(right), ledger, "versions")
+
+
+def joined_for_ever(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    left, right = sides(flow, seed)
+    put(left.join(right), ledger, "pairs")
+
+
+def joined_to_all(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    left, _ = sides(flow, seed)
+    small = flow.source(source(seed + 2, 1)).filter(col("id") < 4).select("t", m=col("n"), right=col("id"))
+    small_timed = small.event_time("t", unit="ms", out_of_orderness=span(10))
+    put(left.join_broadcast(small_timed, on={"n": "m"}), ledger, "pairs")
+
+
+def joined_to_itself(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """One input of the join comes straight from the source, the other by way of another keyed stage."""
+    stream = timed(flow, seed).select("id", "t", "k", "n")
+    counts = stream.key_by("k").window(ms.tumbling(span(20))).agg(events=ms.count())
+    put(stream.key_by("k").join(counts.key_by("k"), within=(span(0), span(40))), ledger, "pairs")
+
+
+FLOWS: list[MakeFlow] = [
+    stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, ends_early, far_ahead,
+    scanned, timers, deduplicated, ranked, previous, small_then_large,
+    joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself,
+]  # fmt: skip
+
+
+def answer(name: str, rows: Counter[str]) -> object:
+    """All rows; of changes, what is left when everything that was taken back is gone."""
+    if not name.startswith("changes"):
+        return rows
+    left: Counter[str] = Counter()
+    for text, times in rows.items():
+        change = _CHANGE.match(text)
+        assert change is not None, f"{name}: a row without a change: {text}"
+        left[_PANE.sub("", text[change.end() :])] += times if change[1] == "+" else -times
+    assert all(count >= 0 for count in left.values()), f"{name}: rows are taken back that were not there: {-left}"
+    return +left
