@@ -43,8 +43,7 @@ class Caller:
 
     def work(self, steps: int) -> bool:
         more = self.runner.work(steps)
-        snapshot = self._part.ready()
-        if snapshot is not None:
+        while (snapshot := self._part.ready()) is not None:
             # Nothing here has state: what sinks of this process have said is all there is.
             self.outbox.append((COORDINATOR, acknowledgement(self.runner, CALLER, snapshot, [])))
         return more

@@ -331,6 +331,7 @@ class Coordinator:
 
     def work(self, steps: int) -> bool:
         more = self.runner.work(steps)
+        self.runner.snapshots.clear()  # its stages have no state: where readers and clocks are is in the manifest
         # The coordinator's own stages report to the clocks in the same process; what they read there may
         # be answered by a further report, and is work in any case.
         while self._route_own_reports():

@@ -14,7 +14,7 @@ from typing import Any
 
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery
-from millstream.errors import WireError
+from millstream.errors import FlowError, WireError
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
 from millstream.operators.decode import Decode
@@ -135,7 +135,19 @@ class Runner:
         self.stages[stage.id] = run
 
     def _operator(self, node: int, wanted: frozenset[str]) -> Operator:
-        return make_operator(self.plan, node, self._context(self.plan.nodes[node].title, wanted))
+        """
+        Raises:
+            FlowError: it has state that checkpoints would lose.
+        """
+        described = self.plan.nodes[node]
+        operator = make_operator(self.plan, node, self._context(described.title, wanted))
+        has_state = described.spec.keyed or described.spec.holds_rows
+        if self._checkpoints and has_state and type(operator).snapshot is Operator.snapshot:
+            raise FlowError(
+                f"{described.title}: its state cannot be put into checkpoints yet, so a recovery would lose it; "
+                "run the flow without --checkpoint-interval"
+            )
+        return operator
 
     def _context(self, name: str, wanted: frozenset[str] = frozenset((MAIN,))) -> Context:
         return Context(name, self.index, self.plan.workers, self._now_us, self._dead_letter, wanted, self._checkpoints)

@@ -496,7 +496,13 @@ class KeyedStage(StageRun):
         if data.more:
             return
         if self.inputs.update(data):
-            yield from self._advance()
+            if self.watermark_us == MAX_US:
+                # First as far as any input had come: what happens on the way there, one timer setting another, say,
+                # must not depend on how far this stage had come when the last input ended.
+                highest_us = self.inputs.watermarks.highest_us
+                yield from self._advance(highest_us)
+                yield from self._tell(self._passed_on_us(highest_us), InputStatus.ACTIVE)
+            yield from self._advance(self.watermark_us)
         yield from self._conclude()
         if self.inputs.aligned:
             yield from self._pass_barrier(self.inputs.pass_barrier())
@@ -511,10 +517,10 @@ class KeyedStage(StageRun):
     def due_us(self) -> int | None:
         return min((d for o in self.operators.values() if (d := o.due_us()) is not None), default=None)
 
-    def _advance(self) -> Iterator[Emission]:
+    def _advance(self, watermark_us: int) -> Iterator[Emission]:
         # In the order of the stage: what an operator puts out reaches those behind it before the watermark does.
         for node, operator in self.operators.items():
-            yield from self._pass_on(node, operator, operator.on_watermark(self.watermark_us))
+            yield from self._pass_on(node, operator, operator.on_watermark(watermark_us))
 
     def _conclude(self) -> Iterator[Emission]:
         """End a number on every output that has something to tell."""
@@ -523,7 +529,10 @@ class KeyedStage(StageRun):
             for node, operator in self.operators.items():
                 yield from self._pass_on(node, operator, operator.on_end())
             self.ended = True
-        told = (self._outgoing_watermark_us(), status)
+        yield from self._tell(self._passed_on_us(self.watermark_us), status)
+
+    def _tell(self, watermark_us: int, status: InputStatus) -> Iterator[Emission]:
+        told = (watermark_us, status)
         if told != self._told or any(o.holds for o in self.exchange_outputs):
             for output in self.exchange_outputs:
                 yield from output.finish(self.worker_index, self._sequence, *told)
@@ -536,10 +545,11 @@ class KeyedStage(StageRun):
             yield from output.finish(self.worker_index, self._sequence, *self._told, epoch)
         self._sequence += 1
 
-    def _outgoing_watermark_us(self) -> int:
-        if self.watermark_us == MAX_US:
+    def _passed_on_us(self, watermark_us: int) -> int:
+        """The watermark that those behind may learn when this stage has reached one."""
+        if watermark_us == MAX_US:
             return MAX_US
-        return min((o.passes_on_us(self.watermark_us) for o in self.operators.values()), default=self.watermark_us)
+        return min((o.passes_on_us(watermark_us) for o in self.operators.values()), default=watermark_us)
 
     def _number(self, output: ExchangeOutput) -> tuple[int, int]:
         return self.worker_index, self._sequence

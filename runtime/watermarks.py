@@ -117,10 +117,14 @@ class InputWatermarks:
     """The watermark of a receiver: the minimum over its inputs.
 
     With no inputs at all there is no watermark; with all of them ended it is `MAX_US`.
+
+    Attributes:
+        highest_us: the highest watermark of any input, the end of the input not counted.
     """
 
     inputs: dict[int, _Input] = field(default_factory=dict)
     watermark_us: int = MIN_US
+    highest_us: int = MIN_US
 
     def add(self, key: int) -> None:
         self.inputs.setdefault(key, _Input())
@@ -129,6 +133,8 @@ class InputWatermarks:
         """Take note of what an input says. Returns whether the receiver's watermark went up."""
         entry = self.inputs[key]
         entry.watermark_us = max(entry.watermark_us, watermark_us)
+        if watermark_us < MAX_US:
+            self.highest_us = max(self.highest_us, watermark_us)
         entry.status = status
         combined = self._combined()
         if combined <= self.watermark_us:

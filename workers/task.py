@@ -81,8 +81,7 @@ class Worker:
         if self._started and not self._told and self.runner.finished:
             self._told = True
             self.outbox.append((COORDINATOR, Finished(self.name, self.figures())))
-        snapshot = self._part.ready()
-        if snapshot is not None:
+        while (snapshot := self._part.ready()) is not None:
             self.snapshots.append(snapshot)
         return more
 

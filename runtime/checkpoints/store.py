@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import pyarrow as pa
 import xxhash
 
 from millstream.checkpoints.disk import Disk
@@ -95,7 +96,7 @@ class CheckpointStore:
         return Manifest.from_json(data, name)
 
     def newest(self, flow: str, refused: Callable[[CheckpointError], None]) -> Manifest | None:
-        """The newest checkpoint of a flow that is sound as far as its manifest tells; None if there is none.
+        """The newest checkpoint of a flow that is sound; None if there is none. Reads all of its tables.
 
         Args:
             refused: is told of each newer one that cannot be used, and why.
@@ -107,7 +108,7 @@ class CheckpointStore:
                     raise CheckpointError(
                         f"{_manifest_name(epoch)}: a checkpoint of the flow {manifest.flow!r}, not of {flow!r}"
                     )
-                self._check_files(manifest)
+                self.verify(manifest)
             except CheckpointError as error:
                 refused(error)
             else:
@@ -120,8 +121,9 @@ class CheckpointStore:
         Raises:
             CheckpointError: one is missing or damaged.
         """
+        self._check_files(manifest)
         for file in manifest.tables:
-            self.load(file)
+            self._read(file)
 
     def load(self, file: TableFile) -> StateTable:
         """One table, its checksum looked at.
@@ -129,13 +131,16 @@ class CheckpointStore:
         Raises:
             CheckpointError: it is missing or damaged.
         """
+        return from_ipc(file.table, self._read(file))
+
+    def _read(self, file: TableFile) -> pa.Buffer:
         try:
             data = self.disk.read(file.path)
         except OSError as error:
             raise CheckpointError(f"{file.path}: cannot be read: {error.strerror or error}") from error
         if data.size != file.size_bytes or xxhash.xxh3_128_hexdigest(memoryview(data)) != file.checksum:
             raise CheckpointError(f"{file.path}: damaged: its content is not what the manifest says")
-        return from_ipc(file.table, data)
+        return data
 
     def load_owned(self, files: Iterable[TableFile], worker: int, workers: int) -> list[StateTable]:
         """What belongs to one worker of so many, of these tables."""

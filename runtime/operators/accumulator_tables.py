@@ -68,7 +68,8 @@ class AccumulatorTables:
                     states[row] = self._codec.decode(encoded.as_py())
                 columns.append(states)
             elif name.startswith(_COLUMN):
-                plain = pa.types.is_primitive(array.type) and not pa.types.is_temporal(array.type)
+                kind = array.type
+                plain = pa.types.is_integer(kind) or pa.types.is_floating(kind)
                 columns.append(array.to_numpy() if plain and not array.null_count else array)
         return columns
 

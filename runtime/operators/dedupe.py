@@ -8,27 +8,36 @@ and position of what stands, and the row itself only where it has to be taken ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from millstream.accumulators import to_arrow
 from millstream.accumulators.ordered import choose
-from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.batch import EMPTY_COLUMNS, Array, Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import SchemaError
 from millstream.grouping import group_codes
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.ordering import OrderedOperator
+from millstream.operators.row_tables import notes_and_fields, rows_table
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import DedupeSpec, FirstSpec
 from millstream.state.columns import SlotColumn, grown
 from millstream.state.expiry import Expiry
 from millstream.state.key_table import KeyTable
 from millstream.times import MAX_US
+
+_STANDING: Final = "standing"
+_CARRIED: Final = "carried"
+_SEEN: Final = "seen"
+_TIME: Final = "time_us"
+_POSITION: Final = "position"
 
 Rows = npt.NDArray[np.intp]
 
@@ -64,7 +73,9 @@ class Dedupe(Operator):
         chosen, slots, new = chosen[wins], slots[wins], new[wins]
         rows = self._whole(batch.take(chosen))
         gone = None if new.all() or not self.spec.retracts else self._said(slots[~new])
-        self._put(slots, rows, batch.keys.distinct.schema.names, time_us[chosen], position[chosen])
+        names = [n for n in rows.columns.schema.names if n not in batch.keys.distinct.schema.names]
+        fields = {n: rows.columns.column(n) for n in names} if self.keeps_rows else {}
+        self._put(slots, fields, time_us[chosen], position[chosen])
         if self.spec.final or rows.num_rows == 0:
             return
         if self.spec.retracts:
@@ -96,11 +107,12 @@ class Dedupe(Operator):
     def _whole(self, rows: Batch) -> Batch:
         return Batch(rows.all_columns(), rows.time_us, position=rows.position)
 
-    def _put(self, slots: IntArray, rows: Batch, keys: list[str], time_us: IntArray, position: IntArray) -> None:
+    def _put(self, slots: IntArray, fields: Mapping[str, Array], time_us: IntArray, position: IntArray) -> None:
+        """Let these rows stand; ``fields`` are those that are kept."""
+        self.time_us = grown(self.time_us, self.keys.capacity)
+        self.position = grown(self.position, self.keys.capacity)
         self.time_us[slots], self.position[slots] = time_us, position
-        if not self.keeps_rows:
-            return
-        names = [n for n in rows.columns.schema.names if n not in keys]
+        names = list(fields)
         if self.names is None:
             self.names, self.fields = names, [SlotColumn() for _ in names]
         if names != self.names:
@@ -108,8 +120,8 @@ class Dedupe(Operator):
                 f"{self.context.name}: rows had the fields {', '.join(self.names)} and now have {', '.join(names)}; "
                 "say schema= where they are made"
             )
-        for column, name in zip(self.fields, names, strict=True):
-            column.put(slots, rows.columns.column(name))
+        for column, values in zip(self.fields, fields.values(), strict=True):
+            column.put(slots, values)
 
     def _said(self, slots: IntArray) -> Batch:
         """The rows that stand for these slots."""
@@ -126,9 +138,34 @@ class Dedupe(Operator):
         slots = self.keys.live()
         for start in range(0, len(slots), CHANGE_ROWS):
             yield MAIN, self._said(slots[start : start + CHANGE_ROWS])
+        for column in self.fields:
+            column.forget(slots)
+        self.keys.free(slots)
 
     def held_back_us(self) -> int:
         return MAX_US if self.spec.final else 0
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        slots = self.keys.live()
+        if not len(slots):
+            return []
+        notes = {_TIME: pa.array(self.time_us[slots]), _POSITION: pa.array(self.position[slots])}
+        fields = {n: to_arrow(c.take(slots)) for n, c in zip(self.names or (), self.fields, strict=True)}
+        carried = make_columns([_TIME, _POSITION], [pa.array([self.timed]), pa.array([self.placed])])
+        rows = rows_table(_STANDING, self.keys.row_keys(slots), notes, fields)
+        return [StateTable(_CARRIED, None, carried), rows]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        for table in tables:
+            if table.keys is None:
+                self.timed, self.placed = (bool(table.columns.column(n)[0].as_py()) for n in (_TIME, _POSITION))
+            elif table.num_rows:
+                notes, fields = notes_and_fields(table)
+                time_us, position = notes[_TIME].to_numpy(), notes[_POSITION].to_numpy()
+                self._put(self.keys.slots_of(table.keys), fields, time_us, position)
+                self._arrived = max(self._arrived, int(position.max()) + 1)
 
     def figures(self) -> dict[str, Any]:
         state_bytes = self.keys.nbytes + self.time_us.nbytes + self.position.nbytes + sum(f.nbytes for f in self.fields)
@@ -203,6 +240,27 @@ class FirstInOrder(OrderedOperator):
         if self.within_us is not None:
             self.keys.free(self.expiry.due(watermark_us))
         return iter(())
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        slots = self.keys.live()
+        columns = EMPTY_COLUMNS
+        if self.within_us is not None and len(slots):
+            columns = make_columns([_TIME], [pa.array(self.accepted_us[slots])])
+        seen = [StateTable(_SEEN, self.keys.row_keys(slots), columns)] if len(slots) else []
+        return [*super().snapshot(), *seen]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        for table in tables:
+            if table.name != _SEEN or table.keys is None or not table.num_rows:
+                continue
+            slots = self.keys.slots_of(table.keys)
+            if self.within_us is not None:
+                self.accepted_us = grown(self.accepted_us, self.keys.capacity)
+                self.accepted_us[slots] = accepted_us = table.columns.column(_TIME).to_numpy()
+                self.expiry.set(slots, accepted_us + self.within_us)
 
     def figures(self) -> dict[str, Any]:
         state_bytes = self.keys.nbytes + self.accepted_us.nbytes + self.expiry.nbytes

@@ -8,7 +8,7 @@ taken back then, so that nothing behind this operator has to remember the key ei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from millstream.accumulators import AccumulatorSet, Column, concat, take
-from millstream.batch import Batch, BoolArray, IntArray, Keys, index_array, make_columns
+from millstream.batch import Batch, BoolArray, IntArray, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.evaluate import evaluate_all
 from millstream.grouping import Groups
+from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position
@@ -39,6 +41,7 @@ class ExpiringAggregate(OrderedOperator):
         self.with_position = with_position
         self.aggregates = loaded_aggregates(spec.aggregates)
         self.typed = TypedAccumulators(self.aggregates, context.name)
+        self.tables = AccumulatorTables(self.typed)
         self.standing = Standing()
         self.expiry = Expiry()
         self.accumulators: AccumulatorSet | None = None
@@ -46,10 +49,9 @@ class ExpiringAggregate(OrderedOperator):
     def on_rows(self, rows: Batch) -> Iterator[Output]:
         assert rows.keys is not None
         self.accumulators = self.typed.for_batch(rows)
-        slots = self._slots(rows.keys)
-        rows = rows.take(np.argsort(rows.keys.codes, kind="stable"))
-        assert rows.keys is not None and rows.time_us is not None
-        new = self._lives_of(slots[rows.keys.codes], rows)
+        slots = self.standing.keys.slots_of(rows.keys)
+        order = np.argsort(rows.keys.codes, kind="stable")
+        new = self._lives_of(slots[order], rows.take(order))
         held = self._held(np.unique(new.slots))
         lives = new if held is None else self._joined(held, new)
         stands = np.append(lives.slots[1:] != lives.slots[:-1], True)
@@ -77,13 +79,6 @@ class ExpiringAggregate(OrderedOperator):
         return self.spec.ttl_us if self.spec.final else 0
 
     # --- lives ---
-
-    def _slots(self, keys: Keys) -> IntArray:
-        """The slots of a batch's keys, by code; -1 for keys of no row."""
-        used = np.unique(keys.codes)
-        slots = np.full(keys.distinct.num_rows, -1)
-        slots[used], _ = self.standing.keys.add(keys.distinct.take(index_array(used)))
-        return slots
 
     def _lives_of(self, slots: IntArray, rows: Batch) -> _Lives:
         """What rows, sorted by key and time, are pieces of."""
@@ -134,6 +129,17 @@ class ExpiringAggregate(OrderedOperator):
             [*keys.schema.names, *self.aggregates], [*keys.columns, *self.accumulators.results(lives.columns)]
         )
         return Batch(rows, lives.last_us, position=key_position(keys) if self.with_position else None)
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        return [*super().snapshot(), *self.tables.snapshot(), *self.standing.snapshot(self.tables)]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        self.accumulators = self.tables.restore(tables)
+        slots = self.standing.restore(tables, self.tables)
+        self.expiry.set(slots, self.standing.time_us[slots] + self.spec.ttl_us)
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), **self.standing.figures()}

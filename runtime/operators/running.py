@@ -7,7 +7,7 @@ values and the time it was said with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,17 @@ import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column
 from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.evaluate import evaluate_all
 from millstream.grouping import group_codes
+from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position, unchanged
 from millstream.operators.standing import Merged, Standing, latest, live_rows
 from millstream.specs.base import MAIN
 from millstream.specs.keyed import RunningAggregateSpec
-from millstream.times import MAX_US
+from millstream.times import MAX_US, MIN_US
 
 
 class RunningAggregate(Operator):
@@ -37,6 +39,7 @@ class RunningAggregate(Operator):
         self.with_position = with_position
         self.aggregates = loaded_aggregates(spec.aggregates)
         self.typed = TypedAccumulators(self.aggregates, context.name, spec.signed)
+        self.tables = AccumulatorTables(self.typed)
         self.standing = Standing()
         self.timed = False
         self.accumulators: AccumulatorSet | None = None
@@ -93,6 +96,16 @@ class RunningAggregate(Operator):
         )
         position = key_position(keys) if self.with_position else None
         return Batch(rows, time_us if self.timed else None, position=position)
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        return [*self.tables.snapshot(), *self.standing.snapshot(self.tables)]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        self.accumulators = self.tables.restore(tables)
+        slots = self.standing.restore(tables, self.tables)
+        self.timed = bool((self.standing.time_us[slots] > MIN_US).any())
 
     def figures(self) -> dict[str, Any]:
         return {**super().figures(), **self.standing.figures()}

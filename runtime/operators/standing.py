@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat
-from millstream.batch import BoolArray, IntArray
+from millstream.batch import BoolArray, IntArray, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.grouping import Groups
+from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.state.columns import SlotColumn, grown
 from millstream.state.key_table import KeyTable
 from millstream.times import MIN_US
+
+_STANDING: Final = "standing"
+_TIME: Final = "time_us"
 
 
 class Merged(NamedTuple):
@@ -83,6 +89,24 @@ class Standing:
         self.time_us[slots] = MIN_US
         for state in self.columns:
             state.forget(slots)
+
+    def snapshot(self, tables: AccumulatorTables) -> list[StateTable]:
+        """A row for each key."""
+        slots = self.keys.live()
+        if not len(slots):
+            return []
+        arrays = {_TIME: pa.array(self.time_us[slots]), **tables.columns(self.take(slots))}
+        return [StateTable(_STANDING, self.keys.row_keys(slots), make_columns(list(arrays), list(arrays.values())))]
+
+    def restore(self, tables: Sequence[StateTable], from_table: AccumulatorTables) -> IntArray:
+        """Take what stood before; returns the slots that it got."""
+        given = [np.zeros(0, np.int64)]
+        for table in tables:
+            if table.name == _STANDING and table.keys is not None and table.num_rows:
+                slots = self.keys.slots_of(table.keys)
+                self.put(slots, from_table.from_table(table), table.columns.column(_TIME).to_numpy())
+                given.append(slots)
+        return np.concatenate(given)
 
     def figures(self) -> dict[str, int]:
         state_bytes = self.keys.nbytes + self.time_us.nbytes + sum(c.nbytes for c in self.columns)

@@ -11,9 +11,9 @@ depend on who was faster.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,14 @@ import pyarrow as pa
 
 from millstream.accumulators import Column, concat, take, to_arrow
 from millstream.accumulators.sorting import Codes, Content, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
-from millstream.batch import Array, Batch, BoolArray, IntArray, SignArray, index_array, make_columns
+from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, index_array, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import InternalError, SchemaError
 from millstream.grouping import Groups
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.columnar import evaluate_all
+from millstream.operators.row_tables import notes_and_fields, rows_table
 from millstream.operators.taking_back import cancelled
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import TopNSpec
@@ -37,6 +39,10 @@ from millstream.times import MAX_US
 
 _SPARE_ROWS = 4_096
 _NOT_FULL = 255  # behind every value
+_ROWS: Final = "rows"
+_BY: Final = "by."
+_TIME: Final = "time_us"
+_POSITION: Final = "position"
 
 
 class TopN(Operator):
@@ -84,20 +90,25 @@ class TopN(Operator):
             return None
         assert whole.keys is not None
         names = [n for n in whole.columns.schema.names if n not in whole.keys.distinct.schema.names]
-        if self.log is None:
-            self.fields, self.log = names, RowLog(len(names) + len(values) + 2)
-            self.timed, self.placed = whole.time_us is not None, whole.position is not None
-        if names != self.fields:
-            raise SchemaError(
-                f"{self.context.name}: rows had the fields {', '.join(self.fields)} and now have {', '.join(names)}; "
-                "say schema= where they are made"
-            )
+        self._log_for(names, whole.time_us is not None, whole.position is not None)
         zeros = np.zeros(whole.num_rows, np.int64)
         return _Rows(
             [whole.columns.column(n) for n in names], values,
             zeros if whole.time_us is None else whole.time_us, zeros if whole.position is None else whole.position,
             whole,
         )  # fmt: skip
+
+    def _log_for(self, names: list[str], timed: bool, placed: bool) -> RowLog:
+        """The log, for rows with these fields."""
+        if self.log is None:
+            self.fields, self.log = names, RowLog(len(names) + len(self.spec.by) + 2)
+            self.timed, self.placed = timed, placed
+        if names != self.fields:
+            raise SchemaError(
+                f"{self.context.name}: rows had the fields {', '.join(self.fields)} and now have {', '.join(names)}; "
+                "say schema= where they are made"
+            )
+        return self.log
 
     def _touched(self, rows: _Rows) -> tuple[IntArray, IntArray, _Rows]:
         """The slot of each row that may change something, the slots of all of these, and the rows."""
@@ -250,9 +261,47 @@ class TopN(Operator):
             ranks = ranks_of(np.arange(len(numbers)), groups, by, self.spec.all_ties)
             best = ranks < self.spec.n
             yield MAIN, self._said(some[groups.codes[best]], numbers[best], ranks[best])
+        self.keys, self.lists, self.log, self.worst = KeyTable(), SlotLists(), None, _Worst()
 
     def held_back_us(self) -> int:
         return MAX_US if self.spec.final else 0
+
+    # --- checkpoints ---
+
+    def snapshot(self) -> list[StateTable]:
+        """The rows of each key, the best first."""
+        if self.log is None or not self.lists.numbers:
+            return []
+        slots, counts, numbers = self.lists.all()
+        *columns, time_us, position = [to_arrow(self.log.take(i, numbers)) for i in range(self.log.width)]
+        notes = {f"{_BY}{i}": values for i, values in enumerate(columns[len(self.fields) :])}
+        if self.timed:
+            notes[_TIME] = time_us
+        if self.placed:
+            notes[_POSITION] = position
+        fields = dict(zip(self.fields, columns, strict=False))
+        return [rows_table(_ROWS, self.keys.row_keys(slots, counts), notes, fields)]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        for table in tables:
+            if table.keys is not None and table.num_rows:
+                self._restore(table, table.keys)
+
+    def _restore(self, table: StateTable, keys: Keys) -> None:
+        """Take the rows of one former worker's keys; those of a key lie together, in their order."""
+        notes, fields = notes_and_fields(table)
+        log = self._log_for(list(fields), _TIME in notes, _POSITION in notes)
+        by = [notes[f"{_BY}{i}"] for i in range(len(self.spec.by))]
+        zeros = np.zeros(table.num_rows, np.int64)
+        time_us, position = (notes[n].to_numpy() if n in notes else zeros for n in (_TIME, _POSITION))
+        numbers = log.append([*fields.values(), *by, time_us, position], table.num_rows)
+        slots = self.keys.slots_of(keys)
+        begins = np.flatnonzero(np.append(True, slots[1:] != slots[:-1]))
+        counts = np.diff(np.append(begins, len(slots)))
+        self.lists.put(slots[begins], counts, numbers)
+        if not self.spec.signed:
+            first = codes_of(by[0], self.spec.by[0].descending)
+            self.worst.set(slots[begins], counts >= self.spec.n, begins + counts - 1, first, by[0].type)
 
     def figures(self) -> dict[str, Any]:
         state_bytes = self.keys.nbytes + self.lists.nbytes + (0 if self.log is None else self.log.nbytes)

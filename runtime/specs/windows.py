@@ -252,7 +252,7 @@ def with_late_reason(upstream: Bound) -> Bound:
     """The late output of an operator: rows as they came, and why they are there."""
     schema = upstream.schema
     if schema is not None:
-        schema = pa.schema([*(f for f in schema if f.name != LATE_REASON), (LATE_REASON, pa.string())])
+        schema = pa.schema([*(f for f in schema if f.name != LATE_REASON), pa.field(LATE_REASON, pa.string())])
     return replace(upstream, schema=schema, keys=())
 
 

@@ -140,6 +140,7 @@ class RowLog:
     """Rows of several columns, numbered as they are added."""
 
     def __init__(self, width: int) -> None:
+        self.width = width
         self._columns = [ColumnLog() for _ in range(width)]
         self._length = 0
 

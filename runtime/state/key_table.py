@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.accumulators import to_arrow
-from millstream.batch import Array, BoolArray, IntArray, index_array, make_columns
+from millstream.batch import Array, BoolArray, CodeArray, IntArray, Keys, index_array, make_columns
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
 from millstream.state.columns import SlotColumn, grown
@@ -93,6 +93,22 @@ class KeyTable:
             else:
                 self._insert(given)
         return slots, new
+
+    def slots_of(self, keys: Keys) -> IntArray:
+        """The slot of each row's key, int64[n]; keys that have none get one, keys of no row do not."""
+        used = np.zeros(keys.distinct.num_rows, np.bool_)
+        used[keys.codes] = True
+        codes = np.flatnonzero(used)
+        of_code = np.full(len(used), -1)
+        of_code[codes], _ = self.add(
+            keys.distinct if len(codes) == len(used) else keys.distinct.take(index_array(codes))
+        )
+        return of_code[keys.codes]
+
+    def row_keys(self, slots: IntArray, counts: IntArray | None = None) -> Keys:
+        """The keys of rows: one of each of these slots, or so many."""
+        codes: CodeArray = np.arange(len(slots), dtype=np.int32)
+        return Keys(self.keys(slots), codes if counts is None else np.repeat(codes, counts))
 
     def keys(self, slots: IntArray) -> pa.RecordBatch:
         """The keys of these slots."""

@@ -21,7 +21,8 @@ SCHEMA = fields(id=pa.int64(), t=pa.int64(), k=pa.string(), n=pa.int64(), list=p
 
 
 _CHANGE = re.compile(r"\{'change': '([+-])', ")
-_PANE = re.compile(r"'pane': \d+, ")
+_WHEN = re.compile(r"'pane': \d+, |'timing': '\w+', ")
+"""Which results lie between the first and the last of a window is not promised."""
 
 
 def span(milliseconds: int) -> timedelta:
@@ -203,7 +204,7 @@ def ranked(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
 
 
 def previous(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
-    put(timed(flow, seed).key_by("k").with_previous(before=ms.previous("n")), ledger, "neighbours")
+    put(timed(flow, seed).key_by("k").with_previous(before=ms.lag("n")), ledger, "neighbours")
 
 
 def small_then_large(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
@@ -271,6 +272,6 @@ def answer(name: str, rows: Counter[str]) -> object:
     for text, times in rows.items():
         change = _CHANGE.match(text)
         assert change is not None, f"{name}: a row without a change: {text}"
-        left[_PANE.sub("", text[change.end() :])] += times if change[1] == "+" else -times
+        left[_WHEN.sub("", text[change.end() :])] += times if change[1] == "+" else -times
     assert all(count >= 0 for count in left.values()), f"{name}: rows are taken back that were not there: {-left}"
     return +left

@@ -225,7 +225,6 @@ class History:
 
     def _rot(self) -> None:
         """Now and then the newest checkpoint is damaged, where there is another one."""
-        self._damaged = False
         if self._dice.random() > 0.1 or len(self.store.epochs()) < 2:
             return
         newest = self.store.manifest(self.store.epochs()[-1])

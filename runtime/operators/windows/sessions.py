@@ -107,6 +107,7 @@ class SessionOperator(WindowOperator):
             behind = self.overdue(rows.rows, watermark_us)
             if behind.any():
                 self.waiting.append(replace(rows.rows, before_us=watermark_us).where(behind))
+                self._new_parts += self.waiting[-1].num_rows
                 rows, watermark_us = rows.where(~behind), watermark_us[~behind]
             tie = self._ties(rows.rows, watermark_us)
         if rows.rows.num_rows == 0:
