@@ -62,8 +62,8 @@ class _Shell:
             if core.state is State.RUNNING and self.started_s is None:
                 self.started_s = time.monotonic()
             progressed = self._read()
+            self._checkpoint()  # before the work: a barrier is work for the coordinator's own stages, too
             more = core.work(_STEPS)
-            self._checkpoint()
             self._flush()
             if core.state in (State.DONE, State.STOPPED, State.FAILED):
                 return self._end()

@@ -227,7 +227,10 @@ class History:
         """Now and then the newest checkpoint is damaged, where there is another one."""
         if self._dice.random() > 0.1 or len(self.store.epochs()) < 2:
             return
-        newest = self.store.manifest(self.store.epochs()[-1])
+        try:
+            newest = self.store.manifest(self.store.epochs()[-1])
+        except CheckpointError:
+            return  # it is damaged already
         tables = [table.path for table in newest.tables]
         path = self._dice.choice([f"manifest-{newest.epoch:08d}.json", *tables])
         self.disk.damage(path, self._dice)

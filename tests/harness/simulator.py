@@ -287,6 +287,8 @@ class Simulation:
             return
         store = self._checkpoints.store
         self.coordinator.checkpoint_if_due(self._elapsed_us)
+        if self.coordinator.outbox:
+            self._may_work.add(COORDINATOR)  # a barrier for its own stages, too
         manifest = self.coordinator.manifest_due()
         if manifest is None:
             return
