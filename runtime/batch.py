@@ -148,6 +148,12 @@ def make_columns(names: Sequence[str], arrays: Sequence[Array]) -> pa.RecordBatc
     return pa.RecordBatch.from_arrays(list(arrays), names=list(names))
 
 
+def struct_fields(column: Array) -> list[Array]:
+    """The fields of a struct column that holds no null."""
+    fields: Any = column
+    return list(fields.flatten())
+
+
 EMPTY_COLUMNS = make_columns([], [])
 
 

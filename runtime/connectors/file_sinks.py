@@ -13,7 +13,7 @@ import re
 import stat
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
 import pyarrow as pa
@@ -38,7 +38,7 @@ PART_BYTES: Final = 128 << 20
 PART_S: Final = 10.0
 """A part is finished when it is this large, or this old."""
 
-_PART = re.compile(r"\.?part-(\d+)-\d+\..+")
+_PART = re.compile(r"\.?part-(\d+)-(\d+)\..+")
 
 
 class FileSink(Sink):
@@ -81,9 +81,11 @@ class FileSink(Sink):
         self.check()
         if not self.directory:
             return FileWriter(self._output(self.path, after=states[0] if states else None))
-        remove_parts(self.path, worker, workers, only_hidden=states is not None)
         # No number is used twice, also when there were more workers before, or are again.
-        return StagedPartsWriter(self, worker, max((s["next_part"] for s in states or ()), default=0))
+        first = max((s["next_part"] for s in states or ()), default=0)
+        counted = {s["worker"]: s["next_part"] for s in states or ()}
+        remove_parts(self.path, worker, workers, lambda owner, number: number < counted.get(owner, first))
+        return StagedPartsWriter(self, worker, first)
 
     def commit(self, action: Any) -> None:
         hidden, path = action
@@ -265,7 +267,8 @@ class StagedPartsWriter(PartsWriter):
     def prepare(self, *, last: bool) -> Prepared:
         self._finish()
         sealed, self._sealed = self._sealed, []
-        return Prepared({"next_part": self._number}, [list(names) for names in sealed])
+        state = {"worker": self._worker, "next_part": self._number}
+        return Prepared(state, [list(names) for names in sealed])
 
     def _finish(self) -> None:
         if self._output is not None:
@@ -273,18 +276,24 @@ class StagedPartsWriter(PartsWriter):
             self._sealed.append(output.seal())
 
 
-def remove_parts(directory: str, worker: int, workers: int, *, only_hidden: bool = False) -> None:
+def remove_parts(
+    directory: str, worker: int, workers: int, counts: Callable[[int, int], bool] = lambda owner, number: False
+) -> None:
     """Remove what an earlier run left: the worker's own parts, and worker 0 those of workers that are no more.
 
     No two workers remove the same file, so none removes what another has already written in this run.
+
+    Args:
+        counts: whether the part of a worker with a number is one that the checkpoint counts from which the run goes
+            on. Others can be there under their own names, too: they were shown by a later checkpoint, since damaged.
     """
     try:
         for name in os.listdir(directory):
             match = _PART.fullmatch(name)
             if match is None or not stat.S_ISREG(os.lstat(os.path.join(directory, name)).st_mode):
                 continue
-            owner = int(match.group(1))
-            if only_hidden and not name.startswith("."):
+            owner, number = int(match.group(1)), int(match.group(2))
+            if not name.startswith(".") and counts(owner, number):
                 continue
             if owner == worker or (worker == 0 and owner >= workers):
                 os.unlink(os.path.join(directory, name))

@@ -171,6 +171,7 @@ class TextOutput(OutputFile):
         try:
             os.fsync(self._descriptor)
             os.close(self._descriptor)
+            sync_folder(self._hidden)
         except OSError as error:
             raise cannot_write(self._path, error) from error
         return self._hidden, self._path
@@ -250,6 +251,7 @@ class ParquetOutput(OutputFile):
             self._writer = None
             with open(self._hidden, "rb") as file:
                 os.fsync(file.fileno())
+            sync_folder(self._hidden)
         except OSError as error:
             raise cannot_write(self._path, error) from error
         return self._hidden, self._path
@@ -286,18 +288,28 @@ class ParquetOutput(OutputFile):
 
 
 def make_visible(hidden: str, path: str) -> None:
-    """Give a sealed file its own name. Doing it twice is doing it once.
+    """Give a sealed file its own name, durably. Doing it twice is doing it once.
 
     Raises:
         SinkError: there is neither the one nor the other.
     """
     try:
         os.replace(hidden, path)
+        sync_folder(path)
     except FileNotFoundError as error:
         if not os.path.exists(path):
             raise SinkError(f"{path}: was written as {hidden}, which is not there any more") from error
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def sync_folder(path: str) -> None:
+    """Make the name of a file durable: after a power cut it may be gone, though its content is not."""
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_same(path: str, first: pa.Schema, later: pa.Schema) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from millstream.connectors.base import Prepared, Writer
-from millstream.connectors.output_files import OutputFile, cannot_write, check_same
+from millstream.connectors.output_files import OutputFile, cannot_write, check_same, sync_folder
 from millstream.errors import SinkError
 
 
@@ -52,10 +52,12 @@ class StagedParquetWriter(Writer):
                 self._writer.close()
                 with open(self._pieces[-1], "rb") as file:
                     os.fsync(file.fileno())
+                sync_folder(self._path)
             except OSError as error:
                 raise cannot_write(self._path, error) from error
             self._writer = None
-        return Prepared({"pieces": self._pieces}, [self._pieces] if last else [])
+        pieces = list(self._pieces)  # as they are now: more follow while the checkpoint is written
+        return Prepared({"pieces": pieces}, [pieces] if last else [])
 
     def close(self) -> None:
         return None

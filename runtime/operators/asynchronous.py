@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, Keys, make_columns
+from millstream.batch import Batch, Keys, make_columns, struct_fields
 from millstream.checkpoints.tables import StateTable
 from millstream.functions import user_error
 from millstream.operators.base import Context, Operator, Output
@@ -207,4 +207,4 @@ def _as_table(batch: Batch) -> StateTable:
 def _from_table(table: StateTable) -> Batch:
     *beside, rows = table.columns.columns
     time_us, before_us, position = (None if a.null_count else a.to_numpy() for a in beside)
-    return Batch(pa.RecordBatch.from_struct_array(rows), time_us, before_us, position)
+    return Batch(make_columns(rows.type.names, struct_fields(rows)), time_us, before_us, position)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Array, Batch, IntArray, Keys, concat, index_array, make_columns
+from millstream.batch import Array, Batch, IntArray, Keys, concat, index_array, make_columns, struct_fields
 from millstream.checkpoints.tables import StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import UserFunction, user_error
@@ -25,7 +25,7 @@ from millstream.operators.base import SLICE_ROWS, Context, Output
 from millstream.operators.columnar import evaluate_all
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.scan import key_values, keys_from
-from millstream.rows import Row, rows_of
+from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.patterns import MATCH_FIELDS, MatchSpec
 from millstream.times import STAMP
@@ -210,7 +210,10 @@ class MatchPattern(OrderedOperator):
     def _restore_matches(self, table: StateTable) -> None:
         assert table.keys is not None
         self._key_schema = table.keys.distinct.schema
-        steps, first_us, last_us, numbers, events = table.columns.columns
+        steps, first_us, last_us = (python_values(c) for c in table.columns.columns[:3])
+        numbers: Any
+        events: Any
+        numbers, events = table.columns.columns[3:]
         lengths = pc.list_value_length(numbers).to_numpy(zero_copy_only=False)
         codes = np.repeat(table.keys.codes, lengths)
         # An event that several matches share was written with each of them; it is kept once again, in its old order.
@@ -220,9 +223,8 @@ class MatchPattern(OrderedOperator):
         rows = iter((base + place).tolist())
         keys = key_values(table.keys.distinct)
         for code, length, step, begun_us, reached_us in zip(
-            table.keys.codes.tolist(), lengths.tolist(), steps.to_pylist(), first_us.to_pylist(), last_us.to_pylist(),
-            strict=True,
-        ):  # fmt: skip
+            table.keys.codes.tolist(), lengths.tolist(), steps, first_us, last_us, strict=True
+        ):
             state = self.states.setdefault(keys[code], self.automaton.new_key())
             state.waiting[step].append(Partial(tuple(islice(rows, length)), begun_us, reached_us))
         for code in np.unique(table.keys.codes).tolist():
@@ -269,8 +271,8 @@ class _Kept:
 
     def put_back(self, events: Array, key_names: list[str]) -> int:
         """Keep events that `events` had given, numbered in this order; returns the number of the first."""
-        time_us, position, rows = events.flatten()
-        columns = pa.RecordBatch.from_struct_array(rows)
+        time_us, position, rows = struct_fields(events)
+        columns = make_columns(rows.type.names, struct_fields(rows))
         first, self._next = self._next, self._next + len(events)
         self.key_names = key_names
         if self._with_rows:

@@ -194,7 +194,9 @@ def timers(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
 
 
 def deduplicated(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
-    put(timed(flow, seed, 1).key_by("k", "n").dedupe(), ledger, "firsts")
+    keyed = timed(flow, seed).key_by("k", "n")
+    put(keyed.dedupe(emit="final"), ledger, "firsts")
+    put(keyed.dedupe("last", emit="final"), ledger, "lasts")
 
 
 def ranked(flow: ms.Flow, ledger: Ledger, seed: int) -> None:

@@ -15,6 +15,7 @@ from millstream import aggregates as ms
 from millstream.accumulators import AccumulatorSet, Groups, RowOrder
 from millstream.accumulators.ranges import range_columns
 from millstream.aggregates import Aggregate
+from millstream.batch import Array
 from millstream.errors import InternalError
 from millstream.evaluate import evaluate_all
 from millstream.operators.aggregation import input_types
@@ -31,7 +32,7 @@ AGGREGATES: dict[str, Aggregate] = {
 def table(count: int, seed: int) -> pa.RecordBatch:
     dice = np.random.default_rng(seed)
 
-    def some(values: list[Any], kind: pa.DataType) -> pa.Array:
+    def some(values: list[Any], kind: pa.DataType) -> Array:
         return pa.array([None if m else v for v, m in zip(values, dice.random(count) < 0.2, strict=True)], kind)
 
     columns = {

@@ -6,8 +6,8 @@ in all), and taking rows is one Arrow kernel over one piece of memory, however m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from millstream.errors import SchemaError
 _Number = TypeVar("_Number", bound=np.generic)
 
 RowNumbers = npt.NDArray[np.int64]
+
+PIECE_BYTES: Final = 1 << 30
+"""The most text that a slice of a column should have."""
 
 
 class GrowingArray(Generic[_Number]):
@@ -80,6 +83,9 @@ class RareArray:
     def take(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64] | None:
         return None if self._values is None else self._values.values[rows]
 
+    def slice(self, start: int, stop: int) -> npt.NDArray[np.int64] | None:
+        return None if self._values is None else self._values.values[start:stop]
+
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         self._count = len(rows)
         if self._values is not None:
@@ -121,6 +127,22 @@ class GrowingColumn:
             if not valid.all():
                 taken = pc.if_else(pa.array(valid), taken, pa.scalar(None, taken.type))
         return taken
+
+    def slice(self, start: int, stop: int) -> Array:
+        """The values of the rows from ``start`` to ``stop``, which stay as they are whatever is appended or forgotten.
+
+        They are not copied, but for truth values, nested ones, and columns with nulls.
+        """
+        values = self._values.slice(start, stop)
+        if self._valid is not None:
+            valid: BoolArray = self._valid.values[start:stop]
+            if not valid.all():
+                values = pc.if_else(pa.array(valid), values, pa.scalar(None, values.type))
+        return values
+
+    def text_bytes(self, start: int, stop: int) -> int:
+        """How long the text in these rows is; 0 where the column is none."""
+        return self._values.text_bytes(start, stop) if isinstance(self._values, _Text) else 0
 
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         self._values.keep(rows)
@@ -174,6 +196,20 @@ class GrowingColumns:
 
     def take(self, name: str, rows: npt.NDArray[np.integer]) -> Array:
         return self._columns[name].take(rows)
+
+    def slice(self, name: str, start: int, stop: int) -> Array:
+        return self._columns[name].slice(start, stop)
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """All rows as spans (start, stop) that can be sliced: text of one array has 32-bit offsets."""
+        stop = self.count if stop is None else stop
+        longest = max((c.text_bytes(start, stop) for c in self._columns.values()), default=0)
+        if longest > PIECE_BYTES and stop - start > 1:
+            middle = (start + stop) // 2
+            yield from self.pieces(start, middle)
+            yield from self.pieces(middle, stop)
+        elif stop > start:
+            yield start, stop
 
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         for column in self._columns.values():
@@ -232,6 +268,9 @@ class _FixedWidth:
     def take(self, rows: npt.NDArray[np.integer]) -> Array:
         return self._all().take(index_array(rows))
 
+    def slice(self, start: int, stop: int) -> Array:
+        return self._all().slice(start, stop - start)
+
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         kept = self.take(rows)
         self._bytes = GrowingArray(np.uint8)
@@ -256,6 +295,9 @@ class _Booleans(_FixedWidth):
 
     def take(self, rows: npt.NDArray[np.integer]) -> Array:
         return super().take(rows).cast(pa.bool_())
+
+    def slice(self, start: int, stop: int) -> Array:
+        return super().slice(start, stop).cast(pa.bool_())
 
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         kept = super().take(rows)
@@ -295,6 +337,18 @@ class _Text:
         everything: Array = pa.Array.from_buffers(self._large, len(self._offsets) - 1, buffers)
         return everything.take(index_array(rows)).cast(self._kind)
 
+    def slice(self, start: int, stop: int) -> Array:
+        offsets = self._offsets.values[start : stop + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        offsets = (offsets - first).astype(np.int64 if self._wide else np.int32)
+        buffers = [None, _buffer(offsets), _buffer(self._data.values[first:last])]
+        array: Array = pa.Array.from_buffers(self._kind, stop - start, buffers)
+        return array
+
+    def text_bytes(self, start: int, stop: int) -> int:
+        offsets = self._offsets.values
+        return int(offsets[stop] - offsets[start])
+
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         kept = self.take(rows)
         self._clear()
@@ -322,6 +376,9 @@ class _Chunks:
         everything: Any = pa.chunked_array(self._chunks, self._kind)  # type: ignore[call-overload]
         taken: Any = everything.take(index_array(rows)).combine_chunks()
         return pa.concat_arrays(taken.chunks) if isinstance(taken, pa.ChunkedArray) else taken
+
+    def slice(self, start: int, stop: int) -> Array:
+        return self.take(np.arange(start, stop))
 
     def keep(self, rows: npt.NDArray[np.integer]) -> None:
         self._chunks = [self.take(rows)]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.batch import Array, BoolArray, IntArray, Keys, index_array
+from millstream.batch import Array, BoolArray, IntArray, Keys, index_array, make_columns
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.joins.growing import GrowingArray, GrowingColumns, plain
 
@@ -63,6 +63,10 @@ class KeyIndex:
     def columns(self, numbers: npt.NDArray[np.integer]) -> list[Array]:
         """The key fields of these numbers."""
         return [self._keys.take(name, numbers) for name in self._names]
+
+    def all(self, names: Sequence[str]) -> pa.RecordBatch:
+        """All keys by number, their fields under these names; not copied."""
+        return make_columns(names, [self._keys.slice(n, 0, len(self)) for n in self._names])
 
     def keep(self, numbers: IntArray) -> None:
         """Forget all keys but these (ascending), which are numbered anew from 0 in the same order."""

@@ -94,7 +94,8 @@ class KeptRows:
         time_us: event times; of no meaning where rows have none.
         before_us: the watermark before each row, `MIN_US` where the row was not behind it.
         matches: how many rows of the other side each one has met, where that is counted.
-        gone: rows that were taken back.
+        gone: rows that were taken back, or are done with.
+        counts_matches: whether ``matches`` is there.
     """
 
     def __init__(self, where: str, *, counts_matches: bool) -> None:
@@ -106,7 +107,7 @@ class KeptRows:
         self.matches = GrowingArray(np.int64)
         self.gone = GrowingArray(np.bool_)
         self.gone_count = 0
-        self._counts_matches = counts_matches
+        self.counts_matches = counts_matches
 
     def __len__(self) -> int:
         return len(self.key)
@@ -119,7 +120,7 @@ class KeptRows:
         self.time_us.extend(np.zeros(count, np.int64) if rows.time_us is None else rows.time_us)
         self.position.extend(rows.position, count)
         self.before_us.extend(rows.before_us, count)
-        if self._counts_matches:
+        if self.counts_matches:
             self.matches.fill(count, 0)
         self.gone.fill(count, False)
         return np.arange(first, first + count)
@@ -129,14 +130,13 @@ class KeptRows:
         self.gone.values[rows] = True
         self.gone_count += len(rows)
 
-    def keep(self, mask: BoolArray) -> IntArray:
-        """Only these rows; returns the new number of each old one, -1 where it is gone."""
-        rows = np.flatnonzero(mask)
-        numbers = np.full(len(mask), -1, np.int64)
+    def keep(self, rows: RowNumbers) -> IntArray:
+        """Only these rows, in this order; returns the new number of each old one, -1 where it is gone."""
+        numbers = np.full(len(self), -1, np.int64)
         numbers[rows] = np.arange(len(rows))
         for array in (self.key, self.time_us, self.position, self.before_us):
             array.keep(rows)
-        if self._counts_matches:
+        if self.counts_matches:
             self.matches.keep(rows)
         self.gone.keep(rows)
         self.gone_count = int(self.gone.values.sum())

@@ -229,8 +229,9 @@ class DueRows:
         return self._together(due)[1] if due else np.zeros(0, np.int64)
 
     def keep(self, new_row: IntArray) -> None:
-        """Follow rows to their new numbers; none that is still here may be gone."""
-        self._runs = [(time_us, new_row[row]) for time_us, row in self._runs]
+        """Follow rows to their new numbers; those that are gone (-1) are forgotten."""
+        runs = [(time_us, new_row[row]) for time_us, row in self._runs]
+        self._runs = [(time_us[row >= 0], row[row >= 0]) for time_us, row in runs]
 
     @staticmethod
     def _together(runs: Sequence[tuple[IntArray, IntArray]]) -> tuple[IntArray, IntArray]:
