@@ -18,10 +18,10 @@ import click
 from rich.console import Console
 
 import millstream
-from millstream.coordinator import flowfile, launch
+from millstream.coordinator import flowfile, inspection, launch
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
-from millstream.errors import FlowError, InternalError, MillstreamError
+from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
 from millstream.times import SECOND_US, duration_us
 
@@ -173,8 +173,54 @@ def explain(
             loaded, workers=count, batch_rows=batch_size, ingest=ingest, late_directory=state / loaded.name / "late"
         )
         tree = explained(plan, asked=ingest)
+    _console().print(tree, highlight=False)
+
+
+@main.group()
+def checkpoints() -> None:
+    """Look at the checkpoints of a flow, by its state directory: .millstream/FLOW."""
+
+
+_state_directory = click.argument("state", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@checkpoints.command("list")
+@_state_directory
+def list_checkpoints(state: Path) -> None:
+    """All checkpoints that are kept, the newest last."""
+    with _told():
+        _console().print(inspection.listed(inspection.store_in(state)))
+
+
+@checkpoints.command()
+@_state_directory
+@click.argument("epoch", metavar="[EPOCH]", type=int, required=False)
+def show(state: Path, epoch: int | None) -> None:
+    """What is in one checkpoint, the newest unless its number is given: where sources were, what operators held."""
+    with _told():
+        store = inspection.store_in(state)
+        numbers = store.epochs()
+        if not numbers:
+            raise CheckpointError(f"{state}: no checkpoints")
+        _console().print(inspection.shown(store.manifest(numbers[-1] if epoch is None else epoch)), highlight=False)
+
+
+@checkpoints.command()
+@_state_directory
+def verify(state: Path) -> None:
+    """Read every checkpoint whole, and say which are sound."""
+    with _told():
+        unsound = 0
+        for epoch, reason in inspection.verified(inspection.store_in(state)):
+            click.echo(f"checkpoint {epoch}: {reason or 'sound'}")
+            unsound += bool(reason)
+    if unsound:
+        sys.exit(_FAILED)
+
+
+def _console() -> Console:
     console = Console()
-    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(tree, highlight=False)
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 @contextmanager

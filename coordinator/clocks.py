@@ -142,11 +142,23 @@ class EventClocks:
         """What the clocks of a partition had seen at its barrier; and forget it."""
         return self.at_barrier.pop((epoch, partition), {})
 
+    def forget_barriers(self, epoch: int) -> None:
+        """Nobody asks any more for what clocks had seen at the barriers up to this one."""
+        self.at_barrier = {key: seen for key, seen in self.at_barrier.items() if key[0] > epoch}
+
     def restore(self, node: int, partition: int, seen: list[int]) -> None:
-        """Go on from what `take_barrier` had given."""
+        """Go on from what `take_barrier` had given; called for all partitions before the first report."""
         entry = self._clocks[node, partition]
         entry.clock.max_us, entry.clock.watermark_us = seen[0], seen[1]
         entry.idle = bool(seen[2])
+        # A partition that was idle is held against what the others had made fire: not when they report again, but now.
+        status = InputStatus.IDLE if entry.idle else InputStatus.ACTIVE
+        self._firing[node].update(partition, entry.clock.watermark_us, status)
+
+    def restore_ended(self, partition: int) -> None:
+        """An earlier life had read all of a partition: it does not count."""
+        for node in self._nodes_of[partition]:
+            self._firing[node].update(partition, MIN_US, InputStatus.ENDED)
 
     # --- what others ask ---
 

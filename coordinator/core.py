@@ -160,6 +160,8 @@ class Coordinator:
             self.partitions[index].had_ended = known.ended
             for clock, seen in known.clocks.items():
                 self.clocks.restore(numbers[clock], index, seen)
+            if known.ended:
+                self.clocks.restore_ended(index)
 
     # --- messages ---
 

@@ -112,6 +112,7 @@ class TextOutput(OutputFile):
         self._hidden = _hidden_name(path) if hidden else None
         self._compressor = _COMPRESSORS[compression]() if compression else None
         self._length = 0
+        self._named = False
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if after is None else 0)
             self._descriptor = os.open(self._hidden or path, flags, 0o666)
@@ -144,6 +145,9 @@ class TextOutput(OutputFile):
             self._compressor = type(self._compressor)()
         try:
             os.fsync(self._descriptor)
+            if self._regular and not self._named:
+                sync_folder(self._path)
+                self._named = True
         except OSError as error:
             raise cannot_write(self._path, error) from error
         schema = None if self._schema_bytes is None else base64.b64encode(self._schema_bytes).decode()

@@ -9,15 +9,18 @@ Versions are appended in the order of time and position, so a version's row numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.batch import Batch, IntArray
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.output import Beside, Picked
+from millstream.operators.joins.rows import RowNumbers, Rows
 from millstream.operators.joins.sides import JoinOperator, Side
 from millstream.operators.joins.sorted_rows import make_segment
 from millstream.operators.ordering import InOrder
@@ -27,6 +30,7 @@ from millstream.times import MAX_US, saturating_add
 
 _SPARE_VERSIONS: Final = 4_096
 _FAR_US: Final = 1 << 61
+_WAITING: Final = ("waiting_left", "waiting_right")
 
 
 class AsOfJoin(JoinOperator):
@@ -71,9 +75,17 @@ class AsOfJoin(JoinOperator):
 
     def _append(self, batch: Batch) -> None:
         rows, _ = self._without_key(batch, self._rows(batch, 1), 1)
-        if len(rows):
-            numbers = self.versions.kept.add(rows)
-            self.versions.where.add(make_segment(rows.key, numbers, numbers))
+        if not len(rows):
+            return
+        kept = self.versions.kept
+        assert rows.time_us is not None
+        if len(kept) and rows.time_us[0] < kept.time_us.values[-1]:
+            # Versions that were taken up from another worker, whose watermark was further on.
+            kept.add(rows)
+            self._put_in_order()
+            return
+        numbers = kept.add(rows)
+        self.versions.where.add(make_segment(rows.key, numbers, numbers))
 
     def _answer(self, batch: Batch) -> Iterator[Output]:
         assert batch.time_us is not None and batch.keys is not None
@@ -117,13 +129,41 @@ class AsOfJoin(JoinOperator):
         useful[last[last >= 0]] = True
         if self.watermark_us != MAX_US:
             useful &= kept.time_us.values >= saturating_add(self.watermark_us, -min(self.tolerance_us, _FAR_US))
+        self._number_anew(np.flatnonzero(useful))
+        self._rows_behind_last_look = len(kept)
+
+    def _number_anew(self, rows: RowNumbers) -> None:
+        """Keep these versions, in this order."""
+        kept = self.versions.kept
         self.versions.where.segments = []  # it is by their numbers that rows are looked for, and those change
-        self.versions.keep(useful)
+        kept.keep(rows)
         self._forget_keys()
         if len(kept):
             numbers = np.arange(len(kept))
             self.versions.where.add(make_segment(kept.key.values, numbers, numbers))
-        self._rows_behind_last_look = len(kept)
+
+    # --- checkpoints ---
+
+    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+        self.versions.kept.add(rows)
+
+    def snapshot(self) -> list[StateTable]:
+        waiting = [t for name, rows in zip(_WAITING, self.waiting, strict=True) for t in rows.snapshot(name)]
+        return [*super().snapshot(), *waiting]
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        self._put_in_order()
+        for name, rows in zip(_WAITING, self.waiting, strict=True):
+            rows.restore([t for t in tables if t.name == name])
+
+    def _put_in_order(self) -> None:
+        """Number the versions by time and position: several workers had them."""
+        kept = self.versions.kept
+        everything = np.arange(len(kept))
+        position = kept.position.take(everything)
+        if position is not None:
+            self._number_anew(np.lexsort((position, kept.time_us.values)))
 
     def figures(self) -> dict[str, Any]:
         figures = super().figures()

@@ -15,13 +15,15 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.batch import Batch, BoolArray, IntArray
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.output import Beside, Picked, latest, mixed
 from millstream.operators.joins.rows import RowNumbers, Rows
-from millstream.operators.joins.sides import JoinOperator, Side
+from millstream.operators.joins.sides import MATCHES, JoinOperator, Side
 from millstream.operators.joins.sorted_rows import Segment, make_segment, pairs_of
+from millstream.operators.joins.tables import numbers_in
 from millstream.specs.base import MAIN
 from millstream.specs.joins import IntervalJoinSpec, JoinKind
 from millstream.times import saturating_add
@@ -118,7 +120,7 @@ class IntervalJoin(JoinOperator):
         self.watermark_us = watermark_us
         gone = False
         for number, side in enumerate(self.sides):
-            limit_us = saturating_add(watermark_us, -self.reach_us[number])
+            limit_us = self._limit_us(number)
             if self.comes_out_alone[number]:
                 due = side.due.take_before(limit_us)
                 if self.how is not JoinKind.SEMI:
@@ -128,7 +130,28 @@ class IntervalJoin(JoinOperator):
         if gone:
             self._forget_keys()
 
+    def _limit_us(self, port: int) -> int:
+        """Rows of a side with an earlier time can meet nothing any more."""
+        return saturating_add(self.watermark_us, -self.reach_us[port])
+
     def held_back_us(self) -> int:
         return max(
             (max(0, r) for r, alone in zip(self.reach_us, self.comes_out_alone, strict=True) if alone), default=0
         )
+
+    # --- checkpoints ---
+
+    def _past(self, port: int) -> BoolArray:
+        past: BoolArray = self.sides[port].kept.time_us.values < self._limit_us(port)
+        return past
+
+    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+        assert rows.time_us is not None
+        side = self.sides[port]
+        numbers = side.kept.add(rows)
+        side.where.add(make_segment(rows.key, rows.time_us, numbers))
+        side.seen(rows.time_us)
+        matches = numbers_in(state, MATCHES)
+        if matches is not None:
+            side.kept.matches.values[numbers] = matches
+            side.due.add(rows.time_us[matches == 0], numbers[matches == 0])

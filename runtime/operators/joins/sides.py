@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
-from millstream.batch import Array, Batch, BoolArray, IntArray, SignArray
+from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, make_columns
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import unknown_field
 from millstream.operators.base import Context, Operator
 from millstream.operators.base import Output as Produced
@@ -16,11 +18,23 @@ from millstream.operators.joins.key_index import NO_KEY, KeyIndex
 from millstream.operators.joins.output import Beside, Output, Picked, mixed
 from millstream.operators.joins.rows import KeptRows, RowNumbers, Rows, keyed_on, rows_of
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, DueRows, SortedRows
+from millstream.operators.joins.tables import (
+    compared_keys,
+    key_columns,
+    of_one_worker,
+    rows_in,
+    state_columns,
+    stream_keys,
+)
 from millstream.operators.lateness import with_reason
 from millstream.specs.base import MAIN
 from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, JoinKind, JoinSpec, Origin, joined_fields
 from millstream.times import MIN_US
 
+MATCHES: Final = "matches"
+_CLOCK: Final = "clock"
+_FIELDS: Final = "fields"
+_SIDES: Final = ("left", "right")
 _CHECK_ROWS: Final = 4_096
 _SPARE_KEYS: Final = 1_024
 
@@ -79,7 +93,7 @@ class Side:
 
     def keep(self, mask: BoolArray) -> None:
         """Only these rows; they get new numbers, in the same order."""
-        self.renumber(self.kept.keep(mask), None)
+        self.renumber(self.kept.keep(np.flatnonzero(mask)), None)
         self._rows_looked_at = len(self)
 
     def renumber(self, rows: IntArray, keys: IntArray | None) -> None:
@@ -88,6 +102,12 @@ class Side:
         if self.content is not None:
             self.content.keep(rows, keys)
         self.due.keep(rows)
+
+    def state(self, start: int, stop: int) -> dict[str, Array]:
+        """Columns that go into a table of state beside those of the rows: copies, for they change."""
+        if not self.kept.counts_matches:
+            return {}
+        return {MATCHES: pa.array(self.kept.matches.values[start:stop].copy())}
 
     @property
     def nbytes(self) -> int:
@@ -112,6 +132,7 @@ class JoinOperator(Operator):
         self._on = tuple([pair[side] for pair in spec.on] for side in (0, 1))
         self._names: list[list[str] | None] = [None, None]
         self._payload: list[list[str]] = [[], []]
+        self._stream_key: list[str] = []  # of the left side, where that is not what is compared
         self._output: Output | None = None
         if spec.fields is not None:
             self._use(spec)
@@ -126,9 +147,11 @@ class JoinOperator(Operator):
 
     def _discover(self, batch: Batch, port: int) -> None:
         """Take the fields of a side from its first batch, where they were not known before."""
-        if self._spec.fields is not None or self._names[port] is not None:
-            return
-        names = self._names[port] = batch.all_columns().schema.names
+        if self._spec.fields is None and self._names[port] is None:
+            self._learn(port, batch.all_columns().schema.names)
+
+    def _learn(self, port: int, names: list[str]) -> None:
+        self._names[port] = names
         self._payload[port] = [n for n in names if n not in self._on[port]]
         left, right = self._names
         if left is not None and (right is not None or not self.how.pairs):
@@ -148,12 +171,17 @@ class JoinOperator(Operator):
         """The batch with the key that is compared."""
         if not self._spec.timed:
             batch = replace(batch, time_us=None, before_us=None)
+        if self._spec.broadcast is not None and port == 0:
+            assert batch.keys is not None
+            self._stream_key = batch.keys.distinct.schema.names
         batch = keyed_on(batch, self._on[port] if self._spec.broadcast is not None else None)
         self._discover(batch, port)
         return batch
 
     def _rows(self, batch: Batch, port: int) -> Rows:
         names = self._payload[port]
+        if port == 0 and self._stream_key:
+            names = list(dict.fromkeys([*names, *self._stream_key]))  # kept rows travel by it
         for name in names:
             if name not in batch.columns.schema.names:
                 raise unknown_field(name, batch.columns.schema.names, self.context.name)
@@ -248,6 +276,52 @@ class JoinOperator(Operator):
         for side in self.sides:
             side.kept.key.values[:] = numbers[side.kept.key.values]
             side.renumber(np.arange(len(side)), numbers)
+
+    def _past(self, port: int) -> BoolArray | None:
+        """The rows of a side that are kept though no match can come any more; None: there are none."""
+        return None
+
+    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+        """Keep rows again that were kept before; ``state`` has the columns that `Side.state` gave for them."""
+        raise NotImplementedError
+
+    def snapshot(self) -> list[StateTable]:
+        tables = [StateTable(_CLOCK, None, make_columns([_CLOCK], [pa.array([self.watermark_us])]))]
+        for port, names in enumerate(self._names):
+            if names is not None:
+                tables.append(StateTable(f"{_SIDES[port]}{_FIELDS}", None, make_columns([_FIELDS], [pa.array(names)])))
+            tables += self._side_tables(port)
+        return tables
+
+    def _side_tables(self, port: int) -> Iterator[StateTable]:
+        side, name, broadcast = self.sides[port], _SIDES[port], self._spec.broadcast is not None
+        kept, past = side.kept, self._past(port)
+        done = kept.gone.values if past is None else kept.gone.values | past
+        for start, stop in kept.columns.pieces():
+            columns = {**state_columns(kept, done, start, stop), **side.state(start, stop)}
+            keys: Keys | None = compared_keys(kept, self.index, self._on[0], start, stop)
+            if broadcast:
+                assert keys is not None
+                columns |= key_columns(keys)
+                keys = None if port else stream_keys(kept, self._stream_key, start, stop)
+                name = f"{_SIDES[port]}.{self.context.worker}" if port else name
+            yield StateTable(name, keys, make_columns(list(columns), list(columns.values())))
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        clocks = [int(t.columns.column(0)[0].as_py()) for t in tables if t.name == _CLOCK]
+        self.watermark_us = min(clocks, default=MIN_US)
+        for port, name in enumerate(_SIDES):
+            for known in of_one_worker(t for t in tables if t.name == f"{name}{_FIELDS}"):
+                self._learn(port, known.columns.column(0).to_pylist())
+            kept = [t for t in tables if t.name == name]
+            if self._spec.broadcast is not None and port:
+                kept = of_one_worker(t for t in tables if t.name.startswith(f"{name}."))
+            for table in kept:
+                rows, state = rows_in(table, self.index)
+                if self._spec.broadcast is not None and table.keys is not None:
+                    self._stream_key = table.keys.distinct.schema.names
+                if len(rows):
+                    self._take_up(port, rows, state)
 
     def figures(self) -> dict[str, Any]:
         left, right = self.sides

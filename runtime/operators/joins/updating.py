@@ -19,14 +19,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.batch import Batch, BoolArray, IntArray, SignArray
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.content import content_hash, rows_to_take_back
 from millstream.operators.joins.output import Beside, Picked, latest, mixed, watermark_of
 from millstream.operators.joins.rows import RowNumbers, Rows
-from millstream.operators.joins.sides import JoinOperator, Side
+from millstream.operators.joins.sides import MATCHES, JoinOperator, Side
 from millstream.operators.joins.sorted_rows import Found, make_segment, pairs_of
+from millstream.operators.joins.tables import numbers_in
 from millstream.specs.base import MAIN
 from millstream.specs.joins import JoinKind, UpdatingJoinSpec
 from millstream.times import MAX_US, saturating_add
@@ -260,10 +262,27 @@ class UpdatingJoin(JoinOperator):
         self.watermark_us = max(self.watermark_us, watermark_us)
         if self.ttl_us is None:
             return
-        limit_us = saturating_add(self.watermark_us, -2 * self.ttl_us)
-        if self.watermark_us == MAX_US:
-            limit_us = MAX_US
+        limit_us = self._limit_us(self.ttl_us)
         gone = [side.forget_before(limit_us) for side in self.sides]
         if any(gone):
             self._forget_keys()
         yield from ()
+
+    def _limit_us(self, ttl_us: int) -> int:
+        """Rows with an earlier time can meet nothing any more."""
+        return MAX_US if self.watermark_us == MAX_US else saturating_add(self.watermark_us, -2 * ttl_us)
+
+    # --- checkpoints ---
+
+    def _past(self, port: int) -> BoolArray | None:
+        if self.ttl_us is None:
+            return None
+        past: BoolArray = self.sides[port].kept.time_us.values < self._limit_us(self.ttl_us)
+        return past
+
+    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+        side = self.sides[port]
+        numbers = self._add(rows, side)
+        matches = numbers_in(state, MATCHES)
+        if matches is not None:
+            side.kept.matches.values[numbers] = matches

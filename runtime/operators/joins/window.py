@@ -8,23 +8,29 @@ is late.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Array, Batch, BoolArray, IntArray
+from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.growing import GrowingArray
 from millstream.operators.joins.output import Beside, Picked, mixed
 from millstream.operators.joins.rows import Rows
 from millstream.operators.joins.sides import JoinOperator, Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, Found, Segment, make_segment
+from millstream.operators.joins.tables import numbers_in
 from millstream.operators.windows.slices import WindowLayout, expand
 from millstream.specs.base import MAIN
 from millstream.specs.joins import WINDOW_FIELDS, JoinKind, WindowJoinSpec
 from millstream.times import STAMP, format_duration
+
+_FIRST: Final = "first_window"
+_LAST: Final = "last_window"
 
 
 class _OpenRows(Side):
@@ -61,6 +67,10 @@ class _OpenRows(Side):
         self.first.keep(rows)
         self.last.keep(rows)
         super().keep(mask)
+
+    def state(self, start: int, stop: int) -> dict[str, Array]:
+        spans = {_FIRST: self.first, _LAST: self.last}
+        return {name: pa.array(windows.values[start:stop].copy()) for name, windows in spans.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +229,14 @@ class WindowJoin(JoinOperator):
         position = beside.position if self.with_position else None
         beside = Beside(end_us - 1, beside.before_us, position)
         return MAIN, self.output.batch(keys, left, right, beside, dict(zip(WINDOW_FIELDS, bounds, strict=True)))
+
+    # --- checkpoints ---
+
+    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+        first, last = numbers_in(state, _FIRST), numbers_in(state, _LAST)
+        assert first is not None and last is not None
+        self.open[port].add(rows, first, last)
+
+    def restore(self, tables: Sequence[StateTable]) -> None:
+        super().restore(tables)
+        self._out_until = self.layout.ended(self.watermark_us, self.allowed_lateness_us)

@@ -1,0 +1,84 @@
+"""Looking at the checkpoints of a flow: ``millstream checkpoints``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from millstream.checkpoints.disk import DirectoryDisk
+from millstream.checkpoints.manifest import Manifest
+from millstream.checkpoints.store import CheckpointStore
+from millstream.coordinator.progress import bytes_text
+from millstream.errors import CheckpointError
+
+
+def store_in(state: Path) -> CheckpointStore:
+    """The checkpoints of a flow, by its state directory (``.millstream/<flow>``).
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    folder = state / "checkpoints"
+    if not folder.is_dir():
+        flows = sorted(p.name for p in state.glob("*") if (p / "checkpoints").is_dir()) if state.is_dir() else []
+        hint = f"; there are checkpoints of {', '.join(flows)} below it: name one, {state / flows[0]}" if flows else ""
+        raise CheckpointError(f"{state}: no checkpoints{hint}")
+    return CheckpointStore(DirectoryDisk(folder))
+
+
+def listed(store: CheckpointStore) -> Table:
+    """All checkpoints, the newest last."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("epoch", "made", "attempt", "workers", "tables", "bytes", ""):
+        table.add_column(column, justify="left" if column in ("made", "") else "right")
+    for epoch in store.epochs():
+        try:
+            manifest = store.manifest(epoch)
+        except CheckpointError as error:
+            table.add_row(str(epoch), "", "", "", "", "", Text(str(error), "red"))
+            continue
+        table.add_row(
+            str(epoch), _made(manifest), str(manifest.attempt), str(manifest.workers), str(len(manifest.tables)),
+            bytes_text(manifest.size_bytes), "the input had ended" if manifest.finished else "",
+        )  # fmt: skip
+    return table
+
+
+def shown(manifest: Manifest) -> RenderableType:
+    """What is in one checkpoint."""
+    head = Text.assemble(
+        (f"checkpoint {manifest.epoch}", "bold"), f" of {manifest.flow}, made {_made(manifest)} "
+        f"by attempt {manifest.attempt} with {manifest.workers} worker{'s' if manifest.workers != 1 else ''}",
+    )  # fmt: skip
+    sources = Tree("sources")
+    for place in manifest.partitions:
+        sources.add(f"{place.source} {place.partition!r}: {'ended' if place.ended else place.offset}")
+    state = Tree("state")
+    for name, what in manifest.operators.items():
+        files = [t for t in manifest.tables if t.operator == name]
+        if files:
+            rows = {t: sum(f.rows for f in files if f.table == t) for t in dict.fromkeys(f.table for f in files)}
+            parts = ", ".join(f"{table} {count:,} rows" for table, count in rows.items())
+            state.add(f"{name}: {parts}, {bytes_text(sum(f.size_bytes for f in files))}  [dim]{what}[/dim]")
+    return Group(head, sources, state)
+
+
+def verified(store: CheckpointStore) -> Iterator[tuple[int, str]]:
+    """Read everything: for each checkpoint what is wrong with it, or nothing."""
+    for epoch in store.epochs():
+        try:
+            store.verify(store.manifest(epoch))
+        except CheckpointError as error:
+            yield epoch, str(error)
+        else:
+            yield epoch, ""
+
+
+def _made(manifest: Manifest) -> str:
+    return datetime.fromtimestamp(manifest.created_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
