@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from millstream.checkpoints.manifest import Manifest, PartitionState, SinkState, TableFile
 from millstream.plan import PhysicalPlan
 from millstream.wire import Acknowledged
+
+FINAL_TRIES: Final = 5
+_TRY_AGAIN_US: Final = 1_000_000
 
 
 @dataclass(slots=True)
@@ -65,6 +68,8 @@ class Checkpointing:
         self._uncommitted: set[str] = set()
         self.completed = 0
         self.last_epoch = first_epoch - 1
+        self._failed = 0
+        self._not_before_us: int | None = None
         self.failures: list[str] = []
         """Why checkpoints were given up, since somebody last took the reasons away."""
 
@@ -77,6 +82,21 @@ class Checkpointing:
     def next_us(self) -> int | None:
         """When the next one is due; None while one is under way."""
         return None if self.under_way is not None else self._next_us
+
+    def final_due(self, now_us: int) -> bool:
+        """Whether to begin the checkpoint at which the run ends; one that was given up is tried again in a second."""
+        waits = self._not_before_us is not None and now_us < self._not_before_us
+        return self.under_way is None and self.committing is None and not waits
+
+    @property
+    def try_again_us(self) -> int | None:
+        """When one that was given up is tried again; None: none was."""
+        return self._not_before_us
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether checkpoint after checkpoint had to be given up, so that a run which waits for one must not go on."""
+        return self._failed >= FINAL_TRIES
 
     def begin(
         self, partitions: dict[int, tuple[Any, int, bool]], now_us: int, *, last: bool, final: bool = False
@@ -125,6 +145,7 @@ class Checkpointing:
         assert self.under_way is not None
         epoch, final = self.under_way.epoch, self.under_way.final
         self.under_way = None
+        self._failed, self._not_before_us = 0, None
         self.completed += 1
         self.last_epoch = epoch
         if final:
@@ -133,6 +154,9 @@ class Checkpointing:
 
     def give_up(self, reason: str) -> None:
         """Something could not be written: the run goes on without this checkpoint."""
+        assert self.under_way is not None
+        self._failed += 1
+        self._not_before_us = self.under_way.begun_us + _TRY_AGAIN_US
         self.under_way = None
         self.failures.append(reason)
 

@@ -17,6 +17,7 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
+from millstream.errors import CheckpointError, described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan, Place, Port
 from millstream.runner import Runner
@@ -145,6 +146,7 @@ class Coordinator:
             first = 1 if recovery is None else recovery.manifest.epoch + 1
             self.checkpointing = Checkpointing(plan, policy, attempt, first, [*self.members, *caller])
         self._stopping = False
+        self._worked_off = False
         self._recovered = recovery is not None
         if recovery is not None:
             self._restore(recovery)
@@ -338,36 +340,48 @@ class Coordinator:
         # be answered by a further report, and is work in any case.
         while self._route_own_reports():
             more = True
-        if self.state is State.ENDING and self.runner.finished and all(m.finished for m in self.members.values()):
-            self._finish()
+        if self.state is State.ENDING and not self._worked_off and self.runner.finished:
+            self._worked_off = all(m.finished for m in self.members.values())
+            if self._worked_off and self.checkpointing is None:
+                self.state = State.DONE
+            more |= self._worked_off  # with checkpoints, a last one makes the output whole
         return more
-
-    def _finish(self) -> None:
-        """Everything was worked on: with checkpoints, a last one makes the output whole."""
-        if self.checkpointing is None or self.checkpointing.all_committed:
-            self.state = State.DONE
-        elif self.checkpointing.under_way is None and self.checkpointing.committing is None:
-            self._begin_checkpoint(self._now_us(), last=True)
 
     # --- checkpoints ---
 
     def checkpoint_if_due(self, now_us: int) -> None:
-        checkpointing = self.checkpointing
-        if checkpointing is None or self.state is not State.RUNNING:
+        """Begin a checkpoint where it is time for one; end the run when the final one exists and was shown.
+
+        Args:
+            now_us: the clock that `receive` is told, too.
+        """
+        if self.checkpointing is None:
             return
-        if not self._stopping:
-            if checkpointing.due(now_us):
-                self._begin_checkpoint(now_us, last=False)
-        elif checkpointing.all_committed:
-            self.state = State.STOPPED
-        elif checkpointing.under_way is None and checkpointing.committing is None:
-            self._begin_checkpoint(now_us, last=False, final=True)
+        if self.state is State.ENDING and self._worked_off:
+            self._end_with_checkpoint(self.checkpointing, now_us, State.DONE)
+        elif self.state is State.RUNNING and self._stopping:
+            self._end_with_checkpoint(self.checkpointing, now_us, State.STOPPED)
+        elif self.state is State.RUNNING and self.checkpointing.due(now_us):
+            self._begin_checkpoint(now_us, last=False)
+
+    def _end_with_checkpoint(self, checkpointing: Checkpointing, now_us: int, state: State) -> None:
+        if checkpointing.all_committed:
+            self.state = state
+        elif checkpointing.hopeless:
+            error = CheckpointError(
+                f"the checkpoint that ends the run cannot be written: {checkpointing.failures[-1]}; what came after "
+                f"checkpoint {checkpointing.last_epoch} does not count yet: mend that, and run again to go on from there"
+            )
+            self.fail(Failed(COORDINATOR, described(error, "")))
+        elif checkpointing.final_due(now_us):
+            self._begin_checkpoint(now_us, last=state is State.DONE, final=True)
 
     def _begin_checkpoint(self, now_us: int, *, last: bool, final: bool = False) -> None:
         """Note where every reader is, and send the barrier after the blocks that were read."""
         assert self.checkpointing is not None
         places = {i: (self._offset_of(i), p.before + p.sequence, p.ended) for i, p in enumerate(self.partitions)}
         epoch = self.checkpointing.begin(places, now_us, last=last, final=final)
+        self.clocks.forget_barriers(epoch - 1)
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Checkpoint(epoch, last)))
         if last:

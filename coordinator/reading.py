@@ -16,6 +16,7 @@ import zmq
 from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset, Reader
+from millstream.errors import SourceError
 from millstream.plan import PhysicalPlan
 from millstream.topology import COORDINATOR, SOURCE_STAGE
 from millstream.watermarks import InputStatus
@@ -62,6 +63,8 @@ class Readers:
 
     Args:
         recovery: the checkpoint to go on from; None: from the start.
+    Raises:
+        SourceError: a source cannot be read from where the checkpoint is.
     """
 
     def __init__(
@@ -77,6 +80,12 @@ class Readers:
         for partition, (node, name) in enumerate(plan.partitions):
             known = None if recovery is None else recovery.partition(plan.nodes[node].name, name)
             if partition in hosted:
+                if known is not None and known.sequence and not known.ended:
+                    # Whoever hosts it begins at its beginning: what the checkpoint counts would come again.
+                    raise SourceError(
+                        f"{plan.source_of(partition).label()}: cannot go on from a checkpoint: it cannot be read from the "
+                        "middle. Start anew with another --state, or read from files"
+                    )
                 self._readers[partition] = HostedReader()
             elif known is None or known.offset is None:
                 self._readers[partition] = plan.source_of(partition).open(name)

@@ -15,11 +15,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from millstream.batch import Batch
 from millstream.errors import WireError
 from millstream.watermarks import InputStatus, InputWatermarks
 from millstream.wire import Data
 
 RECEIVER_BUDGET_BYTES: Final = 16 * 2**20
+
+TOGETHER_ROWS: Final = 65_536
+TOGETHER_MESSAGES: Final = 16
+"""How many rows or messages are worked on together at most; few of either may wait for more while there is other work."""
 
 
 @dataclass(slots=True)
@@ -94,6 +99,27 @@ class Inbox:
             behind.append(data)
         return None
 
+    def take_together(self, most_bytes: int) -> list[Data]:
+        """The next messages in order, as many as are worked on together: up to a barrier or a limit."""
+        taken: list[Data] = []
+        rows = size_bytes = 0
+        while len(taken) < TOGETHER_MESSAGES and rows < TOGETHER_ROWS and size_bytes < most_bytes:
+            data = self.take()
+            if data is None:
+                break
+            taken.append(data)
+            rows += _rows(data)
+            size_bytes += data.size_bytes
+            if data.barrier or not self.in_order:
+                break
+        return taken
+
+    def has_few(self, most_bytes: int) -> bool:
+        """Whether so little is ready that more might well come before it is worked on."""
+        if len(self.ready) >= TOGETHER_MESSAGES or self.held_bytes >= most_bytes or not self.in_order:
+            return False
+        return sum(map(_rows, self.ready)) < TOGETHER_ROWS and not any(data.barrier for data in self.ready)
+
     def hold(self, origin: tuple[int, int]) -> None:
         """A barrier came by this input: what follows waits until it has come by all others, too."""
         self._behind.setdefault(origin, deque())
@@ -104,6 +130,10 @@ class Inbox:
             waited = [data for behind in self._behind.values() for data in behind]
             self._behind.clear()
             self.ready.extendleft(reversed(waited))
+
+
+def _rows(data: Data) -> int:
+    return data.payload.num_rows if isinstance(data.payload, Batch) else 0
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ calling process each run one, with the stages that the plan puts there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,15 @@ class _Lane:
     """One line of work on a stage: at most one generator under way, at most one message blocked.
 
     A `BlockStage` has two (its halves), a `KeyedStage` one.
+
+    Attributes:
+        messages: what a `KeyedStage` is working on; their credit returns when it is done.
     """
 
     stage: StageRun
     second: bool
     work: Iterator[Emission] | None = None
-    message: Data | None = None
+    messages: Sequence[Data] = ()
     blocked: Outgoing | None = None
 
 
@@ -246,9 +249,12 @@ class Runner:
         return all(self._step() for _ in range(steps))
 
     def _step(self) -> bool:
-        return any(self._advance(lane) for lane in self._lanes)
+        # With nothing else to do, what waited for more to work on together does not wait any longer.
+        return any(self._advance(lane, idle=False) for lane in self._lanes) or any(
+            self._advance(lane, idle=True) for lane in self._lanes
+        )
 
-    def _advance(self, lane: _Lane) -> bool:
+    def _advance(self, lane: _Lane, *, idle: bool) -> bool:
         if lane.blocked is not None:
             if not self.allows(lane.blocked):
                 return False
@@ -256,7 +262,7 @@ class Runner:
             self.send(outgoing)
             return True
         if lane.work is None:
-            self._start(lane)
+            self._start(lane, idle)
             if lane.work is None:
                 return False
         try:
@@ -275,32 +281,46 @@ class Runner:
             self.snapshots.append(emission)
         return True
 
-    def _start(self, lane: _Lane) -> None:
+    def _start(self, lane: _Lane, idle: bool) -> None:
         stage = lane.stage
         if isinstance(stage, BlockStage):
-            if lane.second:
-                lane.work = stage.next_ready()
-                return
-            if len(stage.waiting) >= BlockStage.WAITING_LIMIT:
-                return
+            self._start_block(lane, stage)
         elif isinstance(stage, KeyedStage):
-            due_us = stage.due_us()
-            if due_us is not None and due_us <= (now_us := self._now_us()):
-                lane.work = stage.on_clock(now_us)
-                return
+            self._start_keyed(lane, stage, idle)
+
+    def _start_block(self, lane: _Lane, stage: BlockStage) -> None:
+        if lane.second:
+            lane.work = stage.next_ready()
+            return
+        if len(stage.waiting) >= BlockStage.WAITING_LIMIT:
+            return
         for exchange in self.plan.exchanges_into(stage.stage.id):
             inbox = self._inboxes[exchange.id]
             if self._must_wait(inbox, stage):
                 continue
             message = inbox.take()
             if message is not None:
-                lane.message = message
                 lane.work = stage.on_data(message, self._targets[message.exchange])
                 return
 
-    def _must_wait(self, inbox: Inbox, stage: StageRun) -> bool:
+    def _start_keyed(self, lane: _Lane, stage: KeyedStage, idle: bool) -> None:
+        due_us = stage.due_us()
+        if due_us is not None and due_us <= (now_us := self._now_us()):
+            lane.work = stage.on_clock(now_us)
+            return
+        most_bytes = self._budget_bytes // 4  # senders go on with the rest
+        for exchange in self.plan.exchanges_into(stage.stage.id):
+            inbox = self._inboxes[exchange.id]
+            if not idle and not stage.inputs.epoch and inbox.has_few(most_bytes):
+                continue
+            lane.messages = inbox.take_together(most_bytes)
+            if lane.messages:
+                lane.work = stage.on_data(lane.messages, self._targets[lane.messages[0].exchange])
+                return
+
+    def _must_wait(self, inbox: Inbox, stage: BlockStage) -> bool:
         """A message that is about all blocks before it waits until they are through."""
-        if not isinstance(stage, BlockStage) or stage.between_blocks or not inbox.ready:
+        if stage.between_blocks or not inbox.ready:
             return False
         return inbox.ready[0].origin[1] in (NO_MORE_BLOCKS, BARRIER_MARK)
 
@@ -310,11 +330,12 @@ class Runner:
             finished, lane.stage.finished = lane.stage.finished, []
             for message in finished:
                 self._return_credit(message)
-        elif lane.message is not None:
+        elif lane.messages:
             assert isinstance(lane.stage, KeyedStage)
-            self._return_credit(lane.message)
-            self._align(lane.stage, lane.message)
-        lane.message = None
+            for message in lane.messages:
+                self._return_credit(message)
+            self._align(lane.stage, lane.messages[-1])
+        lane.messages = ()
 
     def _align(self, stage: KeyedStage, message: Data) -> None:
         """Between the first barrier of an epoch and the last, inputs on which it has come wait."""

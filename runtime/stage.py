@@ -21,6 +21,7 @@ from millstream.channel import StageInputs
 from millstream.checkpoints.tables import StateTable
 from millstream.connectors.base import Block, Prepared
 from millstream.errors import InternalError
+from millstream.gathering import gathered
 from millstream.operators.base import Operator
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
@@ -488,14 +489,18 @@ class KeyedStage(StageRun):
     def watermark_us(self) -> int:
         return self.inputs.watermarks.watermark_us
 
-    def on_data(self, data: Data, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
-        if data.payload is not None:
-            assert isinstance(data.payload, Batch)
+    def on_data(self, messages: Sequence[Data], targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
+        """Take messages of one exchange together: all their rows, then how far they say that their inputs have come.
+
+        For rows this is as if the watermarks between them had come later. At most the last message has a barrier.
+        """
+        for batch in gathered(m.payload for m in messages if isinstance(m.payload, Batch)):
             for node, port in targets:
-                yield from self._push(node, port, data.payload)
-        if data.more:
+                yield from self._push(node, port, batch)
+        finished = [m for m in messages if not m.more]
+        if not finished:
             return
-        if self.inputs.update(data):
+        if any([self.inputs.update(m) for m in finished]):
             if self.watermark_us == MAX_US:
                 # First as far as any input had come: what happens on the way there, one timer setting another, say,
                 # must not depend on how far this stage had come when the last input ended.

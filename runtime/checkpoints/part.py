@@ -92,7 +92,7 @@ class CheckpointPart:
             SinkError: one cannot.
         """
         last = self._last_of.get(epoch, False)
-        self._last_of = {e: l for e, l in self._last_of.items() if e > epoch}  # earlier ones were given up
+        self._last_of = {e: kept for e, kept in self._last_of.items() if e > epoch}  # earlier ones were given up
         for stage in self._runner.stages.values():
             for operator in stage.operators.values():
                 if isinstance(operator, WriteSink):

@@ -9,7 +9,7 @@ Nothing that a kept manifest refers to is ever removed or written again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import pyarrow as pa
@@ -108,11 +108,15 @@ class CheckpointStore:
                     raise CheckpointError(
                         f"{_manifest_name(epoch)}: a checkpoint of the flow {manifest.flow!r}, not of {flow!r}"
                     )
-                self.verify(manifest)
             except CheckpointError as error:
                 refused(error)
-            else:
-                return manifest
+                continue
+            try:
+                self.verify(manifest)
+            except CheckpointError as error:
+                refused(CheckpointError(f"{_manifest_name(epoch)}: its table {error}"))
+                continue
+            return manifest
         return None
 
     def verify(self, manifest: Manifest) -> None:
@@ -121,7 +125,6 @@ class CheckpointStore:
         Raises:
             CheckpointError: one is missing or damaged.
         """
-        self._check_files(manifest)
         for file in manifest.tables:
             self._read(file)
 
@@ -136,6 +139,8 @@ class CheckpointStore:
     def _read(self, file: TableFile) -> pa.Buffer:
         try:
             data = self.disk.read(file.path)
+        except FileNotFoundError:
+            raise CheckpointError(f"{file.path}: is missing") from None
         except OSError as error:
             raise CheckpointError(f"{file.path}: cannot be read: {error.strerror or error}") from error
         if data.size != file.size_bytes or xxhash.xxh3_128_hexdigest(memoryview(data)) != file.checksum:
@@ -152,12 +157,6 @@ class CheckpointStore:
             else:
                 tables.append(owned(self.load(file), worker, workers))
         return tables
-
-    def _check_files(self, manifest: Manifest) -> None:
-        there = {f"data/{n}" for n in self.disk.names("data")}
-        missing: Sequence[str] = sorted({t.path for t in manifest.tables} - there)
-        if missing:
-            raise CheckpointError(f"{_manifest_name(manifest.epoch)}: its table {missing[0]} is missing")
 
 
 def _manifest_name(epoch: int) -> str:

@@ -19,7 +19,7 @@ from millstream.checkpoints.store import CheckpointStore
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import State
 from millstream.coordinator.local import LocalCheckpoints, LocalRun
-from millstream.errors import CheckpointError, MillstreamError, ProcessError
+from millstream.errors import CheckpointError, MillstreamError
 from millstream.flow import Flow
 from millstream.planner import make_plan
 from millstream.topology import CALLER, COORDINATOR, worker_name
@@ -171,7 +171,7 @@ class History:
     @staticmethod
     def _reports_injected(error: MillstreamError) -> bool:
         """A run that could not write says so in its own words."""
-        return isinstance(error, ProcessError | CheckpointError) and "simulated" in str(error)
+        return isinstance(error, CheckpointError) and "simulated" in str(error)
 
     def _live(self, simulation: Simulation, troubled: bool) -> str:
         """Run until the end, or until something ends it; returns what that was."""

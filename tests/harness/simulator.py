@@ -207,6 +207,8 @@ class Simulation:
                 case "wake":
                     self.coordinator.wake(int(name))
                     name = COORDINATOR
+                case "wait":
+                    self._elapsed_us += 200_000
                 case "write":
                     self._write(self.workers[name])
             if name == COORDINATOR:
@@ -229,6 +231,9 @@ class Simulation:
         ]
         if COORDINATOR not in self.dead and COORDINATOR not in asleep:
             choices.append(("read", [COORDINATOR] * (self.coordinator.next_partition() is not None)))
+            checkpointing = self.coordinator.checkpointing
+            if checkpointing is not None and checkpointing.try_again_us is not None:
+                choices.append(("wait", [COORDINATOR]))
             partitions = enumerate(self.coordinator.partitions)
             choices.append(("wake", [str(i) for i, p in partitions if p.waiting and not p.ended]))
         return [choice for choice in choices if choice[1]]

@@ -294,7 +294,8 @@ class JoinOperator(Operator):
         return tables
 
     def _side_tables(self, port: int) -> Iterator[StateTable]:
-        side, name, broadcast = self.sides[port], _SIDES[port], self._spec.broadcast is not None
+        side, broadcast = self.sides[port], self._spec.broadcast is not None
+        name = f"{_SIDES[port]}.{self.context.worker}" if broadcast and port else _SIDES[port]
         kept, past = side.kept, self._past(port)
         done = kept.gone.values if past is None else kept.gone.values | past
         for start, stop in kept.columns.pieces():
@@ -304,7 +305,6 @@ class JoinOperator(Operator):
                 assert keys is not None
                 columns |= key_columns(keys)
                 keys = None if port else stream_keys(kept, self._stream_key, start, stop)
-                name = f"{_SIDES[port]}.{self.context.worker}" if port else name
             yield StateTable(name, keys, make_columns(list(columns), list(columns.values())))
 
     def restore(self, tables: Sequence[StateTable]) -> None:
@@ -312,7 +312,7 @@ class JoinOperator(Operator):
         self.watermark_us = min(clocks, default=MIN_US)
         for port, name in enumerate(_SIDES):
             for known in of_one_worker(t for t in tables if t.name == f"{name}{_FIELDS}"):
-                self._learn(port, known.columns.column(0).to_pylist())
+                self._learn(port, [str(n) for n in known.columns.column(0)])
             kept = [t for t in tables if t.name == name]
             if self._spec.broadcast is not None and port:
                 kept = of_one_worker(t for t in tables if t.name.startswith(f"{name}."))

@@ -120,12 +120,22 @@ def test_a_damaged_table_is_found(store: CheckpointStore, tmp_path: Path, how: s
         store.verify(manifest)
 
 
-def test_a_checkpoint_whose_table_is_missing_is_not_used(store: CheckpointStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("removed", "is missing"),
+        ("cut short", "damaged: its content is not what the manifest says"),
+        ("one bit flipped", "damaged: its content is not what the manifest says"),
+    ],
+)
+def test_a_checkpoint_with_a_missing_or_damaged_table_is_not_used(
+    store: CheckpointStore, tmp_path: Path, how: str, what: str
+) -> None:
     before = a_checkpoint(store, 1)
-    spoil(tmp_path / a_checkpoint(store, 2).tables[0].path, "removed")
+    spoil(tmp_path / a_checkpoint(store, 2).tables[0].path, how)
     found, refused = newest(store)
     assert found == before
-    assert refused == ["manifest-00000002.json: its table data/2-agg.arrow is missing"]
+    assert refused == [f"manifest-00000002.json: its table data/2-agg.arrow: {what}"]
 
 
 def test_a_newer_format_and_another_flow_are_refused_with_what_to_do(store: CheckpointStore, tmp_path: Path) -> None:
