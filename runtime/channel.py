@@ -103,7 +103,7 @@ class Inbox:
         """The next messages in order, as many as are worked on together: up to a barrier or a limit."""
         taken: list[Data] = []
         rows = size_bytes = 0
-        while len(taken) < TOGETHER_MESSAGES and rows < TOGETHER_ROWS and size_bytes < most_bytes:
+        while len(taken) < TOGETHER_MESSAGES and rows < TOGETHER_ROWS and (size_bytes < most_bytes or not taken):
             data = self.take()
             if data is None:
                 break

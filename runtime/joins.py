@@ -54,12 +54,13 @@ def join(
     within: tuple[Duration, Duration] | None,
     closed: str,
     ttl: Duration | None,
+    final: bool,
     suffix: str,
     name: str | None,
 ) -> JoinResult:
     where = f"{caller()} join"
     _check_sides(where, left, right)
-    spec = _timed(where, kind_of(where, how), within, closed, ttl, suffix, None)
+    spec = _timed(where, kind_of(where, how), within, closed, ttl, final, suffix, None)
     return JoinResult(left.flow, left.flow.add("join", spec, [left.port, right.port], name))
 
 
@@ -71,6 +72,7 @@ def join_broadcast(
     within: tuple[Duration, Duration] | None,
     closed: str,
     ttl: Duration | None,
+    final: bool,
     suffix: str,
     name: str | None,
 ) -> JoinResult:
@@ -87,7 +89,7 @@ def join_broadcast(
             f"{where}: how={how!r} keeps right rows without a match, and each worker, which has them all, would put "
             "them out; use 'inner', 'left', 'semi' or 'anti', or key both sides and use join()"
         )
-    spec = _timed(where, kind, within, closed, ttl, suffix, pairs_of(where, on))
+    spec = _timed(where, kind, within, closed, ttl, final, suffix, pairs_of(where, on))
     return JoinResult(left.flow, left.flow.add("join_broadcast", spec, [left.port, right.port], name))
 
 
@@ -131,15 +133,16 @@ def _timed(
     within: tuple[Duration, Duration] | None,
     closed: str,
     ttl: Duration | None,
+    final: bool,
     suffix: str,
     broadcast: tuple[tuple[str, str], ...] | None,
 ) -> JoinSpec:
-    """The spec of a join with bounds on time, or without."""
+    """The spec of a join with bounds on time, or without. One with bounds is final as it is."""
     if within is None:
         if closed != "both":
             raise FlowError(f"{where}: closed={closed!r} says which ends belong to within=, which is not there")
         ttl_us = None if ttl is None else duration_us(ttl, where)
-        return UpdatingJoinSpec(how, suffix=suffix, broadcast=broadcast, ttl_us=ttl_us)
+        return UpdatingJoinSpec(how, suffix=suffix, broadcast=broadcast, ttl_us=ttl_us, final=final)
     if ttl is not None:
         raise FlowError(f"{where}: within= says how long rows are kept; leave ttl= out")
     if not isinstance(within, tuple) or len(within) != 2:

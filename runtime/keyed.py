@@ -203,6 +203,7 @@ class KeyedStream:
         within: tuple[Duration, Duration] | None = None,
         closed: Closed = "both",
         ttl: Duration | None = None,
+        emit: Literal["updates", "final"] = "updates",
         suffix: str = "_right",
         name: str | None = None,
     ) -> JoinResult:
@@ -221,11 +222,15 @@ class KeyedStream:
             ttl: without ``within``: rows match if their event times are at most so far apart; a row that is
                 older than the watermark by more is late, and none is kept for more than twice as long. None:
                 every row is kept for ever.
+            emit: without ``within``, for the kinds with rows that have no match: "updates" puts them out at once
+                and takes them back when a match comes; "final" when none can come any more, which without ``ttl``
+                is at the end of the input: nothing is taken back.
             suffix: what a right field's name gets where the left has a field of that name.
         Raises:
             FlowError, SchemaError: here or when the flow is planned: key types that differ, for one.
         """
-        return join(self, right, how, within, closed, ttl, suffix, name)
+        final = _is_final(f"{caller()} join", emit)
+        return join(self, right, how, within, closed, ttl, final, suffix, name)
 
     def join_as_of(
         self,
@@ -256,6 +261,7 @@ class KeyedStream:
         within: tuple[Duration, Duration] | None = None,
         closed: Closed = "both",
         ttl: Duration | None = None,
+        emit: Literal["updates", "final"] = "updates",
         suffix: str = "_right",
         name: str | None = None,
     ) -> JoinResult:
@@ -263,9 +269,10 @@ class KeyedStream:
 
         Args:
             on: a field that both have, or ``{"left field": "right field"}``.
-            how, within, closed, ttl, suffix: as for `join`.
+            how, within, closed, ttl, emit, suffix: as for `join`.
         """
-        return join_broadcast(self, right, on, how, within, closed, ttl, suffix, name)
+        final = _is_final(f"{caller()} join_broadcast", emit)
+        return join_broadcast(self, right, on, how, within, closed, ttl, final, suffix, name)
 
     def match(self, pattern: Pattern, *, overlapping: bool = True, name: str | None = None) -> MatchResult:
         """Find events that follow one another; one row for each match.

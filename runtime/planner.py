@@ -6,7 +6,8 @@ The passes over the graph, in the order in which nodes were made (inputs come fi
    wrong with the flow is said here, before any process starts.
 2. retractions, backwards: where revised rows must be taken back, whoever revises them is told to.
 3. prune, backwards: which fields somebody reads. Sources decode, and exchanges carry, no others.
-4. cut (cutter.py): operators that need no exchange between them form a stage.
+4. cut (cutter.py): operators that need no exchange between them form a stage. Aggregations that gain by two steps
+   get them (two_phase.py), and the graph is cut again.
 """
 
 from __future__ import annotations
@@ -26,18 +27,27 @@ from millstream.projection import parts_read
 from millstream.specs.base import MAIN, Bound, Fields, both
 from millstream.specs.columns import UnionSpec
 from millstream.specs.ends import ReadSpec, SinkSpec
+from millstream.two_phase import Graph, TwoPhase, with_groups
 
 Ingest = Literal["auto", "coordinator", "workers"]
 
 
 def make_plan(
-    flow: Flow, *, workers: int, batch_rows: int = 65_536, ingest: Ingest = "auto", late_directory: Path | None = None
+    flow: Flow,
+    *,
+    workers: int,
+    batch_rows: int = 65_536,
+    ingest: Ingest = "auto",
+    late_directory: Path | None = None,
+    two_phase: TwoPhase = "auto",
 ) -> PhysicalPlan:
     """Plan a flow.
 
     Args:
         ingest: where sources are decoded; "auto" decides by what limits.
         late_directory: where late events go that the flow does not consume; None: they are only counted.
+        two_phase: whether rows are grouped in each worker before they go to the owners of their keys; "auto": where
+            that gains.
     Raises:
         FlowError, SchemaError: the flow cannot run, with the operator and its line.
         SourceError, SinkError: a source or sink that cannot be opened.
@@ -58,6 +68,10 @@ def make_plan(
     nodes = {n.id: replace(n, spec=n.spec.narrowed(needed[Port(n.id)])) for n in nodes.values()}
     nodes, reads = _projected(nodes, bound, needed)
     cut, where = _cut(nodes, bound, needed, ingest, workers)
+    graph = with_groups(Graph(nodes, bound, needed), cut, two_phase)
+    if graph.nodes != nodes:
+        nodes, bound, needed = graph.nodes, graph.bound, graph.needed
+        cut = Cutter(nodes, needed, where, workers)
     partitions = [
         (n.id, name) for n in nodes.values() if isinstance(n.spec, ReadSpec) for name in n.spec.source.partitions()
     ]

@@ -308,7 +308,7 @@ class Runner:
         if due_us is not None and due_us <= (now_us := self._now_us()):
             lane.work = stage.on_clock(now_us)
             return
-        most_bytes = self._budget_bytes // 4  # senders go on with the rest
+        most_bytes = max(1, self._budget_bytes // 4)  # senders go on with the rest
         for exchange in self.plan.exchanges_into(stage.stage.id):
             inbox = self._inboxes[exchange.id]
             if not idle and not stage.inputs.epoch and inbox.has_few(most_bytes):

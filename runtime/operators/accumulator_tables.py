@@ -68,10 +68,14 @@ class AccumulatorTables:
                     states[row] = self._codec.decode(encoded.as_py())
                 columns.append(states)
             elif name.startswith(_COLUMN):
-                kind = array.type
-                plain = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-                columns.append(array.to_numpy() if plain and not array.null_count else array)
+                columns.append(as_column(array))
         return columns
+
+
+def as_column(array: Array) -> Column:
+    """An accumulator column that has travelled, as accumulators like it: NumPy where every group has a number."""
+    numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    return array.to_numpy() if numbers and not array.null_count else array
 
 
 def _namespace(typed: TypedAccumulators) -> dict[str, Any] | None:

@@ -12,11 +12,13 @@ from millstream.operators.dedupe import Dedupe, FirstInOrder
 from millstream.operators.event_time import EventTime
 from millstream.operators.expiring import ExpiringAggregate
 from millstream.operators.free_windows import CustomWindow, GlobalWindow
+from millstream.operators.grouped import GroupRows
 from millstream.operators.joins.as_of import AsOfJoin
 from millstream.operators.joins.interval import IntervalJoin
 from millstream.operators.joins.lookup import Lookup
 from millstream.operators.joins.updating import UpdatingJoin
 from millstream.operators.joins.window import WindowJoin
+from millstream.operators.merged import MergedRunning, MergedWindows
 from millstream.operators.patterns import MatchPattern
 from millstream.operators.previous import WithPrevious
 from millstream.operators.process import ProcessOperator
@@ -43,6 +45,7 @@ from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
 from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.specs.free_windows import CustomWindows, GlobalWindows
 from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec
+from millstream.specs.groups import GroupRowsSpec, MergedRunningSpec, MergedWindowsSpec
 from millstream.specs.joins import AsOfJoinSpec, IntervalJoinSpec, UpdatingJoinSpec, WindowJoinSpec
 from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
 from millstream.specs.lookup import LookupSpec
@@ -88,6 +91,12 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
             return MapAsync(spec, context)
         case HandlersSpec():
             return python.Handlers(spec, context)
+        case GroupRowsSpec():
+            return GroupRows(spec, context)
+        case MergedWindowsSpec():
+            return MergedWindows(spec, context, plan.needs_position)
+        case MergedRunningSpec():
+            return MergedRunning(spec, context, plan.needs_position)
         case WindowAggregateSpec():
             if isinstance(spec.windows, GlobalWindows):
                 return GlobalWindow(spec, context, plan.needs_position)

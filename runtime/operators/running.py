@@ -52,7 +52,13 @@ class RunningAggregate(Operator):
         keys = batch.keys.distinct.take(index_array(batch.keys.codes[first]))
         inputs = evaluate_all(accumulators.inputs, input_columns(batch, accumulators))
         partial = accumulators.partial(inputs, groups, row_order(batch, accumulators), batch.sign)
-        merged = self.standing.merge(keys, partial, latest(groups, batch.time_us), accumulators)
+        yield from self._add(keys, partial, latest(groups, batch.time_us), accumulators)
+
+    def _add(
+        self, keys: pa.RecordBatch, partial: list[Column], time_us: IntArray, accumulators: AccumulatorSet
+    ) -> Iterator[Output]:
+        """Merge a row for each of these keys, each at most once, into what stands; put out what that changes."""
+        merged = self.standing.merge(keys, partial, time_us, accumulators)
         left = live_rows(accumulators, merged.columns)
         if not self.spec.final:
             now = self._rows(keys, merged.columns, merged.time_us)

@@ -269,17 +269,25 @@ class UpdatingJoinSpec(JoinSpec):
 
     Attributes:
         ttl_us: pairs are at most so far apart in event time; None: there is no bound.
+        final: rows without a match come out when none can come any more, and nothing is taken back.
         retracts: for each side, whether its rows may take back earlier ones.
     """
 
     ttl_us: int | None = None
+    final: bool = False
     retracts: tuple[bool, bool] = (False, False)
 
     def describe(self) -> str:
-        return self._described(*([] if self.ttl_us is None else [f"ttl={format_duration(self.ttl_us)}"]))
+        ttl = [] if self.ttl_us is None else [f"ttl={format_duration(self.ttl_us)}"]
+        return self._described(*ttl, *(["emit='final'"] if self.final else []))
 
     def notes(self) -> Iterator[str]:
-        yield "a changelog: rows without a match are taken back when one comes" if self._revises else "every pair once"
+        if self._revises:
+            yield "a changelog: rows without a match are taken back when one comes"
+        else:
+            yield "every pair once" if self.how.pairs else "every row once"
+        if self.waits:
+            yield "rows without a match come out when none can come any more" + (" (at the end)" * self.waits_for_end)
         if self.ttl_us is not None:
             yield f"rows further apart than {format_duration(self.ttl_us)} of event time do not match"
 
@@ -295,11 +303,28 @@ class UpdatingJoinSpec(JoinSpec):
         return next((i.time for i in inputs if i.time is not Time.EVENT), Time.EVENT)
 
     @property
+    def waits(self) -> bool:
+        """Whether rows wait until no match can come any more, instead of coming out at once and being taken back."""
+        return self.final and (self.how.keeps(0) or self.how.keeps(1))
+
+    @property
+    def waits_for_end(self) -> bool:
+        return self.waits and self.ttl_us is None
+
+    @property
     def _revises(self) -> bool:
-        return any(self.retracts) or self.how.keeps(0) or self.how.keeps(1)
+        return not self.final and (any(self.retracts) or self.how.keeps(0) or self.how.keeps(1))
 
     def _changelog(self, where: str, inputs: Sequence[Bound]) -> Changelog | None:
-        revises = any(i.changelog is not None for i in inputs) or self.how.keeps(0) or self.how.keeps(1)
+        changelogs = [i.changelog for i in inputs if i.changelog is not None]
+        if self.final:
+            for changelog in changelogs:
+                raise FlowError(
+                    f"{where}: emit='final' takes nothing back, and its input comes from {changelog.by}, which revises "
+                    "what it has put out; use emit='final' there, too"
+                )
+            return None
+        revises = bool(changelogs) or self.how.keeps(0) or self.how.keeps(1)
         return Changelog(where, None, retracts=True) if revises else None
 
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:

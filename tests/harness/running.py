@@ -17,6 +17,7 @@ from millstream.plan import PhysicalPlan
 from millstream.planner import Ingest, make_plan
 from millstream.runner import Runner
 from millstream.specs.ends import SinkSpec
+from millstream.two_phase import TwoPhase
 
 Rows = list[dict[str, Any]]
 
@@ -28,6 +29,7 @@ class Way:
     workers: int = 1
     batch_rows: int = 65_536
     ingest: Ingest = "coordinator"
+    two_phase: TwoPhase = "auto"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Outcome:
 
 def run(flow: Flow, way: Way = Way()) -> Outcome:  # noqa: B008  (frozen)
     letters: list[DeadLetter] = []
-    plan = make_plan(flow, workers=way.workers, batch_rows=way.batch_rows, ingest=way.ingest)
+    plan = make_plan(flow, workers=way.workers, batch_rows=way.batch_rows, ingest=way.ingest, two_phase=way.two_phase)
     local = LocalRun(plan, letters.append)
     local.run()
     runners = [local.coordinator.runner, local.caller, *(w.runner for w in local.workers.values())]

@@ -153,3 +153,13 @@ def test_a_bad_record_in_a_table_is_named(tmp_path: Path) -> None:
     stream(flow).lookup(path, "k").collect("out")
     with pytest.raises(SourceError, match=r"lookup \(test_joins.py:\d+\): .*table.jsonl, line 2"):
         run(flow)
+
+
+def test_a_final_join_refuses_inputs_that_take_back() -> None:
+    flow = Flow("final")
+    first = keyed(flow).join(keyed(flow, w=pa.int64()), "left", ttl="1m").select("k", "w")
+    with pytest.raises(FlowError, match=r"emit='final' takes nothing back, .*; use emit='final' there, too"):
+        plan(first.key_by("k").join(keyed(flow), "left", ttl="1m", emit="final"))
+    flow = Flow("word")
+    with pytest.raises(FlowError, match=r"emit='last' is neither 'updates' nor 'final'"):
+        keyed(flow).join(keyed(flow), emit="last")  # type: ignore[arg-type]

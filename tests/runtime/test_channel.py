@@ -134,3 +134,9 @@ def test_a_stage_is_idle_when_all_its_inputs_are_and_ends_with_the_last() -> Non
 def test_an_input_that_was_not_announced_is_refused() -> None:
     with pytest.raises(WireError, match="was not announced"):
         StageInputs().update(data(0, 5))
+
+
+def test_a_receiver_takes_one_message_at_least_whatever_the_limit() -> None:
+    inbox = Inbox(in_order=True)
+    inbox.put(message(0, size=100))
+    assert [d.sequence for d in inbox.take_together(most_bytes=0)] == [0]

@@ -50,6 +50,7 @@ def ways() -> st.SearchStrategy[Way]:
         workers=st.sampled_from([1, 3]),
         batch_rows=st.integers(1, 25),
         ingest=st.sampled_from(["coordinator", "workers"]),
+        two_phase=st.sampled_from(["always", "auto", "never"]),
     )
 
 

@@ -47,6 +47,7 @@ def ways() -> st.SearchStrategy[Way]:
         workers=st.integers(1, 4),
         batch_rows=st.integers(1, 30),
         ingest=st.sampled_from(["coordinator", "workers"]),
+        two_phase=st.sampled_from(["always", "auto", "never"]),
     )
 
 

@@ -283,6 +283,7 @@ def ways() -> st.SearchStrategy[Way]:
         workers=st.integers(1, 4),
         batch_rows=st.one_of(st.just(1), st.integers(2, 6), st.integers(7, 40)),
         ingest=st.sampled_from(["coordinator", "workers"]),
+        two_phase=st.sampled_from(["always", "auto", "never"]),
     )
 
 

@@ -5,6 +5,8 @@ the two to come. A row without a match, where its side is kept, comes out at onc
 comes; it comes back when its last match is taken back. With a time to live, rows match only while their
 event times are at most so far apart, and state can be given up; without one it grows for ever.
 
+With ``emit="final"`` rows without a match wait instead, until none can come any more, and nothing is ever taken back.
+
 A side whose rows take earlier ones back (a changelog) is understood: a row that is taken back takes back what
 came of it. The results of a batch are the product of its rows with the other side, signs multiplied.
 
@@ -31,7 +33,7 @@ from millstream.operators.joins.sorted_rows import Found, make_segment, pairs_of
 from millstream.operators.joins.tables import numbers_in
 from millstream.specs.base import MAIN
 from millstream.specs.joins import JoinKind, UpdatingJoinSpec
-from millstream.times import MAX_US, saturating_add
+from millstream.times import MAX_US, MIN_US, saturating_add
 
 _FAR_US: Final = 1 << 61
 """Sums of two times within this are no overflow."""
@@ -60,7 +62,8 @@ class UpdatingJoin(JoinOperator):
     def __init__(self, spec: UpdatingJoinSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context, with_position)
         self.ttl_us = spec.ttl_us
-        self.signed = any(spec.retracts) or spec.how.keeps(0) or spec.how.keeps(1)
+        self.waits = spec.waits
+        self.signed = any(spec.retracts) or (not self.waits and (spec.how.keeps(0) or spec.how.keeps(1)))
         # Whether rows of a side come out without the other, so that their matches have to be counted.
         self.comes_out_alone = (self.how.keeps(0) or self.how is JoinKind.SEMI, self.how.keeps(1))
         # Where only left rows come out and nothing is taken back, one right row of a key says all, and a left row
@@ -162,7 +165,10 @@ class UpdatingJoin(JoinOperator):
             mine.kept.matches.values[numbers] = matches
             met = matches > 0
             comes_out = met if self.how is JoinKind.SEMI else ~met
-            yield from self._kept_alone(port, numbers[comes_out], self._sign_of(rows, comes_out))
+            if self.waits:
+                self._wait(self.sides[port], numbers[comes_out])
+            else:
+                yield from self._kept_alone(port, numbers[comes_out], self._sign_of(rows, comes_out))
             if self.once:
                 mine.kept.remove(numbers[met])
         if self.how.pairs:
@@ -226,9 +232,10 @@ class UpdatingJoin(JoinOperator):
         rows = changed.first_match if met else changed.last_match_gone
         if not len(rows):
             return
-        plus = met == (self.how is JoinKind.SEMI)
-        sign = np.full(len(rows), 1 if plus else -1, np.int8) if self.signed else None
-        yield from self._kept_alone(side, rows, sign)
+        if not self.waits:
+            plus = met == (self.how is JoinKind.SEMI)
+            sign = np.full(len(rows), 1 if plus else -1, np.int8) if self.signed else None
+            yield from self._kept_alone(side, rows, sign)
         if self.once:
             self.sides[side].kept.remove(rows)
 
@@ -259,25 +266,42 @@ class UpdatingJoin(JoinOperator):
     # --- time ---
 
     def on_watermark(self, watermark_us: int) -> Iterator[Output]:
-        self.watermark_us = max(self.watermark_us, watermark_us)
-        if self.ttl_us is None:
+        if watermark_us <= self.watermark_us:
             return
-        limit_us = self._limit_us(self.ttl_us)
+        self.watermark_us = watermark_us
+        limit_us = self._limit_us()
+        if limit_us == MIN_US:
+            return
+        if self.waits:
+            for port, side in enumerate(self.sides):
+                due = side.due.take_before(limit_us)
+                yield from self._kept_alone(port, due[side.kept.matches.values[due] == 0])
         gone = [side.forget_before(limit_us) for side in self.sides]
         if any(gone):
             self._forget_keys()
-        yield from ()
 
-    def _limit_us(self, ttl_us: int) -> int:
+    def _limit_us(self) -> int:
         """Rows with an earlier time can meet nothing any more."""
-        return MAX_US if self.watermark_us == MAX_US else saturating_add(self.watermark_us, -2 * ttl_us)
+        if self.watermark_us == MAX_US:
+            return MAX_US
+        return MIN_US if self.ttl_us is None else saturating_add(self.watermark_us, -2 * self.ttl_us)
+
+    def _wait(self, side: Side, rows: RowNumbers) -> None:
+        """Rows that have met nothing come out when they can meet nothing any more."""
+        side.due.add(side.kept.time_us.values[rows], rows)
+
+    def held_back_us(self) -> int:
+        if not self.waits:
+            return 0
+        return MAX_US if self.ttl_us is None else 2 * self.ttl_us
 
     # --- checkpoints ---
 
     def _past(self, port: int) -> BoolArray | None:
-        if self.ttl_us is None:
+        limit_us = self._limit_us()
+        if limit_us == MIN_US:
             return None
-        past: BoolArray = self.sides[port].kept.time_us.values < self._limit_us(self.ttl_us)
+        past: BoolArray = self.sides[port].kept.time_us.values < limit_us
         return past
 
     def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
@@ -286,3 +310,5 @@ class UpdatingJoin(JoinOperator):
         matches = numbers_in(state, MATCHES)
         if matches is not None:
             side.kept.matches.values[numbers] = matches
+            if self.waits:
+                self._wait(side, numbers[matches == 0])

@@ -78,6 +78,10 @@ class AlignedWindows(WindowOperator):
         if batch.num_rows == 0:
             return
         self._add(batch, watermark_us)
+        yield from self._look_for_due()
+
+    def _look_for_due(self) -> Iterator[Output]:
+        """Rows have come: put out what that makes due, if anything."""
         yield from self._fire_again(self._expired_until)
         if self.spec.early is not None:
             self.early.changed(self.context.now_us())
@@ -85,7 +89,7 @@ class AlignedWindows(WindowOperator):
 
     def _add(self, batch: Batch, watermark_us: IntArray | None) -> None:
         """Add rows to their windows."""
-        stores = self._stores_for(batch)
+        stores = self._stores_for(self.typed.for_batch(batch))
         assert batch.time_us is not None
         slices = self.layout.slices.of(batch.time_us)
         if not self.layout.overlap:
@@ -125,8 +129,7 @@ class AlignedWindows(WindowOperator):
         """For each watermark, the first window that has not expired by it."""
         return self.layout.ended_each(watermark_us, self.spec.allowed_lateness_us)
 
-    def _stores_for(self, batch: Batch) -> _Stores:
-        accumulators = self.typed.for_batch(batch)
+    def _stores_for(self, accumulators: AccumulatorSet) -> _Stores:
         if self.stores is None:
             self.stores = _Stores(accumulators, ShownStore(accumulators, self.discarding))
         elif accumulators is not self.stores.accumulators:

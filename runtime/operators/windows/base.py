@@ -23,6 +23,7 @@ from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
 from millstream.operators.windows.panes import PaneWriter
 from millstream.specs.base import LATE
+from millstream.specs.keyed import Aggregates
 from millstream.specs.triggers import Early, next_tick_us
 from millstream.specs.windows import Panes, WindowAggregateSpec
 from millstream.times import MAX_US, MIN_US, format_duration
@@ -42,10 +43,8 @@ class WindowOperator(Operator):
     def __init__(self, spec: WindowAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(context)
         self.spec = spec
-        aggregates = loaded_aggregates(spec.aggregates)
-        self.writer = PaneWriter(context, tuple(aggregates), with_position)
-        if spec.early is not None:
-            aggregates[_ROWS] = ms.count()
+        self.writer = PaneWriter(context, tuple(n for n, _ in spec.aggregates), with_position)
+        aggregates = loaded_aggregates(kept_aggregates(spec))
         self.typed = TypedAccumulators(aggregates, context.name, retractable=spec.signed)
         self.tables = AccumulatorTables(self.typed)
         self.early = EarlyClock(spec.early or Early())
@@ -116,6 +115,11 @@ class WindowOperator(Operator):
 
     def held_back_us(self) -> int:
         return self.spec.allowed_lateness_us if self.retracts else self.fire_delay_us
+
+
+def kept_aggregates(spec: WindowAggregateSpec) -> Aggregates:
+    """What is aggregated: what the user asked for, and what the operator wants to know beside it."""
+    return spec.aggregates if spec.early is None else (*spec.aggregates, (_ROWS, ms.count()))
 
 
 class EarlyClock:

@@ -150,3 +150,36 @@ def test_a_part_that_is_gone_before_it_was_committed_is_an_error(tmp_path: Path)
     with pytest.raises(SinkError, match=r"which is not there any more"):
         commit(sink, prepared)
     assert seen(path) == []
+
+
+def test_parts_that_a_later_and_damaged_checkpoint_had_shown_are_taken_back(tmp_path: Path) -> None:
+    sink, path = sink_of(JsonLinesSink, tmp_path, "parts")
+    writers = [sink.open_staged(worker, 2, None) for worker in range(2)]
+    put(writers[0], sink, rows(1))
+    put(writers[1], sink, rows(2))
+    counted = [checkpoint(writer) for writer in writers]
+    for prepared in counted:
+        commit(sink, prepared)
+    for worker, writer in enumerate(writers):
+        put(writer, sink, rows(3 + worker))
+        commit(sink, checkpoint(writer))
+    assert seen(path) == [1, 3, 2, 4]
+    # The checkpoint that counted 3 and 4 cannot be read: the run goes on from the one before, and they come again.
+    writers = [sink.open_staged(worker, 3, [prepared.state for prepared in counted]) for worker in range(3)]
+    assert seen(path) == [1, 2]
+    put(writers[2], sink, rows(3, 4))
+    prepared = [checkpoint(writer) for writer in writers]
+    commit(sink, prepared[2])
+    assert seen(path) == [1, 2, 3, 4]
+    sink.open_staged(0, 1, [p.state for p in prepared])  # fewer workers: what the others had written stays
+    assert seen(path) == [1, 2, 3, 4]
+
+
+def test_what_is_written_behind_the_barrier_is_not_in_what_the_writer_said_at_it(tmp_path: Path) -> None:
+    sink, _ = sink_of(ParquetSink, tmp_path, "file")
+    writer = sink.open_staged(0, 1, None)
+    put(writer, sink, rows(1))
+    prepared = writer.prepare(last=False)
+    said = json.dumps(prepared.state)
+    put(writer, sink, rows(2))  # the checkpoint is still being written
+    assert json.dumps(prepared.state) == said
