@@ -7,7 +7,7 @@ batches are merged by group (`combine`), in any order and any nesting, and `resu
     part.py         a part: a few columns that merge by group
     numeric.py      count, sum, min, max, mean, variance of numbers; wide.py: exact sums beyond 64 bits
     ordered.py      first, last, arg_min, arg_max; min and max of text and decimals
-    collections.py  count_distinct, collect
+    collections.py  count_distinct, collect; distinct.py: count_distinct of what is kept for ever
     ranked.py       the best rows; sorting.py: the order of the rows of many groups
     user.py         the user's own functions
     signed.py       aggregates from which rows can be taken back; double_double.py: their sums of doubles

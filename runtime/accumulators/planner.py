@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream import aggregates as spec
-from millstream.accumulators import collections, numeric, ordered, ranked, signed, user
+from millstream.accumulators import collections, distinct, numeric, ordered, ranked, signed, user
 from millstream.accumulators.columns import Column, Input, RowOrder, Values, retype, to_arrow
 from millstream.accumulators.part import Part, Rows
 from millstream.aggregates import Aggregate, AggregateOverflowError
@@ -27,6 +27,10 @@ from millstream.expr import Expr
 from millstream.grouping import Groups
 
 Finish = Callable[[Sequence[Column]], Array]
+
+_MakeParts = Callable[
+    [Aggregate, Sequence[pa.DataType], pa.DataType, str, Sequence[int]], "tuple[tuple[Part, ...], Finish]"
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Accumulator:
             groups: the group of each row.
             order: event time and position of each row, where the aggregate ``needs_order``.
         """
-        return _partial(self.parts, self.input_types, inputs, groups, order)
+        return _partial_of(self.parts, _rows(self.input_types, inputs, groups, order))
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
         """Accumulator columns to others: one row for each group of rows. The columns given stay as they are."""
@@ -79,6 +83,7 @@ class AccumulatorSet:
         width: the number of columns.
         needs_order: whether `partial` needs the order of rows.
         retractable: whether rows can be taken back.
+        apart: by column, the parts whose values somebody else keeps.
     """
 
     def __init__(
@@ -87,16 +92,19 @@ class AccumulatorSet:
         input_types: Sequence[pa.DataType],
         where: str = "agg",
         retractable: bool = False,
+        values_apart: bool = False,
     ) -> None:
         """Args:
             aggregates: by name of their result.
             input_types: the types of ``distinct_inputs(aggregates.values())``, in that order.
             where: the operator, as the user wrote it, for errors.
             retractable: rows come with signs, which all aggregates can follow (`Aggregate.retractable`).
+            values_apart: whoever uses these keeps the values of `count_distinct` and says what is new (distinct.py).
         Raises:
             SchemaError: an aggregate does not take the type of its input.
         """
         self.retractable = retractable
+        self.apart: dict[int, distinct.DistinctCount] = {}
         self.inputs = distinct_inputs(aggregates.values())
         if len(self.inputs) != len(input_types):
             raise InternalError(f"{where}: {len(input_types)} input types for {len(self.inputs)} inputs")
@@ -112,9 +120,12 @@ class AccumulatorSet:
             self.parts, self.width, columns_of[rows] = [rows], 1, [0]
         for name, aggregate in aggregates.items():
             at = [position[_identity(expr)] for expr in aggregate.inputs]
-            accumulator = _build(aggregate, [input_types[i] for i in at], f"{where}: {name}", at, retractable)
+            make = _make_parts(aggregate, retractable, values_apart)
+            accumulator = _build(aggregate, [input_types[i] for i in at], f"{where}: {name}", at, make)
             for part in accumulator.parts:
                 if part not in columns_of:
+                    if isinstance(part, distinct.DistinctCount):
+                        self.apart[self.width] = part
                     columns_of[part] = list(range(self.width, self.width + part.width))
                     self.parts.append(part)
                     self.width += part.width
@@ -129,17 +140,23 @@ class AccumulatorSet:
         Args:
             sign: of each row, where the set is ``retractable``; None: all rows count.
         """
-        if sign is not None and not self.retractable:
-            raise InternalError("accumulators: rows are taken back from aggregates that were not made for it")
-        return _partial(self.parts, self._input_types, inputs, groups, order, sign)
+        return self.partial_of(self.rows(inputs, groups, order, sign))
+
+    def partial_of(self, rows: Rows) -> list[Column]:
+        """As `partial`, of what `rows` gave."""
+        return _partial_of(self.parts, rows)
 
     def left(self, columns: Sequence[Column]) -> BoolArray:
         """Which groups of a ``retractable`` set have rows left; the others are as if they had never been."""
         return _numbers(columns[0]) > 0
 
-    def rows(self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None) -> Rows:
+    def rows(
+        self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None, sign: SignArray | None = None
+    ) -> Rows:
         """Rows as parts see them; see `partial`."""
-        return Rows([retype(a, t) for a, t in zip(inputs, self._input_types, strict=True)], groups, order)
+        if sign is not None and not self.retractable:
+            raise InternalError("accumulators: rows are taken back from aggregates that were not made for it")
+        return _rows(self._input_types, inputs, groups, order, sign)
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
         """Accumulator columns to others: one row for each group of rows. The columns given stay as they are."""
@@ -158,7 +175,7 @@ def make_accumulator(
     Raises:
         SchemaError: the aggregate does not take these types.
     """
-    return _build(aggregate, input_types, f"{where}: {name}", range(len(aggregate.inputs)))
+    return _build(aggregate, input_types, f"{where}: {name}", range(len(aggregate.inputs)), _parts)
 
 
 def distinct_inputs(aggregates: Iterable[Aggregate]) -> tuple[Expr, ...]:
@@ -171,15 +188,17 @@ def _identity(expr: Expr) -> bytes:
     return pickle.dumps(expr)
 
 
-def _partial(
-    parts: Sequence[Part],
+def _rows(
     input_types: Sequence[pa.DataType],
     inputs: Sequence[Array],
     groups: Groups,
     order: RowOrder | None,
     sign: SignArray | None = None,
-) -> list[Column]:
-    rows = Rows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order, sign)
+) -> Rows:
+    return Rows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order, sign)
+
+
+def _partial_of(parts: Sequence[Part], rows: Rows) -> list[Column]:
     return [column for part in parts for column in part.partial(rows)]
 
 
@@ -192,13 +211,24 @@ def _combine(parts: Sequence[Part], columns: Sequence[Column], groups: Groups) -
 
 
 def _build(
-    aggregate: Aggregate, input_types: Sequence[pa.DataType], where: str, at: Sequence[int], retractable: bool = False
+    aggregate: Aggregate, input_types: Sequence[pa.DataType], where: str, at: Sequence[int], make: _MakeParts
 ) -> Accumulator:
     output = aggregate.output_type(input_types, where)
     kinds = tuple(map(_computed_type, input_types))
-    make = _retractable_parts if retractable else _parts
     parts, finish = make(aggregate, kinds, output, f"{where}={aggregate}", at)
     return Accumulator(kinds, output, parts, finish)
+
+
+def _make_parts(aggregate: Aggregate, retractable: bool, values_apart: bool) -> _MakeParts:
+    if values_apart and isinstance(aggregate, spec.CountDistinct):
+        return _parts_apart
+    return _retractable_parts if retractable else _parts
+
+
+def _parts_apart(
+    aggregate: Aggregate, kinds: Sequence[pa.DataType], output: pa.DataType, label: str, at: Sequence[int]
+) -> tuple[tuple[Part, ...], Finish]:
+    return (distinct.DistinctCount(at[0], kinds[0]),), lambda columns: to_arrow(columns[0])
 
 
 def _parts(

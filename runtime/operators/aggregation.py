@@ -46,10 +46,13 @@ class TypedAccumulators:
     nothing but null at first. Then the types widen, and accumulators of before are combined with those of after.
     """
 
-    def __init__(self, aggregates: dict[str, Aggregate], where: str, retractable: bool = False) -> None:
+    def __init__(
+        self, aggregates: dict[str, Aggregate], where: str, retractable: bool = False, values_apart: bool = False
+    ) -> None:
         self.aggregates = aggregates
         self.where = where
         self.retractable = retractable
+        self.values_apart = values_apart
         self._schema: pa.Schema | None = None
         self._types: list[pa.DataType] = []
         self._set: AccumulatorSet | None = None
@@ -88,7 +91,7 @@ class TypedAccumulators:
             types = [self._wider(e, a, b) for e, a, b in zip(self._set.inputs, self._types, types, strict=True)]
         if self._set is None or types != self._types:
             self._types = types
-            self._set = AccumulatorSet(self.aggregates, types, self.where, self.retractable)
+            self._set = AccumulatorSet(self.aggregates, types, self.where, self.retractable, self.values_apart)
 
     def _wider(self, field: object, before: pa.DataType, now: pa.DataType) -> pa.DataType:
         if before == now:
