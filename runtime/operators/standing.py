@@ -53,16 +53,15 @@ class Standing:
         self.time_us: IntArray = np.zeros(0, np.int64)
 
     def merge(
-        self, keys: pa.RecordBatch, partial: list[Column], time_us: IntArray, accumulators: AccumulatorSet
+        self, slots: IntArray, new: BoolArray, partial: list[Column], time_us: IntArray, accumulators: AccumulatorSet
     ) -> Merged:
         """Merge a row for each of these keys into what stands.
 
         Args:
-            keys: each at most once.
+            slots: of keys, each at most once; new: which of them have just been added.
             partial: their accumulators, for some rows.
             time_us: the largest time of those.
         """
-        slots, new = self.keys.add(keys)
         known = np.flatnonzero(~new)
         held, held_us = list[Column](), np.zeros(0, np.int64)
         if len(known):
