@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from millstream.accumulators.collections import flatten
 from millstream.accumulators.columns import Column, Input
 from millstream.accumulators.part import Part, Rows
 from millstream.grouping import Groups
@@ -36,3 +37,8 @@ class DistinctCount(Part):
         counts = np.zeros(groups.count, np.int64)
         np.add.at(counts, groups.codes, Input(columns[0], groups).values)
         return [counts]
+
+
+def values_in(lists: Column, groups: Groups) -> Input:
+    """The values in a column that was made where they are not kept apart: lists of them (collections.py)."""
+    return Input(*flatten(lists, groups))

@@ -7,18 +7,21 @@ passed as they were. They keep the same state, so that a run may go on in one st
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from millstream.accumulators.distinct import values_in
 from millstream.batch import Batch, index_array
+from millstream.grouping import group_codes
 from millstream.operators.base import Context, Output
 from millstream.operators.grouped import accumulators_of
 from millstream.operators.running import RunningAggregate
+from millstream.operators.standing import latest
 from millstream.operators.windows.aligned import AlignedWindows
 from millstream.operators.windows.slices import expand
-from millstream.runs import Run, combine, sort_run
+from millstream.runs import Run, combine
 from millstream.specs.groups import GROUPS_INPUT, SLICE, MergedRunningSpec, MergedWindowsSpec
-from millstream.times import MIN_US
 
 
 class MergedWindows(AlignedWindows):
@@ -34,19 +37,19 @@ class MergedWindows(AlignedWindows):
             yield from super().on_batch(batch, port)
 
     def _add_groups(self, groups: Batch) -> None:
-        """Add groups to the slices or windows that they are of; none of these windows has fired."""
+        """Add groups, of one block or of several, to their slices or windows; none of these windows has fired."""
         assert groups.keys is not None
         stores = self._stores_for(self.typed.for_types(self.input_types))
         slices = groups.columns.column(SLICE).to_numpy()
         run = Run(slices, groups.keys, accumulators_of(groups, stores.accumulators))
-        if self.sliced:
-            stores.slices.add(sort_run(run))
-            return
-        if self.layout.overlap:
+        if self.layout.overlap and not self.sliced:
             rows, windows = expand(self.layout.first(slices), self.layout.last(slices))
-            part = run.take(rows)
-            run = combine(Run(windows, part.keys, part.columns), stores.accumulators)
-        self._unseen_rows += stores.add(sort_run(run), self.fired_until)
+            run = replace(run.take(rows), index=windows)
+        run = combine(run, stores.accumulators)
+        if self.sliced:
+            stores.slices.add(run)
+        else:
+            self._unseen_rows += stores.add(run, self.fired_until)
 
 
 class MergedRunning(RunningAggregate):
@@ -61,6 +64,11 @@ class MergedRunning(RunningAggregate):
         assert batch.keys is not None
         self.accumulators = accumulators = self.typed.for_types(self.input_types)
         self.timed = batch.time_us is not None
-        time_us = np.full(batch.num_rows, MIN_US) if batch.time_us is None else batch.time_us
-        keys = batch.keys.distinct.take(index_array(batch.keys.codes))
-        yield from self._add(keys, accumulators_of(batch, accumulators), time_us, accumulators)
+        groups, first = group_codes([(batch.keys.codes, max(1, batch.keys.distinct.num_rows))])
+        keys = batch.keys.distinct.take(index_array(batch.keys.codes[first]))
+        columns = accumulators_of(batch, accumulators)
+        values = [values_in(columns[column], groups) for column in accumulators.apart]
+        for column in accumulators.apart:
+            columns[column] = np.zeros(batch.num_rows, np.int64)
+        partial = accumulators.combine(columns, groups)
+        yield from self._add(keys, partial, values, latest(groups, batch.time_us), accumulators)

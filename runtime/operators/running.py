@@ -3,6 +3,8 @@
 The result is a changelog: each batch puts out one row for each key that it changed, which replaces the
 key's earlier one. Where somebody behind needs it, or where keys can go, it takes the earlier row back instead, with the
 values and the time it was said with.
+
+The values of `count_distinct` are kept apart (distinct_values.py): what stands of them is a number.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column
+from millstream.accumulators.columns import Input
+from millstream.aggregates import CountDistinct
 from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
 from millstream.checkpoints.tables import StateTable
 from millstream.evaluate import evaluate_all
@@ -22,6 +26,7 @@ from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position, unchanged
+from millstream.operators.distinct_values import DistinctValues
 from millstream.operators.standing import Merged, Standing, latest, live_rows
 from millstream.specs.base import MAIN
 from millstream.specs.keyed import RunningAggregateSpec
@@ -38,7 +43,9 @@ class RunningAggregate(Operator):
         self.spec = spec
         self.with_position = with_position
         self.aggregates = loaded_aggregates(spec.aggregates)
-        self.typed = TypedAccumulators(self.aggregates, context.name, spec.signed)
+        self.typed = TypedAccumulators(self.aggregates, context.name, spec.signed, values_apart=True)
+        counting = [a for a in self.aggregates.values() if isinstance(a, CountDistinct)]
+        self.values = [DistinctValues(f"values.{n}", spec.signed) for n in range(len(counting))]
         self.tables = AccumulatorTables(self.typed)
         self.standing = Standing()
         self.timed = False
@@ -51,14 +58,24 @@ class RunningAggregate(Operator):
         groups, first = group_codes([(batch.keys.codes, max(1, batch.keys.distinct.num_rows))])
         keys = batch.keys.distinct.take(index_array(batch.keys.codes[first]))
         inputs = evaluate_all(accumulators.inputs, input_columns(batch, accumulators))
-        partial = accumulators.partial(inputs, groups, row_order(batch, accumulators), batch.sign)
-        yield from self._add(keys, partial, latest(groups, batch.time_us), accumulators)
+        rows = accumulators.rows(inputs, groups, row_order(batch, accumulators), batch.sign)
+        values = [rows.inputs[part.at] for part in accumulators.apart.values()]
+        yield from self._add(keys, accumulators.partial_of(rows), values, latest(groups, batch.time_us), accumulators)
 
     def _add(
-        self, keys: pa.RecordBatch, partial: list[Column], time_us: IntArray, accumulators: AccumulatorSet
-    ) -> Iterator[Output]:
-        """Merge a row for each of these keys, each at most once, into what stands; put out what that changes."""
-        merged = self.standing.merge(keys, partial, time_us, accumulators)
+        self, keys: pa.RecordBatch, partial: list[Column], values: Sequence[Input], time_us: IntArray,
+        accumulators: AccumulatorSet,
+    ) -> Iterator[Output]:  # fmt: skip
+        """Merge a row for each of these keys, each at most once, into what stands; put out what that changes.
+
+        Args:
+            values: those of each part that is `AccumulatorSet.apart`, grouped by key.
+        """
+        slots, new = self.standing.keys.add(keys)
+        # Results that count the same values share a part: the last tables may be for none.
+        for (column, part), given, held in zip(accumulators.apart.items(), values, self.values, strict=False):
+            partial[column] = held.add(slots, given, part)
+        merged = self.standing.merge(slots, new, partial, time_us, accumulators)
         left = live_rows(accumulators, merged.columns)
         if not self.spec.final:
             now = self._rows(keys, merged.columns, merged.time_us)
@@ -90,6 +107,8 @@ class RunningAggregate(Operator):
             some = slots[start : start + CHANGE_ROWS]
             yield MAIN, self._rows(self.standing.keys.keys(some), self.standing.take(some), self.standing.time_us[some])
         self.standing.free(slots)
+        for values in self.values:
+            values.clear()
 
     def held_back_us(self) -> int:
         return MAX_US if self.spec.final else 0
@@ -106,12 +125,17 @@ class RunningAggregate(Operator):
     # --- checkpoints ---
 
     def snapshot(self) -> list[StateTable]:
-        return [*self.tables.snapshot(), *self.standing.snapshot(self.tables)]
+        values = [table for held in self.values for table in held.snapshot(self.standing.keys)]
+        return [*self.tables.snapshot(), *self.standing.snapshot(self.tables), *values]
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         self.accumulators = self.tables.restore(tables)
         slots = self.standing.restore(tables, self.tables)
+        for held in self.values:
+            held.restore(tables, self.standing.keys)
         self.timed = bool((self.standing.time_us[slots] > MIN_US).any())
 
     def figures(self) -> dict[str, Any]:
-        return {**super().figures(), **self.standing.figures()}
+        standing = self.standing.figures()
+        state_bytes = standing["state_bytes"] + sum(held.nbytes for held in self.values)
+        return {**super().figures(), **standing, "state_bytes": state_bytes}

@@ -1,8 +1,8 @@
 """``scripts/chaos``: many histories of simulated runs, or real runs of which processes are killed.
 
-    scripts/chaos --sim --seeds 2000              histories from seeds, on all cores
-    scripts/chaos --sim --seeds 1 --from 1234     one of them again, and how it went
-    scripts/chaos --kills 30                      real processes, kill -9 at random moments
+scripts/chaos --sim --seeds 2000              histories from seeds, on all cores
+scripts/chaos --sim --seeds 1 --from 1234     one of them again, and how it went
+scripts/chaos --kills 30                      real processes, kill -9 at random moments
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def simulate(seeds: Iterable[int]) -> Summary:
             notes = "\n".join(getattr(error, "__notes__", []))
             found = traceback.format_exception_only(error)[0].strip()
             where = traceback.format_tb(error.__traceback__)[-1]
-            summary.wrong.append(f"seed {seed}: {found}\n{where}{last}{notes}\nagain: scripts/chaos --sim --seeds 1 --from {seed}")
+            summary.wrong.append(
+                f"seed {seed}: {found}\n{where}{last}{notes}\nagain: scripts/chaos --sim --seeds 1 --from {seed}"
+            )
         summary.add(made.story)
     return summary
 

@@ -37,14 +37,18 @@ def run_through_crashes(
     ingests: Sequence[Ingest] = ("coordinator", "workers"),
     most_crashes: int = 8,
 ) -> Crashes:
-    """Run to the end of the input, whatever it takes; each life has another number of workers and way of ingest."""
+    """Run to the end of the input, whatever it takes; each life has another number of workers, way of ingest and of grouping."""
     chance = random.Random(seed)
     story = Crashes()
     store = CheckpointStore(DirectoryDisk(state))
     while True:
         story.lives += 1
         plan = make_plan(
-            make_flow(), workers=chance.choice(workers), batch_rows=batch_rows, ingest=chance.choice(ingests)
+            make_flow(),
+            workers=chance.choice(workers),
+            batch_rows=batch_rows,
+            ingest=chance.choice(ingests),
+            two_phase=chance.choice(["always", "auto", "never"]),
         )
         manifest = store.newest(plan.name, _unsound)
         recovery = None

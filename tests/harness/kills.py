@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
-ROWS = 60_000
+ROWS = 300_000
 _DISK_BYTES = 64 << 20
 _LONGEST_LIFE_S = 120.0
 
@@ -47,7 +47,7 @@ class Quiet(ms.Process):
         ctx.set_timer(timedelta(milliseconds=500), name="quiet")
 
     def on_timer(self, timer, ctx):
-        ctx.emit({"k": ctx.key, "at": timer.time_us if hasattr(timer, "time_us") else str(timer.time), "n": self.total.value})
+        ctx.emit({"k": ctx.key, "at": timer.time, "n": self.total.value})
 
 
 def add_up(state, event):
@@ -78,7 +78,12 @@ def write_input(folder: Path, rows: int = ROWS) -> None:
         lines = []
         for row in range(rows // 2):
             late = 20_000 if row % 1_000 == 999 else dice.randrange(900)
-            event = {"id": 2 * row + part, "at": max(0, 2 * row - late), "k": f"k{dice.randrange(200)}", "n": dice.randrange(100)}
+            event = {
+                "id": 2 * row + part,
+                "at": max(0, 2 * row - late),
+                "k": f"k{dice.randrange(200)}",
+                "n": dice.randrange(100),
+            }
             lines.append(json.dumps(event))
         (folder / f"in-{part}.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -131,7 +136,9 @@ class Kills:
             if undisturbed.returncode:
                 raise SystemExit(f"the undisturbed run failed:\n{said}")
             expected = rows_in(calm / "out")
-            self._say(f"undisturbed: {sum(map(Counter.total, expected.values())):,} rows in {time.monotonic() - started_s:.1f} s")
+            self._say(
+                f"undisturbed: {sum(map(Counter.total, expected.values())):,} rows in {time.monotonic() - started_s:.1f} s"
+            )
             rounds = 0
             while self.kills < self.wanted:
                 rounds += 1
@@ -146,7 +153,9 @@ class Kills:
         )
         return not self._wrong
 
-    def _compare(self, number: int, lives: int, expected: dict[str, Counter[str]], found: dict[str, Counter[str]]) -> None:
+    def _compare(
+        self, number: int, lives: int, expected: dict[str, Counter[str]], found: dict[str, Counter[str]]
+    ) -> None:
         wrong = [n for n in sorted({*expected, *found}) if expected.get(n) != found.get(n)]
         self._say(f"run {number}: {lives} starts, {self.kills} kills so far: {'wrong' if wrong else 'right'}")
         for name in wrong:
@@ -185,7 +194,7 @@ class Kills:
 
     def _start(self, folder: Path, where: Path, *, checkpoints: bool) -> subprocess.Popen[str]:
         command = [str(Path(sys.executable).parent / "millstream"), "run", str(folder / "flow.py"), "--plain"]
-        command += ["--workers", str(self._dice.randint(1, 3)), "--hang-timeout", "3s", "--batch-size", "500"]
+        command += ["--workers", str(self._dice.randint(1, 3)), "--hang-timeout", "3s", "--batch-size", "5000"]
         if checkpoints:
             command += ["--checkpoint-interval", "200ms"]
         return subprocess.Popen(
@@ -197,7 +206,9 @@ class Kills:
         dice = self._dice
         children = _children(process.pid)
         workers = sorted(name for name in children if name.startswith("worker"))
-        match dice.choices(["worker", "coordinator", "supervisor", "all", "stop", "pause", "fill"], [6, 3, 3, 3, 1, 1, 1])[0]:
+        match dice.choices(
+            ["worker", "coordinator", "supervisor", "all", "stop", "pause", "fill"], [6, 3, 3, 3, 1, 1, 1]
+        )[0]:
             case "worker" if workers:
                 self.done["kill of a worker"] += _kill([children[dice.choice(workers)]])
             case "coordinator" if "coordinator" in children:
@@ -254,7 +265,7 @@ def _signal(process: int, number: int) -> bool:
 
 
 def _kill(processes: list[int]) -> bool:
-    return any([_signal(process, signal.SIGKILL) for process in processes])
+    return sum(_signal(process, signal.SIGKILL) for process in processes) > 0
 
 
 def _fill(folder: Path, for_s: float) -> None:
@@ -270,4 +281,6 @@ def _fill(folder: Path, for_s: float) -> None:
 
 
 def _states(supervisor: int) -> str:
-    return "\n".join(f"{name}: process {pid}, {psutil.Process(pid).status()}" for name, pid in _children(supervisor).items())
+    return "\n".join(
+        f"{name}: process {pid}, {psutil.Process(pid).status()}" for name, pid in _children(supervisor).items()
+    )

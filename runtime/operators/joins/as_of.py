@@ -19,9 +19,10 @@ import pyarrow as pa
 from millstream.batch import Batch, IntArray
 from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
+from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked
 from millstream.operators.joins.rows import RowNumbers, Rows
-from millstream.operators.joins.sides import JoinOperator, Side
+from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import make_segment
 from millstream.operators.ordering import InOrder
 from millstream.specs.base import MAIN

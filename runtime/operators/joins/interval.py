@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from millstream.batch import Batch, BoolArray, IntArray
 from millstream.operators.base import Context, Output
+from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked, latest, mixed
 from millstream.operators.joins.rows import RowNumbers, Rows
-from millstream.operators.joins.sides import MATCHES, JoinOperator, Side
+from millstream.operators.joins.sides import MATCHES, Side
 from millstream.operators.joins.sorted_rows import Segment, make_segment, pairs_of
 from millstream.operators.joins.tables import numbers_in
 from millstream.specs.base import MAIN

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, BoolArray, IntArray, Keys, index_array, make_columns
 from millstream.keys import HashArray, hash_keys
-from millstream.operators.joins.growing import GrowingArray, GrowingColumns, plain
+from millstream.operators.joins.arrays import GrowingArray
+from millstream.operators.joins.growing import GrowingColumns, plain
 
 NO_KEY: Final = -1
 """The number of a key with a null in it."""

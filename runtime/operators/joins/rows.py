@@ -21,7 +21,8 @@ from millstream.batch import (
     take_columns,
 )
 from millstream.grouping import factorize
-from millstream.operators.joins.growing import GrowingArray, GrowingColumns, RareArray, plain
+from millstream.operators.joins.arrays import GrowingArray, RareArray
+from millstream.operators.joins.growing import GrowingColumns, plain
 from millstream.operators.joins.key_index import KeyIndex
 from millstream.times import MIN_US
 

@@ -25,10 +25,11 @@ import pyarrow as pa
 
 from millstream.batch import Batch, BoolArray, IntArray, SignArray
 from millstream.operators.base import Context, Output
+from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.content import content_hash, rows_to_take_back
 from millstream.operators.joins.output import Beside, Picked, latest, mixed, watermark_of
 from millstream.operators.joins.rows import RowNumbers, Rows
-from millstream.operators.joins.sides import MATCHES, JoinOperator, Side
+from millstream.operators.joins.sides import MATCHES, Side
 from millstream.operators.joins.sorted_rows import Found, make_segment, pairs_of
 from millstream.operators.joins.tables import numbers_in
 from millstream.specs.base import MAIN

@@ -18,10 +18,11 @@ import pyarrow as pa
 from millstream.batch import Array, Batch, BoolArray, IntArray
 from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
-from millstream.operators.joins.growing import GrowingArray
+from millstream.operators.joins.arrays import GrowingArray
+from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked, mixed
 from millstream.operators.joins.rows import Rows
-from millstream.operators.joins.sides import JoinOperator, Side
+from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, Found, Segment, make_segment
 from millstream.operators.joins.tables import numbers_in
 from millstream.operators.windows.slices import WindowLayout, expand

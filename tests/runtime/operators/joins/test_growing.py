@@ -54,6 +54,22 @@ def test_what_was_appended_is_there_whatever_its_type(data: st.DataObject) -> No
         taken.validate(full=True)
 
 
+@given(st.data())
+def test_a_slice_stays_as_it_is_whatever_is_appended_and_forgotten(data: st.DataObject) -> None:
+    kind, values = data.draw(st.sampled_from(VALUES))
+    some = st.lists(st.one_of(st.none(), values), min_size=1, max_size=8)
+    column, expected = GrowingColumn(kind), data.draw(some)
+    column.extend(pa.array(expected, kind))
+    start = data.draw(st.integers(0, len(expected) - 1))
+    stop = data.draw(st.integers(start, len(expected)))
+    part = column.slice(start, stop)
+    column.extend(pa.array(data.draw(some), kind))
+    column.keep(np.array([0]))
+    column.extend(pa.array(data.draw(some), kind))
+    part.validate(full=True)
+    assert part.type == kind and part.to_pylist() == expected[start:stop]
+
+
 def test_a_field_that_shows_a_wider_type_later_has_it_in_all_rows() -> None:
     columns = GrowingColumns("join")
     columns.extend(["x", "y"], [pa.array([1, 2]), pa.nulls(2)], 2)
