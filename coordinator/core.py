@@ -197,8 +197,8 @@ class Coordinator:
             case Stop():
                 if message.drain:
                     self.end_sources()
-                elif self.checkpointing is not None and self.state is State.RUNNING:
-                    self._stopping = True
+                elif self.checkpointing is not None:
+                    self._stopping = True  # where the input has ended already, the run comes to its own end
                 else:
                     self.state = State.FAILED
             case ClockReading() | Start() | Checkpoint() | Completed():

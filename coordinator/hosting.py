@@ -152,7 +152,7 @@ def host_in_thread(plan: PhysicalPlan, partitions: Sequence[int], link: Link) ->
 def main(descriptor: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     bootstrap = read_bootstrap(descriptor)
-    exit_with_parent(descriptor)
+    exit_with_parent(descriptor, bootstrap.state)
     sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
     link = Link(bootstrap.directory, SOURCE_HOST, bootstrap.attempt)
     try:

@@ -150,7 +150,7 @@ def main(descriptor: int) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     bootstrap = read_bootstrap(descriptor)
-    exit_with_parent(descriptor)
+    exit_with_parent(descriptor, bootstrap.state)
     sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
     link = Link(bootstrap.directory, COORDINATOR, bootstrap.attempt)
     link.send(CALLER, Hello(COORDINATOR, os.getpid()))

@@ -12,7 +12,9 @@ from typing import IO
 
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.store import CheckpointStore
+from millstream.coordinator.orphans import await_orphans
 from millstream.errors import ProcessError
+from millstream.process import ROLL
 
 
 class StateDirectory:
@@ -43,7 +45,7 @@ def locked(path: Path) -> Iterator[StateDirectory]:
     """Hold the state directory of a flow.
 
     Raises:
-        ProcessError: another run holds it, or it cannot be made.
+        ProcessError: another run holds it, or processes of one that was killed; or it cannot be made.
     """
     lock = _opened_lock(path)
     with lock:
@@ -59,6 +61,7 @@ def locked(path: Path) -> Iterator[StateDirectory]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        await_orphans(path / ROLL)
         yield StateDirectory(path)
 
 

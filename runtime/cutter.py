@@ -182,7 +182,7 @@ class Cutter:
         outputs: list[tuple[int | None, Port]] = [(s, port) for s in self._stages_of(port)]
         if sink.encoder() is not None:
             encode = Node(
-                len(self.nodes) + len(self.added),
+                max(self.nodes) + 1 + len(self.added),
                 f"encode_for_{node.name}",
                 EncodeSpec(sink, spec.signed),
                 (port,),

@@ -2,6 +2,8 @@
 
 The passes over the graph, in the order in which nodes were made (inputs come first):
 
+Before anything else, what leads to no sink is left out.
+
 1. bind: the fields and types of every output, as far as they are known before the first row; what is
    wrong with the flow is said here, before any process starts.
 2. retractions, backwards: where revised rows must be taken back, whoever revises them is told to.
@@ -13,7 +15,7 @@ The passes over the graph, in the order in which nodes were made (inputs come fi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -52,8 +54,8 @@ def make_plan(
         FlowError, SchemaError: the flow cannot run, with the operator and its line.
         SourceError, SinkError: a source or sink that cannot be opened.
     """
-    nodes = {n.id: n for n in flow.nodes}
-    if not any(isinstance(n.spec, SinkSpec) for n in flow.nodes):
+    nodes = _leading_to_sinks(flow.nodes)
+    if not nodes:
         raise FlowError(
             f"flow {flow.name!r} has no sink: nothing would come of it; "
             "end a stream with .print(), .write_jsonl(...) or .collect()"
@@ -107,7 +109,16 @@ def _never_ends(node: Node, nodes: Mapping[int, Node]) -> bool:
     return any(_never_ends(nodes[p.node], nodes) for p in node.inputs)
 
 
-# --- late events that nobody asked for ---
+# --- nodes that nobody asked for, and late events that nobody asked for ---
+
+
+def _leading_to_sinks(nodes: Sequence[Node]) -> dict[int, Node]:
+    """The nodes without those of which nothing reaches a sink: nobody would see what they do."""
+    leading: set[int] = set()
+    for node in reversed(nodes):
+        if isinstance(node.spec, SinkSpec) or node.id in leading:
+            leading |= {node.id, *(p.node for p in node.inputs)}
+    return {n.id: n for n in nodes if n.id in leading}
 
 
 def _with_late_outputs(nodes: Mapping[int, Node], directory: Path | None) -> dict[int, Node]:
@@ -121,7 +132,7 @@ def _with_late_outputs(nodes: Mapping[int, Node], directory: Path | None) -> dic
             port = Port(node.id, name)
             if port in consumed:
                 continue
-            number = len(result)
+            number = max(result) + 1
             folder = node.name if len(node.spec.late_ports) == 1 else f"{node.name}.{name}"
             sink = SinkSpec(JsonLinesSink(f"{directory / folder}/"), takes_what_is_there=True)
             result[number] = Node(number, f"{name}_of_{node.name}", sink, (port,), node.where)

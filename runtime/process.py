@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import select
 import threading
 import time
+from pathlib import Path
+from typing import Final
 
 import psutil
+
+ROLL: Final = "processes"
+"""The file in the state directory that all processes of a run hold a lock on."""
 
 
 def now_us() -> int:
@@ -27,8 +34,18 @@ def spare_the_collector() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
-def exit_with_parent(descriptor: int) -> None:
-    """End this process when the pipe from its parent closes: no orphan outlives the supervisor."""
+def exit_with_parent(descriptor: int, state: Path | None) -> None:
+    """End this process when the pipe from its parent closes: no orphan outlives the supervisor.
+
+    Args:
+        state: the state directory, where this process is on the roll for as long as it lives, so that the next run
+            can see that nobody of this one is left.
+    """
+    if state is not None:
+        _sign(state / ROLL)
+        # Whoever was killed before this process signed may have been followed already: then it must not begin.
+        if select.select([descriptor], [], [], 0)[0] and not os.read(descriptor, 4096):
+            os._exit(3)
 
     def watch() -> None:
         while os.read(descriptor, 4096):
@@ -36,6 +53,13 @@ def exit_with_parent(descriptor: int) -> None:
         os._exit(3)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def _sign(roll: Path) -> None:
+    """Hold a shared lock on a file; the system lets go of it when the process ends, however it ends."""
+    descriptor = os.open(roll, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 class ProcessMeter:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
-from millstream.checkpoints.recovery import Recovery
+from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
@@ -179,8 +179,9 @@ class Runner:
         """Go on from a checkpoint; called before anything else.
 
         Raises:
-            CheckpointError: a part of it is damaged.
+            CheckpointError: a part of it is damaged, or does not fit the flow.
         """
+        check_fits(self.plan, recovery.manifest)
         sequences: dict[int, int] = {}
         for number, (node, name) in enumerate(self.plan.partitions):
             partition = recovery.partition(self.plan.nodes[node].name, name)

@@ -176,10 +176,6 @@ class StageRun(ABC):
         self.exchange_outputs = list(seen.values())
 
     @abstractmethod
-    def on_data(self, data: Data, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
-        """Work on one input message."""
-
-    @abstractmethod
     def _number(self, output: ExchangeOutput) -> tuple[int, int]:
         """The (partition, sequence) under which rows leave now."""
 
@@ -301,6 +297,7 @@ class BlockStage(StageRun):
     # --- first half ---
 
     def on_data(self, data: Data, targets: Sequence[tuple[int, int]]) -> Iterator[Emission]:
+        """Work on a block, or take note that no more will come."""
         partition = data.origin[1]
         if partition == NO_MORE_BLOCKS:
             self._deals_open -= 1
@@ -500,7 +497,8 @@ class KeyedStage(StageRun):
         finished = [m for m in messages if not m.more]
         if not finished:
             return
-        if any([self.inputs.update(m) for m in finished]):
+        rose = [self.inputs.update(m) for m in finished]  # of every one of them
+        if any(rose):
             if self.watermark_us == MAX_US:
                 # First as far as any input had come: what happens on the way there, one timer setting another, say,
                 # must not depend on how far this stage had come when the last input ended.

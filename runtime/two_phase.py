@@ -127,7 +127,7 @@ def _split(node: Node, graph: Graph, *, always: bool) -> Graph:
     types = tuple(input_types(dict(spec.aggregates), schema, node.title))
     windows, kept = _windows_and_aggregates(spec)
     groups_spec = GroupRowsSpec(key_by.spec.keys, key_by.title, node.title, kept, types, windows, always)
-    number = len(graph.nodes)
+    number = max(graph.nodes) + 1
     groups = Node(number, f"groups_for_{node.name}", groups_spec, (above,), node.where)
     key_names = [n for n, _ in key_by.spec.keys]
     keys = KeyBySpec(tuple((n, col(n)) for n in key_names))

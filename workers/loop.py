@@ -120,7 +120,7 @@ def main(index: int, descriptor: int) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     bootstrap = read_bootstrap(descriptor)
-    exit_with_parent(descriptor)
+    exit_with_parent(descriptor, bootstrap.state)
     for entry in reversed(bootstrap.import_paths):
         if entry not in sys.path:
             sys.path.insert(0, entry)

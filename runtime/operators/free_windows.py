@@ -140,7 +140,7 @@ class CustomWindow(AlignedWindows):
     def _add_to(self, batch: Batch, start_us: IntArray, end_us: IntArray) -> None:
         """Add each row to the window at its place."""
         assert batch.keys is not None
-        stores = self._stores_for(batch)
+        stores = self._stores_for(self.typed.for_batch(batch))
         starts, codes = np.unique(start_us, return_inverse=True)
         groups, first = group_codes([(codes, len(starts)), (batch.keys.codes, batch.keys.distinct.num_rows)])
         keys = batch.keys.distinct.take(index_array(batch.keys.codes[first]))

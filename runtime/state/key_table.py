@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.accumulators import to_arrow
+from millstream.accumulators import Column, to_arrow
 from millstream.batch import Array, BoolArray, CodeArray, IntArray, Keys, index_array, make_columns
+from millstream.grouping import raw_values
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
 from millstream.state.columns import SlotColumn, grown
@@ -170,7 +171,11 @@ class KeyTable:
     def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: Rows) -> BoolArray:
         result = np.ones(len(rows), np.bool_)
         for held, given in zip(self._columns, keys.columns, strict=True):
-            result &= equal_values(to_arrow(held.take(slots)), given.take(index_array(rows)))
+            mine, theirs = held.take(slots), _plain(given)
+            if isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray) and mine.dtype.kind in "iu":
+                result &= mine == theirs[rows]
+            else:
+                result &= equal_values(to_arrow(mine), given.take(index_array(rows)))
         return result
 
     def _insert(self, slots: IntArray) -> None:
@@ -207,7 +212,7 @@ class KeyTable:
             self._names = keys.schema.names
             self._columns = [SlotColumn() for _ in keys.columns]
         for column, values in zip(self._columns, keys.columns, strict=True):
-            column.put(slots, values)
+            column.put(slots, _plain(values))
 
     def _rebuild(self) -> None:
         size = _FIRST_SIZE
@@ -215,6 +220,13 @@ class KeyTable:
             size *= 2
         self._table, self._entries = np.full(size, _EMPTY), 0
         self._insert(self.live())
+
+
+def _plain(values: Array) -> Column:
+    """Numbers as NumPy sees them, which are kept in place; others, and where there is a null, as they are."""
+    kind = values.type
+    is_plain = (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not values.null_count
+    return raw_values(values) if is_plain else values
 
 
 def equal_values(a: Array, b: Array) -> BoolArray:

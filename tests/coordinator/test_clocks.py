@@ -162,3 +162,24 @@ def test_blocks_wait_until_the_one_before_has_taken_its_rows_out() -> None:
 
 def test_a_block_without_times_is_never_asked() -> None:
     assert not Clocks(max_ahead="10s").one(0, None).resolve
+
+
+def test_after_a_recovery_an_idle_partition_is_held_against_what_the_others_had_made_fire() -> None:
+    clocks = Clocks(partitions=3)
+    clocks.clocks.restore(clocks.node, 0, [11 * SECOND, 10 * SECOND, 1])  # idle
+    clocks.clocks.restore(clocks.node, 1, [101 * SECOND, 100 * SECOND, 0])
+    clocks.clocks.restore_ended(2)
+    # Nobody else has reported yet; windows up to 100 s have fired in an earlier life all the same.
+    reading = clocks.one(0, 50)
+    assert reading.floor_us == 100 * SECOND
+    assert reading.status is InputStatus.IDLE
+
+
+def test_what_was_seen_at_barriers_that_nobody_asks_for_is_forgotten() -> None:
+    clocks = Clocks()
+    for sequence, epoch in enumerate((1, 2, 3)):
+        clocks.clocks.mark(0, sequence, Mark(barrier=epoch))
+        clocks.one(sequence, None)
+    clocks.clocks.forget_barriers(2)
+    assert not clocks.clocks.passed_barrier(2, 0)
+    assert clocks.clocks.passed_barrier(3, 0)

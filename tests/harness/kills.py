@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
-ROWS = 300_000
+ROWS = 100_000
 _DISK_BYTES = 64 << 20
 _LONGEST_LIFE_S = 120.0
 
@@ -174,6 +174,7 @@ class Kills:
             lives += 1
             process = self._start(folder, disk, checkpoints=True)
             deadline_s = time.monotonic() + _LONGEST_LIFE_S
+            before = self.done.total()
             try:
                 while True:
                     if self.kills < self.wanted:
@@ -187,16 +188,18 @@ class Kills:
                 if process.poll() is None:
                     _kill([process.pid, *_children(process.pid).values()])
             said = process.communicate()[1]
-            if "Traceback" in said or "bug in Millstream" in said:
+            if "Traceback" in said or "bug in Millstream" in said or process.returncode == 2:
                 raise AssertionError(f"a run ended with:\n{said}")
             if process.returncode == 0:
                 return lives
+            if self.done.total() == before:
+                raise AssertionError(f"a run that nobody hurt ended with:\n{said}")
 
     def _start(self, folder: Path, where: Path, *, checkpoints: bool) -> subprocess.Popen[str]:
         command = [str(Path(sys.executable).parent / "millstream"), "run", str(folder / "flow.py"), "--plain"]
         command += ["--workers", str(self._dice.randint(1, 3)), "--hang-timeout", "3s", "--batch-size", "5000"]
         if checkpoints:
-            command += ["--checkpoint-interval", "200ms"]
+            command += ["--checkpoint-interval", "1s"]
         return subprocess.Popen(
             [*command, "--", str(folder)], cwd=where, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True,

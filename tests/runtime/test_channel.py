@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.channel import Inbox, SendCredit, StageInputs
+from millstream.channel import TOGETHER_MESSAGES, Inbox, SendCredit, StageInputs
 from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
@@ -16,9 +16,11 @@ from millstream.wire import Data
 
 
 def message(
-    sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US
-) -> Data:
-    return Data(3, f"worker-{tag}", (1, partition), sequence, more, watermark_us, InputStatus.ACTIVE, None, size_bytes=size)
+    sequence: int, *, partition: int = 0, more: bool = False, tag: int = 0, size: int = 10, watermark_us: int = MIN_US,
+    barrier: int = 0,
+) -> Data:  # fmt: skip
+    origin, status = (1, partition), InputStatus.ACTIVE
+    return Data(3, f"worker-{tag}", origin, sequence, more, watermark_us, status, None, barrier, size_bytes=size)
 
 
 def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:
@@ -47,6 +49,28 @@ def test_credit_that_was_never_given_cannot_return() -> None:
     credit.returned(6)
     with pytest.raises(WireError, match="1 bytes returned, 0 in flight"):
         credit.returned(1)
+
+
+# --- together ---
+
+
+def test_messages_are_taken_together_up_to_a_barrier() -> None:
+    inbox = Inbox(in_order=True)
+    for sequence in range(3):
+        inbox.put(message(sequence, barrier=1 if sequence == 1 else 0))
+    assert not inbox.has_few(1_000)
+    assert [m.sequence for m in inbox.take_together(1_000)] == [0, 1]
+    assert inbox.has_few(1_000)
+    assert [m.sequence for m in inbox.take_together(1_000)] == [2]
+    assert inbox.take_together(1_000) == []
+
+
+@pytest.mark.parametrize(("most_bytes", "taken"), [(1, 1), (10, 1), (11, 2), (1_000, TOGETHER_MESSAGES)])
+def test_so_many_messages_are_taken_together_as_a_limit_allows(most_bytes: int, taken: int) -> None:
+    inbox = Inbox(in_order=True)
+    for sequence in range(TOGETHER_MESSAGES + 1):
+        inbox.put(message(sequence))
+    assert len(inbox.take_together(most_bytes)) == taken
 
 
 # --- order ---

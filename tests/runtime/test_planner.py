@@ -62,6 +62,17 @@ def test_only_the_fields_that_somebody_reads_are_read_and_carried() -> None:
     assert carried(made, ExchangeKind.KEY) == [("delay",)]
 
 
+def test_what_leads_to_no_sink_is_left_out(tmp_path: Path) -> None:
+    flow = Flow("f")
+    events = read(flow)
+    delays(events)  # its late events are nobody's either
+    events.select(more=col("legs").list.len() + 1)
+    events.select("carrier").collect("out")
+    made = make_plan(flow, workers=2, late_directory=tmp_path)
+    assert is_read(made) == [("carrier",)]
+    assert [n.name for n in made.nodes.values()] == ["read", "select_2", "collect"]
+
+
 def test_a_late_output_needs_every_field_of_the_event() -> None:
     flow = Flow("f")
     panes = delays(read(flow))

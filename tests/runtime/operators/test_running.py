@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millstream import aggregates as ms
 from millstream.batch import Batch, Keys
+from millstream.checkpoints.tables import from_ipc, to_ipc
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.expiring import ExpiringAggregate
 from millstream.operators.running import RunningAggregate
@@ -112,3 +116,74 @@ def test_a_life_ends_when_the_watermark_is_the_ttl_past_its_last_event() -> None
     push(operator, batch([("a", 0, 0)]))
     assert said(list(operator.on_watermark(9))) == [(1, 0, "a", 1)]
     assert said(list(operator.on_watermark(10))) == [(-1, 0, "a", 1)]
+
+
+# --- the values that count_distinct keeps ---
+
+DISTINCT = (("different", ms.count_distinct("x")), ("n", ms.count()))
+
+
+def test_the_same_value_counts_once_for_each_key_in_whatever_batch_it_comes() -> None:
+    operator = RunningAggregate(RunningAggregateSpec(DISTINCT), context())
+    assert push(operator, batch([("a", 1, 1), ("a", 1, 1), ("a", 2, 1), ("b", 1, 1)])) == [
+        (1, 1, "a", 2, 3), (1, 1, "b", 1, 1),
+    ]  # fmt: skip
+    assert push(operator, batch([("b", 2, 1), ("a", 2, 1), ("a", 3, 1)])) == [(1, 1, "a", 3, 5), (1, 1, "b", 2, 2)]
+
+
+def test_a_value_counts_until_the_last_of_its_rows_is_taken_back() -> None:
+    operator = RunningAggregate(RunningAggregateSpec(DISTINCT, retracts=True, signed=True), context())
+    push(operator, batch([("a", 1, 1), ("a", 1, 1), ("a", 2, 1)], [1, 1, 1]))
+    assert push(operator, batch([("a", 1, 1)], [-1])) == [(-1, 1, "a", 2, 3), (1, 1, "a", 2, 2)]
+    assert push(operator, batch([("a", 1, 1)], [-1])) == [(-1, 1, "a", 2, 2), (1, 1, "a", 1, 1)]
+    assert push(operator, batch([("a", 2, 1)], [-1])) == [(-1, 1, "a", 1, 1)]
+    assert push(operator, batch([("a", 2, 1)], [1])) == [(1, 1, "a", 1, 1)]
+
+
+def test_values_that_were_kept_are_known_after_a_restore() -> None:
+    for signed in (False, True):
+        spec = RunningAggregateSpec(DISTINCT, retracts=signed, signed=signed)
+        before, after = RunningAggregate(spec, context()), RunningAggregate(spec, context())
+        push(before, batch([("a", 1, 1), ("a", 1, 1), ("b", 2, 1)]))
+        after.restore([from_ipc(table.name, to_ipc(table)) for table in before.snapshot()])
+        rows = batch([("a", 1, 1), ("a", 2, 1), ("b", 2, 1)])
+        assert push(after, rows) == push(before, rows)
+
+
+def test_values_that_a_wider_type_makes_one_count_once() -> None:
+    operator = RunningAggregate(RunningAggregateSpec(DISTINCT), context())
+    push(operator, batch([("a", 2**53, 1), ("a", 2**53 + 1, 1), ("b", 5, 1)]))
+    wider = batch([("a", 7, 1), ("b", 5, 1)])
+    wider = wider.with_columns(wider.columns.cast(pa.schema([("x", pa.float64())])))
+    assert push(operator, wider) == [(1, 1, "a", 2, 3), (1, 1, "b", 1, 2)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([0, 1, 2, 2**60]), st.booleans()), max_size=60),
+    st.lists(st.integers(1, 9), min_size=1),
+)
+def test_any_cut_of_a_changelog_leaves_the_values_that_stand(
+    events: list[tuple[str, int, bool]], sizes: list[int]
+) -> None:
+    operator = RunningAggregate(RunningAggregateSpec(DISTINCT, retracts=True, signed=True), context())
+    standing, rows, signs = list[tuple[str, int]](), list[tuple[str, int, int]](), list[int]()
+    for key, value, taken_back in events:
+        if taken_back and (key, value) in standing:
+            standing.remove((key, value))
+        elif not taken_back:
+            standing.append((key, value))
+        else:
+            continue
+        rows.append((key, value, 0))
+        signs.append(-1 if taken_back else 1)
+    said_now: Counter[tuple[Any, ...]] = Counter()
+    at = 0
+    while at < len(rows):
+        size = sizes[at % len(sizes)]
+        for sign, _, *values in push(operator, batch(rows[at : at + size], signs[at : at + size])):
+            said_now[tuple(values)] += sign
+        at += size
+    expected = {
+        (k, len({v for key, v in standing if key == k}), sum(key == k for key, _ in standing)) for k, _ in standing
+    }
+    assert +said_now == Counter(expected)
