@@ -57,7 +57,9 @@ class _DurationType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{value!r} is not a duration; use text such as '30s' or '2m'", parameter, context)
         if seconds < 1:
             self.fail(
-                f"{value} is too short; processes give a sign of life every quarter of a second", parameter, context
+                f"{value} is too short; use '1s' or more, as processes give a sign of life every quarter of a second",
+                parameter,
+                context,
             )
         return seconds
 

@@ -14,7 +14,6 @@ from millstream.coordinator.progress import count_text, rate_text, span_text
 from millstream.flow import Flow
 from millstream.plan import Node, Port
 from millstream.result import RunResult
-from millstream.specs.base import LATE
 from millstream.specs.ends import SinkSpec
 
 _INDENT = "  "
@@ -63,7 +62,7 @@ def _remark(what: str, count: int, where: str) -> Text:
 
 def _late_sinks(flow: Flow) -> Iterable[Node]:
     """The sinks behind the late outputs that the flow itself consumes."""
-    behind: set[Port] = {p for n in flow.nodes for p in n.inputs if p.name == LATE}
+    behind: set[Port] = {p for n in flow.nodes for p in n.inputs if p.name in flow.nodes[p.node].spec.late_ports}
     for node in flow.nodes:
         if not behind.isdisjoint(node.inputs):
             behind.add(Port(node.id))

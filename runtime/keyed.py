@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import pyarrow as pa
 
@@ -41,6 +41,8 @@ from millstream.where import caller
 if TYPE_CHECKING:
     from millstream.flow import Flow
 
+PANES: Final = tuple(p.value for p in WindowPanes)
+
 
 class KeyedStream:
     """Events partitioned by key: one worker sees all events of a key."""
@@ -48,6 +50,16 @@ class KeyedStream:
     def __init__(self, flow: Flow, port: Port) -> None:
         self.flow = flow
         self.port = port
+
+    if not TYPE_CHECKING:  # a type checker has to go on finding what is not there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if not name.startswith("_") and hasattr(Stream, name):
+                raise FlowError(
+                    f"{caller()} {name}: not on a keyed stream; say it before key_by(), or behind what works by key, "
+                    "such as window(...).agg(...)"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def window(
         self,
@@ -79,19 +91,24 @@ class KeyedStream:
         """
         where = f"{caller()} window"
         lateness = MAX_US if allowed_lateness is None else min(duration_us(allowed_lateness, where), MAX_US)
+        final = _is_final(where, emit)
+        if not isinstance(windows, Windows | SessionWindows | RowWindows):
+            raise FlowError(f"{where}: expected windows such as ms.tumbling('1m'), found {windows!r}")
+        if early is not None and not isinstance(early, Early):
+            raise FlowError(f"{where}: early= takes a trigger such as ms.every('10s'), found {early!r}")
+        if panes not in PANES:
+            raise FlowError(f"{where}: panes={panes!r}; there are {', '.join(map(repr, PANES))}")
         wanted = WindowPanes(panes)
-        if isinstance(windows, RowWindows) and (
-            lateness or early or emit != "updates" or wanted.value != "accumulating"
-        ):
+        if isinstance(windows, RowWindows) and (lateness or early or final or wanted is not WindowPanes.ACCUMULATING):
             raise FlowError(
                 f"{where}: {windows.describe()} takes events in the order of event time, each once: "
                 "allowed_lateness=, early=, panes= and emit= are for windows of time"
             )
-        if emit == "final" and lateness == MAX_US:
+        if final and lateness == MAX_US:
             raise FlowError(
                 f"{where}: emit='final' waits for the windows to expire, which never happens with infinite lateness"
             )
-        if emit == "final" and early is not None:
+        if final and early is not None:
             raise FlowError(
                 f"{where}: emit='final' puts out one pane for each window, early= several; leave out one of them"
             )
@@ -99,7 +116,7 @@ class KeyedStream:
             raise FlowError(
                 f"{where}: a global window has no end that an event could be late for; leave out allowed_lateness="
             )
-        return WindowedStream(self, windows, lateness, emit == "final", early, wanted)
+        return WindowedStream(self, windows, lateness, final, early, wanted)
 
     def agg(
         self,
@@ -286,6 +303,8 @@ class KeyedStream:
             overlapping: every event that fits the first step begins a match; False: matches of one key share no
                 span of time, the one that begins first counts.
         """
+        if not isinstance(pattern, Pattern):
+            raise FlowError(f"{caller()} match: expected a pattern made by ms.pattern(...), found {pattern!r}")
         spec = MatchSpec(pattern, overlapping)
         return MatchResult(self.flow, self.flow.add("match", spec, [self.port], name))
 
@@ -350,7 +369,7 @@ class KeyedStream:
             states,
             declared_schema(schema),
             ports,
-            OnError(on_error),
+            OnError.of(on_error),
             checked_order(order, where),
         )
         inputs = [self.port] if control is None else [self.port, control.port]
@@ -387,7 +406,7 @@ class KeyedStream:
             raise FlowError(f"{caller()} scan: expected a function(state, row), found {function!r}")
         where = f"{caller()} scan"
         spec = ScanSpec(
-            UserFunction(init), UserFunction(function), declared_schema(schema), OnError(on_error),
+            UserFunction(init), UserFunction(function), declared_schema(schema), OnError.of(on_error),
             checked_order(order, where), None if ttl is None else lifetime_us(ttl, where), pickle,
         )  # fmt: skip
         return Stream(self.flow, self.flow.add("scan", spec, [self.port], name))
@@ -574,7 +593,7 @@ class WindowedStream:
         whole_events: dict[str, Any] = {WINDOW_ROWS: collect()}
         windows = self.agg(**whole_events).port
         keys = tuple(key for key, _ in key_by.keys)
-        spec = WindowFunctionSpec(UserFunction(function), reduces, keys, declared_schema(schema), OnError(on_error))
+        spec = WindowFunctionSpec(UserFunction(function), reduces, keys, declared_schema(schema), OnError.of(on_error))
         return WindowResult(flow, flow.add(kind, spec, [windows], name), late_of=windows.node)
 
     def _result(self, kind: str, spec: Spec, name: str | None) -> WindowResult:

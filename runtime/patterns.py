@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from millstream.errors import FlowError
 from millstream.expr import Expr
 from millstream.functions import UserFunction
-from millstream.times import Duration, duration_us
+from millstream.times import Duration, duration_us, format_duration
 from millstream.where import caller
 
 Condition = Expr | UserFunction
@@ -130,8 +130,8 @@ class Pattern:
         for step in self.steps:
             parts += [f"without {name}: {where}" for name, where in step.guards]
             verb = "" if not parts else "next " if step.strict else "then "
-            parts.append(f"{verb}{step.name}: {step.where}")
-        parts += [f"without {name}: {where}" for name, where in self.absent]
+            parts.append(f"{verb}{step.name}: {step.where}{_limit(step.within_us)}")
+        parts += [f"without {name}: {where}{_limit(self.absent_us)}" for name, where in self.absent]
         return ", ".join(parts)
 
     def _with_step(
@@ -149,6 +149,10 @@ class Pattern:
 def pattern(name: str, where: Expr | Callable[..., bool]) -> Pattern:
     """Begin a pattern with its first event; see `Pattern.then`."""
     return Pattern((Step(name, _condition("pattern", name, where)),))
+
+
+def _limit(within_us: int | None) -> str:
+    return "" if within_us is None else f" within {format_duration(within_us)}"
 
 
 def _condition(verb: str, name: str, where: Expr | Callable[..., bool]) -> Condition:

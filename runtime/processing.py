@@ -118,7 +118,7 @@ class Process:
 
     def on_timer(self, timer: Timer, ctx: ProcessContext) -> None:
         """A timer of the key at hand has fired."""
-        raise NotImplementedError
+        raise FlowError(f"{type(self).__name__} sets timers and has no on_timer(self, timer, ctx) that they call")
 
     def on_control(self, event: Any, ctx: ProcessContext) -> None:
         """Take one event of the control stream; every worker gets all of them."""

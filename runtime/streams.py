@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import pyarrow as pa
 
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 Errors = Literal["fail", "dead_letter"]
 PathLike = str | Path
 
+BY_KEY: Final = frozenset(
+    ("window", "agg", "top_n", "dedupe", "join", "join_as_of", "join_broadcast", "match", "with_previous", "process",
+     "scan")
+)  # fmt: skip
+"""What only keyed streams can do."""
+
 
 class Stream:
     """Events on their way; every method returns a new stream."""
@@ -47,6 +53,13 @@ class Stream:
     def __init__(self, flow: Flow, port: Port) -> None:
         self.flow = flow
         self.port = port
+
+    if not TYPE_CHECKING:  # a type checker has to go on finding what is not there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in BY_KEY:
+                raise FlowError(f"{caller()} {name}: works by key; say which with .key_by(...) in front of it")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _then(self, kind: str, spec: Spec, name: str | None = None) -> Stream:
         return Stream(self.flow, self.flow.add(kind, spec, [self.port], name))
@@ -93,7 +106,7 @@ class Stream:
 
     def map_batches(self, function: Callable[[pa.RecordBatch], pa.RecordBatch], *, on_error: Errors = "fail") -> Stream:
         """A function over Arrow columns: a record batch in, a record batch with as many rows out."""
-        return self._then("map_batches", MapBatchesSpec(UserFunction(function), OnError(on_error)))
+        return self._then("map_batches", MapBatchesSpec(UserFunction(function), OnError.of(on_error)))
 
     def map_async(
         self,
@@ -132,7 +145,13 @@ class Stream:
         if timeout_us <= 0:
             raise FlowError(f"{where}: a timeout of {timeout!r} leaves no time for an answer")
         spec = MapAsyncSpec(
-            UserFunction(function), capacity, timeout_us, retries, ordered, declared_schema(schema), OnError(on_error)
+            UserFunction(function),
+            capacity,
+            timeout_us,
+            retries,
+            ordered,
+            declared_schema(schema),
+            OnError.of(on_error),
         )
         return self._then("map_async", spec, name)
 
@@ -145,13 +164,13 @@ class Stream:
         order of subscription. What handlers return (a row, a list of rows, or None) goes on; events of
         a kind that nobody subscribed to are counted as unmatched.
         """
-        return HandledStream(self, ((kind, UserFunction(handler)),), field, OnError(on_error))
+        return HandledStream(self, ((kind, UserFunction(handler)),), field, OnError.of(on_error))
 
     def _row_function(self, kind: str, function: Any, shape: Shape, schema: Any, on_error: Errors) -> Stream:
         if not callable(function):
             raise FlowError(f"{caller()} {kind}: expected a function or an expression, found {function!r}")
         return self._then(
-            kind, RowFunctionSpec(UserFunction(function), shape, declared_schema(schema), OnError(on_error))
+            kind, RowFunctionSpec(UserFunction(function), shape, declared_schema(schema), OnError.of(on_error))
         )
 
     # --- time and keys ---
@@ -243,6 +262,8 @@ class Stream:
 
     def split(self, predicate: Expr) -> tuple[Stream, Stream]:
         """Two streams: the events for which the expression is true, and all others (null among them)."""
+        if not isinstance(predicate, Expr):
+            raise FlowError(f"{caller()} split: expected an expression such as col('x') > 0, found {predicate!r}")
         return self.filter(predicate), self.filter(~predicate.fill_null(False))
 
     # --- sinks ---

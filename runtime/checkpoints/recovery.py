@@ -13,7 +13,6 @@ from millstream.errors import CheckpointError
 from millstream.plan import PhysicalPlan
 from millstream.specs.ends import SinkSpec
 
-
 _FOLDERS: Final = re.compile(r"[^'\"]*/(?=[^'\"/]+/?['\"])")
 """The folders of a path in quotes: they may be written another way, or have moved."""
 
@@ -69,7 +68,9 @@ def check_fits(plan: PhysicalPlan, manifest: Manifest) -> None:
     there = {(plan.nodes[node].name, name) for node, name in plan.partitions}
     for partition in manifest.partitions:
         if not partition.ended and (partition.source, partition.partition) not in there:
-            what = f"{partition.source} has no partition {partition.partition!r} any more, and it was not read to its end"
+            what = (
+                f"{partition.source} has no partition {partition.partition!r} any more, and it was not read to its end"
+            )
             raise _unfit(manifest, what)
 
 

@@ -4,9 +4,9 @@ A key that carries half of all events would otherwise keep one worker busy, and 
 worker groups what it decodes itself, so that of any key no more than one row for each batch (and slice of time) is
 sent. What comes of it is what comes without: accumulators merge in any order and any nesting.
 
-A row that hardly any other of its batch goes with costs more this way than it saves: it passes as it is. Where most rows
-of a batch are like that the whole of it passes, and so do those after it, more and more of them, before another one is
-looked at.
+Where hardly any row of a batch goes with others there is nothing to gain. Such a batch passes as it is, and so do those
+after it, more and more of them, before another one is looked at. It is a batch that passes, and not those of its rows
+that are alone: to take these apart from the others costs more than to group them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from millstream.runs import index_codes
 from millstream.specs.base import MAIN
 from millstream.specs.groups import GROUPS, SLICE, GroupRowsSpec, accumulator_names
 
-_ROWS_LEAST: Final = 8
-"""A group of so many rows is worth making: with 4 everything together cost 5 % more, with 20 it cost less."""
-_SHARE_LEAST: Final = 0.25
-"""What part of a batch's rows must be in such groups. An owner that gets less than that is not sunk by it."""
+_LARGE_ROWS: Final = 8
+_LARGE_SHARE: Final = 0.25
+"""What part of a batch's rows must be in groups of so many rows. Above it all work together is 5 % less to 10 % more, by
+how many keys there are beside the hot ones; far below it up to 25 % more (`scripts/bench hotkey`)."""
 _PASSING_MOST: Final = 64
 
 
@@ -85,7 +85,7 @@ class GroupRows(Operator):
         return ended
 
     def _grouped(self, batch: Batch, key_fields: Sequence[Array]) -> Iterator[Output]:
-        """Group rows with these keys; those for which that is not worth it pass."""
+        """Group rows with these keys, where it is worth it."""
         codes, distinct = distinct_keys(key_fields)
         keys = Keys(make_columns(self.key_names, distinct), codes.astype(np.int32, copy=False))
         parts = [(keys.codes, keys.distinct.num_rows)]
@@ -95,22 +95,13 @@ class GroupRows(Operator):
             slices = self.layout.slices.of(batch.time_us)
             parts.insert(0, index_codes(slices)[:2])
         groups, first = group_codes(parts)
-        worth_it = groups.sizes >= (1 if self.spec.always else _ROWS_LEAST)
-        if not worth_it.all():
-            chosen = worth_it[groups.codes]
-            if self._passes(float(chosen.mean())):
-                yield MAIN, batch
-                return
-            yield MAIN, batch.where(~chosen)
-            number, first = np.cumsum(worth_it) - 1, first[worth_it]
-            groups = Groups(number[groups.codes[chosen]], len(first))
-            batch, keys_of_rows = batch.where(chosen), Keys(keys.distinct, keys.codes[chosen])
-        else:
-            keys_of_rows = keys
+        if self._passes(groups):
+            yield MAIN, batch
+            return
         named = dict(zip(self.key_names, keys.take(first).columns(), strict=True))
         if slices is not None:
             named[SLICE] = index_array(slices[first])
-        columns = self._reduced(replace(batch, keys=keys_of_rows), groups)
+        columns = self._reduced(replace(batch, keys=keys), groups)
         named |= zip(accumulator_names(len(columns)), map(to_arrow, columns), strict=True)
         # Groups in slices have the times of those; for others the last row's counts.
         timed = slices is None and batch.time_us is not None
@@ -124,9 +115,10 @@ class GroupRows(Operator):
         inputs = evaluate_all(self.accumulators.inputs, input_columns(rows, self.accumulators))
         return self.accumulators.partial(inputs, groups, row_order(rows, self.accumulators))
 
-    def _passes(self, share: float) -> bool:
-        """Whether so small a share of a batch's rows can be grouped that all of them pass, and others with them."""
-        if self.spec.always or share >= _SHARE_LEAST:
+    def _passes(self, groups: Groups) -> bool:
+        """Whether so few rows are in large groups that a batch passes, and others after it."""
+        large = groups.sizes[groups.sizes >= _LARGE_ROWS].sum()
+        if self.spec.always or large >= _LARGE_SHARE * len(groups):
             self._next_passing = 1
             return False
         self.passing, self._next_passing = self._next_passing, min(2 * self._next_passing, _PASSING_MOST)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from millstream.errors import FlowError, InternalError
 from millstream.expr import Column, Expr
+from millstream.where import caller
 
 MAIN = "main"
 LATE = "late"
@@ -32,6 +33,13 @@ class OnError(Enum):
 
     FAIL = "fail"
     DEAD_LETTER = "dead_letter"
+
+    @classmethod
+    def of(cls, value: str) -> OnError:
+        """What a user gave as ``on_error=``."""
+        if value not in [kind.value for kind in cls]:
+            raise FlowError(f"{caller()} on_error={value!r} is neither 'fail' nor 'dead_letter'")
+        return cls(value)
 
 
 class Time(Enum):

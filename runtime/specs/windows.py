@@ -94,8 +94,13 @@ class SessionWindows:
         """
         if isinstance(self.gap, int):
             return
-        kind = output_type(self.gap, schema, where)
-        if not (pa.types.is_duration(kind) or pa.types.is_integer(kind)):
+        self.check_type(where, output_type(self.gap, schema, where))
+
+    def check_type(self, where: str, kind: pa.DataType) -> None:
+        """Raises:
+        SchemaError: a gap cannot be of this type.
+        """
+        if not (pa.types.is_duration(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
             raise SchemaError(f"{where}: the gap {self.gap} is {kind}; expected a duration or a number of microseconds")
 
 

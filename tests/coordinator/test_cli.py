@@ -189,6 +189,16 @@ def test_late_events_that_the_flow_consumes_are_shown_where_it_puts_them() -> No
     assert "7 late events: write_csv('out/late.csv')" in text
 
 
+def test_late_events_of_either_side_of_a_join_are_shown_where_the_flow_puts_them() -> None:
+    flow = ms.Flow("orders")
+    orders, paid = (flow.read_csv(f"{n}.csv").event_time("at").key_by("order") for n in ("orders", "paid"))
+    pairs = orders.join(paid, within=("0s", "1h"))
+    pairs.write_jsonl("out/pairs.jsonl")
+    pairs.late_right.write_csv("out/late.csv")
+    text = summary(flow, RunResult("orders", 2.0, 10, 4, 7, 0, 0)).plain
+    assert "7 late events: write_csv('out/late.csv')" in text
+
+
 def test_a_summary_without_troubles_mentions_none() -> None:
     text = summary(windowed_flow(), RunResult("flights", 0.0, 0, 0, 0, 0, 0)).plain
     assert not any(word in text for word in ("late", "dead", "unmatched"))

@@ -128,6 +128,14 @@ def test_the_way_of_ingest_comes_with_its_reason(payments: Path, workers: int, i
     assert f"ingest {why}" in shown(flow, workers=workers, ingest=ingest)
 
 
+def test_a_pattern_is_shown_with_its_limits_in_time(payments: Path) -> None:
+    flow = ms.Flow("f")
+    steps = ms.pattern("a", col("amount") < 1).then("b", col("amount") > 5, within="3s")
+    pattern = steps.without("c", col("amount") == 0, within="1m")
+    flow.read_csv(payments).event_time("at").key_by("user").match(pattern).collect()
+    assert 'then b: col("amount") > 5 within 3s, without c: col("amount") == 0 within 1m' in shown(flow)
+
+
 def test_several_source_partitions_are_counted(payments: Path) -> None:
     (payments.parent / "payments2.csv").write_text(ROWS)
     flow = ms.Flow("f")

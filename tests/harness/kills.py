@@ -108,10 +108,13 @@ class Kills:
     """Args:
     wanted: how many kills there are to be.
     seed: chooses victims and moments; what they hit in the processes is up to the machine.
+    say: takes a line for people at a time.
+    rows: how many events a run has to work on.
     """
 
-    def __init__(self, wanted: int, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(self, wanted: int, seed: int, say: Callable[[str], None], rows: int = ROWS) -> None:
         self.wanted = wanted
+        self._rows = rows
         self.done: Counter[str] = Counter()
         self._dice = random.Random(seed)
         self._say = say
@@ -127,7 +130,7 @@ class Kills:
         started_s = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="chaos-") as name:
             folder = Path(name)
-            write_input(folder)
+            write_input(folder, self._rows)
             (folder / "flow.py").write_text(FLOW)
             calm = folder / "calm"
             calm.mkdir()

@@ -98,7 +98,7 @@ class JoinOperator(Operator):
         if self._spec.broadcast is not None and port == 0:
             assert batch.keys is not None
             self._stream_key = batch.keys.distinct.schema.names
-        batch = keyed_on(batch, self._on[port] if self._spec.broadcast is not None else None)
+        batch = keyed_on(batch, self._on[port] if self._spec.broadcast is not None else None, self.context.name)
         self._discover(batch, port)
         return batch
 

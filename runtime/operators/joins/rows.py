@@ -20,6 +20,7 @@ from millstream.batch import (
     make_columns,
     take_columns,
 )
+from millstream.errors import unknown_field
 from millstream.grouping import factorize
 from millstream.operators.joins.arrays import GrowingArray, RareArray
 from millstream.operators.joins.growing import GrowingColumns, plain
@@ -62,11 +63,11 @@ class Rows:
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
 
-def keyed_on(batch: Batch, fields: Sequence[str] | None) -> Batch:
+def keyed_on(batch: Batch, fields: Sequence[str] | None, where: str) -> Batch:
     """The batch with the key that the join compares: the one it is partitioned by, or these fields."""
     if fields is None:
         return batch
-    arrays = [plain(field_of(batch, n)) for n in fields]
+    arrays = [plain(field_of(batch, n, where)) for n in fields]
     codes, first = factorize(arrays)
     rows = index_array(first)
     distinct = make_columns(list(fields), [a.take(rows) for a in arrays])
@@ -74,10 +75,16 @@ def keyed_on(batch: Batch, fields: Sequence[str] | None) -> Batch:
     return replace(batch, columns=columns, keys=Keys(distinct, codes.astype(np.int32, copy=False)))
 
 
-def field_of(batch: Batch, name: str) -> Array:
-    """A field of a batch, be it a column or a field of the key."""
+def field_of(batch: Batch, name: str, where: str) -> Array:
+    """A field of a batch, be it a column or a field of the key.
+
+    Raises:
+        SchemaError: there is none of that name, which shows here where fields are not known before the first row.
+    """
     if batch.keys is not None and name in batch.keys.distinct.schema.names:
         return batch.keys.distinct.column(name).take(index_array(batch.keys.codes))
+    if name not in batch.columns.schema.names:
+        raise unknown_field(name, batch.all_columns().schema.names, where)
     return batch.columns.column(name)
 
 

@@ -87,7 +87,7 @@ class SessionOperator(WindowOperator):
     def __init__(self, spec: WindowAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context, with_position)
         assert isinstance(spec.windows, SessionWindows)
-        self.gap = spec.windows.gap
+        self.windows, self.gap = spec.windows, spec.windows.gap
         self.parts: list[Parts] = []
         self.waiting: list[Batch] = []
         self.settled_us = MIN_US
@@ -139,6 +139,7 @@ class SessionOperator(WindowOperator):
             return _Gaps(batch, self.gap)
         columns = batch.all_columns()
         values, failures = evaluate_rows(self.gap, columns)
+        self.windows.check_type(self.context.name, values.type)
         gap_us, missing = _microseconds(values)
         bad = dict(failures)
         for row in np.flatnonzero(missing | (gap_us <= 0)).tolist():
