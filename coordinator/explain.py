@@ -15,7 +15,9 @@ from millstream.plan import Exchange, ExchangeKind, Node, PhysicalPlan, Place, P
 from millstream.planner import Ingest
 from millstream.specs.base import LATE, Spec
 from millstream.specs.ends import EncodeSpec, ReadSpec, SinkSpec
+from millstream.specs.free_windows import CustomWindows
 from millstream.specs.functions import MapBatchesSpec
+from millstream.specs.patterns import MatchSpec
 
 
 def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
@@ -122,8 +124,11 @@ def way_of(spec: Spec) -> str:
     """``columns`` where no Python runs for a row, else how it does."""
     if isinstance(spec, MapBatchesSpec):
         return "Python, on columns"
+    if isinstance(spec, MatchSpec):
+        return "columns and Python" if spec.pattern.calls_python else "columns"
     if (aggregates := getattr(spec, "aggregates", None)) is not None:
-        return "columns and Python" if any(a.user_defined for _, a in aggregates) else "columns"
+        chosen = isinstance(getattr(spec, "windows", None), CustomWindows)
+        return "columns and Python" if chosen or any(a.user_defined for _, a in aggregates) else "columns"
     connector = spec.sink if isinstance(spec, SinkSpec) else spec.source if isinstance(spec, ReadSpec) else spec
     held = list(vars(connector).values())
     # Handlers are (type, function) pairs.

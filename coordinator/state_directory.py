@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,13 +25,22 @@ class StateDirectory:
         self.checkpoints = CheckpointStore(DirectoryDisk(path / "checkpoints"))
 
     def next_attempt(self) -> int:
-        """The number of the next life of the flow; on disk before it is used, so that no two lives share one."""
+        """The number of the next life of the flow; on disk before it is used, so that no two lives share one.
+
+        Raises:
+            ProcessError: it cannot be written.
+        """
         disk = DirectoryDisk(self.path)
         try:
             last = int(disk.read("attempt").to_pybytes())
         except (OSError, ValueError):
             last = 0
-        disk.write("attempt", [str(last + 1).encode()])
+        try:
+            disk.write("attempt", [str(last + 1).encode()])
+        except OSError as error:
+            raise ProcessError(
+                f"the state directory {self.path} cannot be written: {error.strerror}; mend that, and run the flow again"
+            ) from error
         return last + 1
 
     def start_anew(self) -> None:
@@ -58,9 +67,10 @@ def locked(path: Path) -> Iterator[StateDirectory]:
                 f"the flow runs already (process {owner}, state directory {path}); "
                 "stop it, or choose another directory with --state"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with suppress(OSError):  # on a full disk nobody is told who holds the lock, but it is held
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
         await_orphans(path / ROLL)
         yield StateDirectory(path)
 

@@ -184,7 +184,7 @@ class Flow:
                 state=state,
                 live_view=live_view,
                 checkpoint_us=None if checkpoint_interval is None else duration_us(checkpoint_interval, "run"),
-            ),  # fmt: skip
+            ),
         )
 
     def run_here(self, *, batch_size: int = 65_536, state: PathLike | None = None) -> RunResult:

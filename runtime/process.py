@@ -8,6 +8,7 @@ import os
 import select
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +60,8 @@ def _sign(roll: Path) -> None:
     """Hold a shared lock on a file; the system lets go of it when the process ends, however it ends."""
     descriptor = os.open(roll, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    with suppress(OSError):  # on a full disk the lock has to do
+        os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 class ProcessMeter:

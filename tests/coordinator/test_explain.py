@@ -128,6 +128,18 @@ def test_the_way_of_ingest_comes_with_its_reason(payments: Path, workers: int, i
     assert f"ingest {why}" in shown(flow, workers=workers, ingest=ingest)
 
 
+def test_functions_in_patterns_and_windows_are_shown_as_python(payments: Path) -> None:
+    flow = ms.Flow("f")
+    keyed = flow.read_csv(payments).event_time("at").key_by("user")
+    keyed.match(ms.pattern("a", lambda event, matched: event.amount > 1)).collect("matches")
+    keyed.match(ms.pattern("b", col("amount") > 1)).collect("columns")
+    keyed.window(ms.custom_windows(lambda event: [(event.at, event.at)])).agg(n=ms.count()).collect("windows")
+    text = shown(flow)
+    assert "columns and Python" in line_with(text, "match(a: ")
+    assert "Python" not in line_with(text, "match(b: ")
+    assert "columns and Python" in line_with(text, "custom_windows(")
+
+
 def test_a_pattern_is_shown_with_its_limits_in_time(payments: Path) -> None:
     flow = ms.Flow("f")
     steps = ms.pattern("a", col("amount") < 1).then("b", col("amount") > 5, within="3s")

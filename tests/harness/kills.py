@@ -200,7 +200,7 @@ class Kills:
 
     def _start(self, folder: Path, where: Path, *, checkpoints: bool) -> subprocess.Popen[str]:
         command = [str(Path(sys.executable).parent / "millstream"), "run", str(folder / "flow.py"), "--plain"]
-        command += ["--workers", str(self._dice.randint(1, 3)), "--hang-timeout", "3s", "--batch-size", "5000"]
+        command += ["--workers", str(self._dice.randint(1, 3)), "--hang-timeout", "6s", "--batch-size", "5000"]
         if checkpoints:
             command += ["--checkpoint-interval", "1s"]
         return subprocess.Popen(

@@ -44,7 +44,17 @@ def store(tmp_path: Path) -> CheckpointStore:
 def a_checkpoint(store: CheckpointStore, epoch: int, flow: str = "flights") -> Manifest:
     file = store.write_table("agg", a_table(), worker=0, workers=1, name=f"{epoch}-agg")
     place = PartitionState("read_csv", "a.csv", {"bytes": 17}, 3, {"event_time": [5, 2**62]}, False)
-    manifest = Manifest(flow, epoch, 1, 1, 0, {"agg": "agg(count())"}, (file,), (place,), {"sink": [SinkState({"next_part": 1}, [["a", "b"]])]})
+    manifest = Manifest(
+        flow,
+        epoch,
+        1,
+        1,
+        0,
+        {"agg": "agg(count())"},
+        (file,),
+        (place,),
+        {"sink": [SinkState({"next_part": 1}, [["a", "b"]])]},
+    )
     store.complete(manifest)
     return manifest
 

@@ -168,10 +168,10 @@ def test_parts_that_a_later_and_damaged_checkpoint_had_shown_are_taken_back(tmp_
     writers = [sink.open_staged(worker, 3, [prepared.state for prepared in counted]) for worker in range(3)]
     assert seen(path) == [1, 2]
     put(writers[2], sink, rows(3, 4))
-    prepared = [checkpoint(writer) for writer in writers]
-    commit(sink, prepared[2])
+    again = [checkpoint(writer) for writer in writers]
+    commit(sink, again[2])
     assert seen(path) == [1, 2, 3, 4]
-    sink.open_staged(0, 1, [p.state for p in prepared])  # fewer workers: what the others had written stays
+    sink.open_staged(0, 1, [p.state for p in again])  # fewer workers: what the others had written stays
     assert seen(path) == [1, 2, 3, 4]
 
 
