@@ -45,7 +45,9 @@ def exit_with_parent(descriptor: int, state: Path | None) -> None:
     if state is not None:
         _sign(state / ROLL)
         # Whoever was killed before this process signed may have been followed already: then it must not begin.
-        if select.select([descriptor], [], [], 0)[0] and not os.read(descriptor, 4096):
+        gone = select.poll()  # not select(), which takes no descriptor above 1,023
+        gone.register(descriptor, select.POLLIN)
+        if gone.poll(0) and not os.read(descriptor, 4096):
             os._exit(3)
 
     def watch() -> None:
