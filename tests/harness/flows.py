@@ -30,16 +30,16 @@ def span(milliseconds: int) -> timedelta:
 
 
 def source(seed: int, most: int = 3) -> ColumnSource | TextSource:
-    """Events in so many source partitions at most, some of them far behind the others, some empty."""
+    """Events in so many source partitions at most, some of them far behind the others, some empty, some with many of one time."""
     dice = random.Random(seed)
     partitions: list[list[dict[str, Any]]] = []
     for partition in range(dice.randint(1, most)):
-        jitter = dice.choice([0, 5, 60])
+        jitter, step = dice.choice([0, 5, 60]), dice.choice([1, 1, 25])
         partitions.append(
             [
                 {
                     "id": 1000 * partition + row,
-                    "t": 4 * row + dice.randint(-jitter, jitter),
+                    "t": (4 * row + dice.randint(-jitter, jitter)) // step * step,
                     "k": dice.choice(["a", "b", "c", "d", None]),
                     "n": dice.randrange(10),
                     "list": [row] * dice.randrange(3),
@@ -141,6 +141,16 @@ def two_sources(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     )  # fmt: skip
     both = one.union(other)
     put(both.key_by("k").window(ms.tumbling(span(20))).agg(n=ms.count(), ids=ms.collect("id")), ledger, "panes")
+
+
+def united(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Two keyed stages of every worker feed one exchange: one may have passed a barrier that the other waits for."""
+    stream, schema = timed(flow, seed, 2), {"id": int, "g": int}
+    one = stream.key_by("k").scan(0, lambda state, e: (state + 1, {"id": e.id, "g": e.n}), schema=schema)
+    other = stream.key_by("n").scan(0, lambda state, e: (state + 1, {"id": -e.id, "g": e.n}), schema=schema)
+    both = one.union(other)
+    put(both, ledger, "seen")
+    put(both.key_by("g").window(ms.tumbling(span(30))).agg(n=ms.count(), s=ms.sum("id")), ledger, "panes")
 
 
 def ends_early(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
@@ -260,7 +270,7 @@ def joined_to_itself(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
 
 
 FLOWS: list[MakeFlow] = [
-    stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, ends_early, far_ahead,
+    stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, united, ends_early, far_ahead,
     scanned, timers, deduplicated, ranked, previous, small_then_large,
     joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself,
 ]  # fmt: skip

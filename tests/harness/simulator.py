@@ -223,14 +223,15 @@ class Simulation:
     def _choices(self) -> list[tuple[str, list[str]]]:
         """What may happen now, and to whom."""
         asleep = self._hangs_until
-        pairs = [f"{a} -> {b}" for (a, b), queue in self.queued.items() if queue and b not in asleep]
-        choices = [
-            ("deliver", pairs),
-            ("work", sorted(n for n in self._may_work if n not in asleep)),
-            ("write", [n for n, w in self.workers.items() if w.snapshots and n not in self.dead and n not in asleep]),
-        ]
+        choices = [("deliver", [f"{a} -> {b}" for (a, b), q in self.queued.items() if q and b not in asleep])]
+        if self._may_work:
+            choices.append(("work", sorted(n for n in self._may_work if n not in asleep)))
+        if self._checkpoints is not None:
+            writing = [n for n, w in self.workers.items() if w.snapshots and n not in self.dead and n not in asleep]
+            choices.append(("write", writing))
         if COORDINATOR not in self.dead and COORDINATOR not in asleep:
-            choices.append(("read", [COORDINATOR] * (self.coordinator.next_partition() is not None)))
+            if self.coordinator.next_partition() is not None:
+                choices.append(("read", [COORDINATOR]))
             checkpointing = self.coordinator.checkpointing
             if checkpointing is not None and checkpointing.try_again_us is not None:
                 choices.append(("wait", [COORDINATOR]))
