@@ -23,6 +23,7 @@ class _Draft:
     keys: Named = ()
     keys_where: str = ""
     fields: tuple[str, ...] | None = None
+    keyed: bool = False
 
 
 class Cutter:
@@ -53,7 +54,7 @@ class Cutter:
 
     def finished_exchanges(self) -> list[Exchange]:
         return [
-            Exchange(i, d.kind, tuple(d.outputs), d.to_stage, tuple(d.targets), d.keys, d.keys_where, d.fields)
+            Exchange(i, d.kind, tuple(d.outputs), d.to_stage, tuple(d.targets), d.keys, d.keys_where, d.fields, d.keyed)
             for i, d in enumerate(self.exchanges)
         ]
 
@@ -165,7 +166,7 @@ class Cutter:
             fields = None if wanted is None else tuple(sorted(wanted - {n for n, _ in keys}))
             draft = _Draft(
                 ExchangeKind.KEY, stage, [(s, above) for s in self._stages_of(above)],
-                keys=keys, keys_where=node.title, fields=fields,
+                keys=keys, keys_where=node.title, fields=fields, keyed=node.spec.made,
             )  # fmt: skip
         else:
             draft = _Draft(

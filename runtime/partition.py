@@ -25,30 +25,33 @@ class KeyPartitioner:
         keys: the key fields, as expressions over the batch.
         fields: the columns to send beside the keys; None: all.
         workers: how many receivers there are.
+        keyed: rows come with their keys.
     """
 
-    def __init__(self, keys: Named, fields: Sequence[str] | None, workers: int, context: Context) -> None:
+    def __init__(
+        self, keys: Named, fields: Sequence[str] | None, workers: int, context: Context, keyed: bool = False
+    ) -> None:
         self.keys = keys
-        self.names = [n for n, _ in keys]
         self.fields = fields
         self.workers = workers
         self.context = context
+        self.keyed = keyed
         self.owners = group_owners(workers).astype(np.uint8 if workers <= 256 else np.uint16)
 
     def split(self, batch: Batch) -> list[tuple[int, Batch]]:
         """The part of each receiver that gets rows, in the order of the batch."""
-        arrays, batch = evaluate_all(self.keys, batch, self.context)
+        if not self.keyed:
+            batch = with_keys(batch, self.keys, self.context)
         if batch.num_rows == 0:
             return []
-        codes, keys = distinct_keys(arrays)
-        codes = codes.astype(np.int32, copy=False)
-        distinct = make_columns(self.names, keys)
+        assert batch.keys is not None
+        codes, distinct = batch.keys.codes, batch.keys.distinct
         if self.fields is not None:
             batch = batch.with_columns(
                 batch.columns.select([f for f in batch.columns.schema.names if f in self.fields])
             )
         if self.workers == 1:
-            return [(0, replace(batch, keys=Keys(distinct, codes)))]
+            return [(0, batch)]
         return self._by_owner(batch, distinct, codes)
 
     def _by_owner(self, batch: Batch, distinct: pa.RecordBatch, codes: CodeArray) -> list[tuple[int, Batch]]:
@@ -56,10 +59,10 @@ class KeyPartitioner:
         row_owner = key_owner[codes]
         counts = np.bincount(row_owner, minlength=self.workers)
         if counts.max() == batch.num_rows:
-            return [(int(row_owner[0]), replace(batch, keys=Keys(distinct, codes)))]
+            return [(int(row_owner[0]), batch)]
         # Sorting by an 8-bit owner is a radix pass; it is stable, so each key's rows keep their order.
         order = np.argsort(row_owner, kind="stable")
-        batch, codes = batch.take(order), codes[order]
+        batch, codes = replace(batch, keys=None).take(order), codes[order]
         renumbered = np.empty(distinct.num_rows, np.int32)
         parts: list[tuple[int, Batch]] = []
         start = 0
@@ -71,3 +74,12 @@ class KeyPartitioner:
                 parts.append((worker, replace(batch.slice(start, count), keys=keys)))
             start += count
         return parts
+
+
+def with_keys(batch: Batch, keys: Named, context: Context) -> Batch:
+    """The rows with their keys; those whose key cannot be computed are dead letters."""
+    arrays, batch = evaluate_all(keys, batch, context)
+    if batch.num_rows == 0:
+        return batch
+    codes, distinct = distinct_keys(arrays)
+    return replace(batch, keys=Keys(make_columns([n for n, _ in keys], distinct), codes.astype(np.int32, copy=False)))

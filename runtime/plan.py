@@ -79,6 +79,7 @@ class Exchange:
         outputs: (stage, port) pairs that feed it; the stage is None for a source, whose blocks are dealt.
         targets: (node, input number) pairs in the receiving stage.
         keys: what the rows are partitioned by, for `ExchangeKind.KEY`.
+        keyed: rows come with their keys (`Batch.keys`).
         keys_where: the name and line of the ``key_by``, for errors.
         fields: the columns that the receiver reads, beside the keys; None: all.
     """
@@ -91,6 +92,7 @@ class Exchange:
     keys: Named = ()
     keys_where: str = ""
     fields: tuple[str, ...] | None = None
+    keyed: bool = False
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class Runner:
         partitioner = None
         if exchange.kind is ExchangeKind.KEY:
             partitioner = KeyPartitioner(
-                exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where)
+                exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where), exchange.keyed
             )
         split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id, stage.id))
         choose = (lambda: self.roomiest(exchange.id, stage.id)) if exchange.kind is ExchangeKind.DEAL else None

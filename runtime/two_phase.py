@@ -130,12 +130,13 @@ def _split(node: Node, graph: Graph, *, always: bool) -> Graph:
     number = max(graph.nodes) + 1
     groups = Node(number, f"groups_for_{node.name}", groups_spec, (above,), node.where)
     key_names = [n for n, _ in key_by.spec.keys]
-    keys = KeyBySpec(tuple((n, col(n)) for n in key_names))
+    keys = KeyBySpec(tuple((n, col(n)) for n in key_names), made=True)
     key_groups = Node(number + 1, f"keys_of_{groups.name}", keys, (Port(number, GROUPS),), node.where)
     nodes: dict[int, Node] = {}
     for each in graph.nodes.values():
         if each.id == key_by.id:
-            nodes |= {groups.id: groups, each.id: replace(each, inputs=(Port(groups.id),))}
+            made = replace(key_by.spec, made=True)
+            nodes |= {groups.id: groups, each.id: replace(each, spec=made, inputs=(Port(groups.id),))}
         elif each.id == node.id:
             inputs = (*node.inputs, Port(key_groups.id))
             nodes |= {key_groups.id: key_groups, each.id: replace(node, spec=_merged(spec, types), inputs=inputs)}
@@ -155,7 +156,7 @@ def _split(node: Node, graph: Graph, *, always: bool) -> Graph:
             **graph.needed,
             Port(groups.id): graph.needed[above],
             Port(groups.id, GROUPS): None,
-            Port(key_groups.id): frozenset([SLICE, *accumulator_names(width), *key_names]),
+            Port(key_groups.id): frozenset([SLICE, *accumulator_names(width)]),
         },
     )
 

@@ -111,6 +111,8 @@ def input_columns(batch: Batch, accumulators: AccumulatorSet) -> pa.RecordBatch:
     if any(isinstance(e, WholeRow) for e in accumulators.inputs):
         return batch.all_columns()
     read = {f for e in accumulators.inputs for f in e.fields()}
+    if accumulators.inputs and not read:
+        return batch.all_columns()  # for a literal: columns of keys at least say how many rows there are
     return batch.columns if read.issubset(batch.columns.schema.names) else batch.all_columns()
 
 

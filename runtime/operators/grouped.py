@@ -4,70 +4,64 @@ A key that carries half of all events would otherwise keep one worker busy, and 
 worker groups what it decodes itself, so that of any key no more than one row for each batch (and slice of time) is
 sent. What comes of it is what comes without: accumulators merge in any order and any nesting.
 
-Where hardly any row of a batch goes with others there is nothing to gain. Such a batch passes as it is, and so do those
-after it, more and more of them, before another one is looked at. It is a batch that passes, and not those of its rows
-that are alone: to take these apart from the others costs more than to group them.
+That pays where rows become far fewer: with few keys, or for a hot one. All other rows pass as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from millstream.accumulators import AccumulatorSet, Column, to_arrow
-from millstream.batch import Array, Batch, BoolArray, Keys, index_array, make_columns
+from millstream.batch import Batch, BoolArray, Keys, index_array, make_columns
 from millstream.evaluate import evaluate_all
-from millstream.grouping import Groups, distinct_keys, group_codes
-from millstream.operators import columnar
+from millstream.grouping import group_codes
 from millstream.operators.accumulator_tables import as_column
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.standing import latest
 from millstream.operators.windows.slices import WindowLayout
-from millstream.runs import index_codes
+from millstream.partition import with_keys
+from millstream.runs import index_codes, trimmed
 from millstream.specs.base import MAIN
 from millstream.specs.groups import GROUPS, SLICE, GroupRowsSpec, accumulator_names
 
-_LARGE_ROWS: Final = 8
-_LARGE_SHARE: Final = 0.25
-"""What part of a batch's rows must be in groups of so many rows. Above it all work together is 5 % less to 10 % more, by
-how many keys there are beside the hot ones; far below it up to 25 % more (`scripts/bench hotkey`)."""
-_PASSING_MOST: Final = 64
+_ROWS_EACH: Final = 16
+"""How many rows a key of a batch must have, on average, for all of them to be grouped."""
+_HOT_SHARE: Final = 1 / 8
+"""Else the rows of keys are that have so large a share of a batch."""
 
 
 class GroupRows(Operator):
-    """Puts out groups on the port `GROUPS`, and rows that go on as they are on the main one.
-
-    Attributes:
-        passing: how many batches pass before another one is looked at.
-    """
+    """Puts out groups on the port `GROUPS`, and rows that go on as they are on the main one, both with their keys."""
 
     def __init__(self, spec: GroupRowsSpec, context: Context) -> None:
         super().__init__(context)
         self.spec = spec
         self.key_context = replace(context, name=spec.keys_where)
-        self.key_names = [n for n, _ in spec.keys]
         self.layout = None if spec.windows is None else WindowLayout(spec.windows, spec.where)
         typed = TypedAccumulators(loaded_aggregates(spec.aggregates), spec.where)
         self.accumulators = typed.for_types(list(spec.input_types))
-        self.passing = 0
-        self._next_passing = 1
+        self.read = frozenset(f for e in self.accumulators.inputs for f in e.fields())
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
-        if self.passing:
-            self.passing -= 1
-            yield MAIN, batch
+        batch = with_keys(batch, self.spec.keys, self.key_context)
+        if batch.num_rows == 0:
             return
+        assert batch.keys is not None
+        keys = batch.keys
+        batch = _only(batch, frozenset(batch.columns.schema.names).difference(keys.distinct.schema.names))
+        chosen = self._worth_it(keys)[keys.codes]
         aside = self._aside(batch)
-        if aside is not None and aside.any():
-            yield MAIN, batch.where(aside)
-            batch = batch.where(~aside)
-        arrays, batch = columnar.evaluate_all(self.spec.keys, batch, self.key_context)
-        if batch.num_rows:
-            yield from self._grouped(batch, arrays)
+        if aside is not None:
+            chosen &= ~aside
+        if not chosen.all():
+            yield MAIN, batch.where(~chosen)
+        if chosen.any():
+            yield GROUPS, self._grouped(_only(batch, self.read).where(chosen))
 
     def _aside(self, batch: Batch) -> BoolArray | None:
         """The rows of which a window has ended by the watermark before them: whether it still counts them, and whether
@@ -84,10 +78,19 @@ class GroupRows(Operator):
         ended: BoolArray = first < self.layout.ended_each(batch.before_us, 0)
         return ended
 
-    def _grouped(self, batch: Batch, key_fields: Sequence[Array]) -> Iterator[Output]:
-        """Group rows with these keys, where it is worth it."""
-        codes, distinct = distinct_keys(key_fields)
-        keys = Keys(make_columns(self.key_names, distinct), codes.astype(np.int32, copy=False))
+    def _worth_it(self, keys: Keys) -> BoolArray:
+        """Of each key whether its rows are grouped."""
+        count, rows = keys.distinct.num_rows, len(keys.codes)
+        if self.spec.always or _ROWS_EACH * count <= rows:
+            return np.ones(count, np.bool_)
+        sizes = np.bincount(keys.codes, minlength=count)
+        hot: BoolArray = (sizes >= _ROWS_EACH) & (sizes >= _HOT_SHARE * rows)
+        return hot
+
+    def _grouped(self, batch: Batch) -> Batch:
+        """The groups of rows, with their keys."""
+        assert batch.keys is not None
+        keys = trimmed(batch.keys)
         parts = [(keys.codes, keys.distinct.num_rows)]
         slices = None
         if self.layout is not None:
@@ -95,34 +98,19 @@ class GroupRows(Operator):
             slices = self.layout.slices.of(batch.time_us)
             parts.insert(0, index_codes(slices)[:2])
         groups, first = group_codes(parts)
-        if self._passes(groups):
-            yield MAIN, batch
-            return
-        named = dict(zip(self.key_names, keys.take(first).columns(), strict=True))
+        inputs = evaluate_all(self.accumulators.inputs, input_columns(batch, self.accumulators))
+        columns = self.accumulators.partial(inputs, groups, row_order(batch, self.accumulators))
+        named = dict(zip(accumulator_names(len(columns)), map(to_arrow, columns), strict=True))
         if slices is not None:
             named[SLICE] = index_array(slices[first])
-        columns = self._reduced(replace(batch, keys=keys), groups)
-        named |= zip(accumulator_names(len(columns)), map(to_arrow, columns), strict=True)
         # Groups in slices have the times of those; for others the last row's counts.
-        timed = slices is None and batch.time_us is not None
-        together = make_columns(list(named), list(named.values()))
-        yield GROUPS, Batch(together, latest(groups, batch.time_us) if timed else None)
+        time_us = latest(groups, batch.time_us) if slices is None and batch.time_us is not None else None
+        return Batch(make_columns(list(named), list(named.values())), time_us, keys=keys.take(first))
 
-    def _reduced(self, rows: Batch, groups: Groups) -> list[Column]:
-        """The accumulators of rows with keys."""
-        rest = [n for n in rows.columns.schema.names if n not in self.key_names]
-        rows = rows.with_columns(rows.columns.select(rest))
-        inputs = evaluate_all(self.accumulators.inputs, input_columns(rows, self.accumulators))
-        return self.accumulators.partial(inputs, groups, row_order(rows, self.accumulators))
 
-    def _passes(self, groups: Groups) -> bool:
-        """Whether so few rows are in large groups that a batch passes, and others after it."""
-        large = groups.sizes[groups.sizes >= _LARGE_ROWS].sum()
-        if self.spec.always or large >= _LARGE_SHARE * len(groups):
-            self._next_passing = 1
-            return False
-        self.passing, self._next_passing = self._next_passing, min(2 * self._next_passing, _PASSING_MOST)
-        return True
+def _only(batch: Batch, fields: frozenset[str]) -> Batch:
+    """The rows with these of their columns."""
+    return batch.with_columns(batch.columns.select([n for n in batch.columns.schema.names if n in fields]))
 
 
 def accumulators_of(groups: Batch, accumulators: AccumulatorSet) -> list[Column]:

@@ -46,7 +46,7 @@ class GroupRowsSpec(Spec):
         aggregates: as they are computed behind the exchange, with what the operator there adds for itself.
         input_types: the types of what they read.
         windows: in which the rows will be; None: none.
-        always: group also where few rows go together.
+        always: group also rows of keys that have few in a batch.
     """
 
     keys: Named
@@ -64,7 +64,7 @@ class GroupRowsSpec(Spec):
     def notes(self) -> Iterator[str]:
         yield "grouped in each worker before the exchange by key"
         if not self.always:
-            yield "batches in which few rows go together pass as they are"
+            yield "rows of keys that have few in a batch pass as they are"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,12 @@ Aggregates = tuple[tuple[str, Aggregate], ...]
 
 @dataclass(frozen=True)
 class KeyBySpec(Spec):
+    """Attributes:
+    made: rows come with their keys, which an operator in front has looked for already.
+    """
+
     keys: Named
+    made: bool = False
 
     def describe(self) -> str:
         return f"key_by({describe_columns(self.keys)})"
