@@ -21,7 +21,7 @@ from millstream.errors import CheckpointError, described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan, Place, Port
 from millstream.runner import Runner
-from millstream.stage import Outgoing
+from millstream.sending import Outgoing
 from millstream.times import MIN_US, saturating_add
 from millstream.topology import CALLER, COORDINATOR, SOURCE_STAGE, Topology, worker_name
 from millstream.watermarks import InputStatus

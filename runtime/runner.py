@@ -12,26 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from millstream.block_stage import BlockStage
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
+from millstream.keyed_stage import KeyedStage
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
 from millstream.operators.decode import Decode
 from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
+from millstream.sending import ExchangeOutput, Outgoing, splitter
 from millstream.specs.base import MAIN
-from millstream.stage import (
-    BlockStage,
-    Emission,
-    ExchangeOutput,
-    KeyedStage,
-    Outgoing,
-    StageRun,
-    StageSnapshot,
-    splitter,
-)
+from millstream.stage import Emission, StageRun, StageSnapshot
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
 
