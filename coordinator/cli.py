@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 from rich.console import Console
 
 import millstream
 from millstream.coordinator import flowfile, inspection, launch
+from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
 from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
@@ -64,6 +65,17 @@ class _DurationType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return seconds
 
 
+class _IntervalType(_DurationType):
+    """How often checkpoints are made, as `launch.RunOptions` takes it."""
+
+    name = "duration|off"
+
+    def convert(self, value: object, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value in ("auto", None):
+            return value
+        return None if value == "off" else int(super().convert(value, parameter, context) * SECOND_US)
+
+
 _flow = click.argument("flow", metavar="FLOW.py[:NAME]")
 _arguments = click.argument("arguments", metavar="[-- ARGS...]", nargs=-1, type=click.UNPROCESSED)
 _workers = click.option(
@@ -88,7 +100,7 @@ _ingest = click.option(
 )  # fmt: skip
 _state = click.option(
     "--state", type=click.Path(file_okay=False, path_type=Path), default=Path(".millstream"), show_default=True,
-    help="Where a run keeps dead letters and late events.",
+    help="Where a run keeps checkpoints, dead letters and late events.",
 )  # fmt: skip
 
 
@@ -107,16 +119,22 @@ def main() -> None:
 @_state
 @click.option(
     "--hang-timeout", "hang_timeout_s", metavar="DURATION", type=_DurationType(), default="60s", show_default=True,
-    help="A process that gives no sign of life for so long ends the run.",
+    help="A process that gives no sign of life for so long is replaced; without checkpoints it ends the run.",
 )  # fmt: skip
 @click.option(
-    "--checkpoint-interval", "checkpoint_s", metavar="DURATION", type=_DurationType(), default=None,
-    help="Write the run's state to disk so often, and go on from there when a process is lost.  [default: never]",
+    "--checkpoint-interval", "checkpoint_us", metavar="DURATION|off", type=_IntervalType(), default="auto",
+    help="Write the run's state to disk so often, and go on from there when a process is lost, or when the flow is run "
+    "again after it was stopped.  [default: 10s, where all input can be read again]",
 )  # fmt: skip
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Start anew, also where an earlier run could be gone on with; its checkpoints are removed.",
+)
 @click.option(
     "--drain",
     is_flag=True,
-    help="Ctrl-C lets open windows fire and finishes the output, also in a run with checkpoints.",
+    help="Ctrl-C lets open windows fire and finishes the output; the next run starts anew.",
 )
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
 def run(
@@ -127,13 +145,16 @@ def run(
     ingest: Ingest,
     state: Path,
     hang_timeout_s: float,
-    checkpoint_s: float | None,
+    checkpoint_us: Interval,
+    fresh: bool,
     drain: bool,
     plain: bool,
 ) -> None:
     """Run a flow until its input ends.
 
-    Ctrl-C ends the sources, lets open windows fire and finishes what is written; a second one stops at once.
+    A run that was stopped or killed goes on from its last checkpoint; one that had come to its end starts anew.
+    Ctrl-C makes a last checkpoint and stops. Without checkpoints, or with --drain, it ends the sources, lets open
+    windows fire and finishes what is written. A second one stops at once.
     What follows a -- is for the flow file, in sys.argv.
     """
     with _told():
@@ -146,7 +167,8 @@ def run(
             live_view=not plain,
             import_paths=import_paths,
             hang_timeout_s=hang_timeout_s,
-            checkpoint_us=None if checkpoint_s is None else int(checkpoint_s * 1e6),
+            checkpoint_us=checkpoint_us,
+            fresh=fresh,
             drain=drain,
         )
         result = launch.run(loaded, options)

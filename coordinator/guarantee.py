@@ -13,15 +13,13 @@ _ORDER = [Guarantee.EXACTLY_ONCE, Guarantee.AFTER_RECOVERY, Guarantee.AT_LEAST_O
 
 def end_to_end(plan: PhysicalPlan, *, checkpoints: bool) -> str:
     """The promise of a run, in a sentence."""
-    if not checkpoints:
-        return "at least once: a failed run starts over, replacing its files (no checkpoints)"
     lossy = [n for n in plan.nodes.values() if isinstance(n.spec, ReadSpec) and not n.spec.source.replayable]
     if lossy:
         assert isinstance(lossy[0].spec, ReadSpec)
-        return (
-            f"not kept through failures: what {lossy[0].spec.source.label()} has read cannot be read again, "
-            "so events since the last checkpoint are lost with a process"
-        )
+        what = f"not kept through failures: what {lossy[0].spec.source.label()} has read cannot be read again"
+        return f"{what}, so events since the last checkpoint are lost with a process" if checkpoints else what
+    if not checkpoints:
+        return "at least once: a failed run starts over, replacing its files (no checkpoints)"
     sinks = list(_sinks(plan))
     weakest = max((s.sink.guarantee for _, s in sinks), key=_ORDER.index)
     if weakest is Guarantee.EXACTLY_ONCE:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.recovery import Recovery, repeat_commits
 from millstream.coordinator.attempt import Attempt, Life, collected_tables
+from millstream.coordinator.beginning import Interval, begin, interval_us, newest
 from millstream.coordinator.local import LocalRun
 from millstream.coordinator.restarts import Restarts
 from millstream.coordinator.state_directory import StateDirectory, locked
 from millstream.coordinator.view import View, make_view
 from millstream.deadletters import DeadLetterFile, as_json
-from millstream.errors import CheckpointError, FlowError, ProcessLost
+from millstream.errors import FlowError, ProcessLost
 from millstream.flow import Flow
 from millstream.plan import PhysicalPlan
 from millstream.planner import Ingest, make_plan
@@ -35,7 +35,9 @@ class RunOptions:
     """How to run a flow; see `Flow.run` and ``millstream run --help``.
 
     Attributes:
-        checkpoint_us: from one checkpoint to the next, in microseconds; None: there are none.
+        checkpoint_us: from one checkpoint to the next, in microseconds; "auto": ten seconds, where all input can be read
+            again; None: there are none.
+        fresh: start anew, also where an earlier run could be gone on with.
         restarts: how often within ten minutes a run goes on after it has lost a process.
         drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
             made from which it goes on.
@@ -48,7 +50,8 @@ class RunOptions:
     live_view: bool = False
     import_paths: tuple[str, ...] = ()
     hang_timeout_s: float = 60.0
-    checkpoint_us: int | None = None
+    checkpoint_us: Interval = "auto"
+    fresh: bool = False
     restarts: int = 5
     drain: bool = False
 
@@ -88,12 +91,8 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
 
 def _lead(plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, view: View) -> RunResult:
     """One life after the other, until one comes to the end or there have been too many."""
-    manifest = None if options.checkpoint_us is None else _newest(plan, directory, view)
-    if manifest is None or manifest.finished:
-        manifest = None
-        directory.start_anew()
-    else:
-        view.line(f"going on from checkpoint {manifest.epoch}")
+    checkpoint_us = interval_us(plan, options.checkpoint_us)
+    manifest = begin(plan, directory, view, checkpoints=checkpoint_us is not None, fresh=options.fresh)
     restarts = Restarts(options.restarts)
     while True:
         recovery = None
@@ -101,13 +100,13 @@ def _lead(plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, vi
             repeat_commits(plan, manifest)
             recovery = Recovery(manifest, directory.checkpoints)
         life = Life(
-            directory.next_attempt(), directory.path, recovery, options.checkpoint_us, options.hang_timeout_s,
+            directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
             options.drain, options.import_paths,
         )  # fmt: skip
         try:
-            return Attempt(plan, life, view).run()
+            result = Attempt(plan, life, view).run()
         except ProcessLost as error:
-            if options.checkpoint_us is None:
+            if checkpoint_us is None:
                 raise ProcessLost(f"{error}; the run ends, and is run again from its start") from error
             pause_s = restarts.pause_s(time.monotonic())
             if pause_s is None:
@@ -115,19 +114,14 @@ def _lead(plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, vi
                     f"{error}; the run has gone on {options.restarts} times in ten minutes and ends here; "
                     "run it again to go on from its last checkpoint"
                 ) from error
-            manifest = _newest(plan, directory, view)
+            manifest = newest(plan, directory, view)
             where = "from its start" if manifest is None else f"from checkpoint {manifest.epoch}"
             view.line(f"{error}; the run goes on {where} in {pause_s:.1f} s")
             time.sleep(pause_s)
-
-
-def _newest(plan: PhysicalPlan, directory: StateDirectory, view: View) -> Manifest | None:
-    """The newest checkpoint that can be used; says of each newer one why it cannot."""
-
-    def refused(error: CheckpointError) -> None:
-        view.line(f"a checkpoint is passed over: {error}")
-
-    return directory.checkpoints.newest(plan.name, refused)
+        else:
+            if checkpoint_us is not None and result.stopped_at is None:
+                directory.note_end()
+            return result
 
 
 def run_here(flow: Flow, *, batch_size: int = 65_536, state: str | Path | None = None) -> RunResult:

@@ -84,7 +84,7 @@ class Readers:
                     # Whoever hosts it begins at its beginning: what the checkpoint counts would come again.
                     raise SourceError(
                         f"{plan.source_of(partition).label()}: cannot go on from a checkpoint: it cannot be read from the "
-                        "middle. Start anew with another --state, or read from files"
+                        "middle. Start anew with --fresh, or read from files"
                     )
                 self._readers[partition] = HostedReader()
             elif known is None or known.offset is None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.store import CheckpointStore
@@ -16,12 +16,17 @@ from millstream.coordinator.orphans import await_orphans
 from millstream.errors import ProcessError
 from millstream.process import ROLL
 
+_ATTEMPT: Final = "attempt"
+_ENDED: Final = "ended"
+"""The last checkpoint of a run that came to its end."""
+
 
 class StateDirectory:
     """Made by `locked`, and valid as long as the lock is held."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._disk = DirectoryDisk(path)
         self.checkpoints = CheckpointStore(DirectoryDisk(path / "checkpoints"))
 
     def next_attempt(self) -> int:
@@ -30,13 +35,9 @@ class StateDirectory:
         Raises:
             ProcessError: it cannot be written.
         """
-        disk = DirectoryDisk(self.path)
+        last = self._number_in(_ATTEMPT)
         try:
-            last = int(disk.read("attempt").to_pybytes())
-        except (OSError, ValueError):
-            last = 0
-        try:
-            disk.write("attempt", [str(last + 1).encode()])
+            self._disk.write(_ATTEMPT, [str(last + 1).encode()])
         except OSError as error:
             raise ProcessError(
                 f"the state directory {self.path} cannot be written: {error.strerror}; mend that, and run the flow again"
@@ -44,9 +45,33 @@ class StateDirectory:
         return last + 1
 
     def start_anew(self) -> None:
-        """Clear what earlier runs left: checkpoints, dead letters and late events."""
+        """Clear what earlier runs left: checkpoints, dead letters and late events.
+
+        Raises:
+            ProcessError: it cannot be done.
+        """
         for leftover in ("checkpoints", "dead-letters", "late"):
             shutil.rmtree(self.path / leftover, ignore_errors=True)
+        if self.checkpoints.epochs():
+            raise ProcessError(f"the checkpoints in {self.path} cannot be removed; see who owns them")
+        self._disk.remove(_ENDED)  # not before the checkpoints that it speaks of
+
+    def note_end(self) -> None:
+        """The run has come to its end, all that its newest checkpoint counts is shown: the next one starts anew."""
+        with suppress(OSError):  # on a full disk the next run finds out by itself that nothing is left to do
+            self._disk.write(_ENDED, [str(self.checkpoints.epochs()[-1]).encode()])
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are checkpoints of a run that did not come to its end."""
+        epochs = self.checkpoints.epochs()
+        return bool(epochs) and epochs[-1] > self._number_in(_ENDED)
+
+    def _number_in(self, name: str) -> int:
+        try:
+            return int(self._disk.read(name).to_pybytes())
+        except (OSError, ValueError):
+            return 0
 
 
 @contextmanager

@@ -161,13 +161,16 @@ class Flow:
         ingest: Literal["auto", "coordinator", "workers"] = "auto",
         state: PathLike | None = None,
         live_view: bool = False,
-        checkpoint_interval: Duration | None = None,
+        checkpoint_interval: Duration | Literal["auto", "off"] = "auto",
+        fresh: bool = False,
     ) -> RunResult:
         """Run the flow in a coordinator and ``workers`` worker processes, until its input ends.
 
         Args:
             checkpoint_interval: how often the run's state is written to disk, so that it goes on from there when a
-                process is lost, or when it is run again after it was stopped; None: never.
+                process is lost, or when it is run again after it was stopped; "auto": every ten seconds, where all
+                input can be read again; "off": never.
+            fresh: start anew, also where an earlier run could be gone on with; its checkpoints are removed.
         Returns:
             What came of it: counts, the time it took, and the tables that were collected.
         Raises:
@@ -175,6 +178,9 @@ class Flow:
         """
         from millstream.coordinator import launch  # the one place where the runtime reaches up: see docs/design.md
 
+        interval: int | Literal["auto"] | None = "auto"
+        if checkpoint_interval != "auto":
+            interval = None if checkpoint_interval == "off" else duration_us(checkpoint_interval, "run")
         return launch.run(
             self,
             launch.RunOptions(
@@ -183,7 +189,8 @@ class Flow:
                 ingest=ingest,
                 state=state,
                 live_view=live_view,
-                checkpoint_us=None if checkpoint_interval is None else duration_us(checkpoint_interval, "run"),
+                checkpoint_us=interval,
+                fresh=fresh,
             ),
         )
 

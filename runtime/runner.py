@@ -142,7 +142,7 @@ class Runner:
         if self._checkpoints and has_state and type(operator).snapshot is Operator.snapshot:
             raise FlowError(
                 f"{described.title}: its state cannot be put into checkpoints yet, so a recovery would lose it; "
-                "run the flow without --checkpoint-interval"
+                "run the flow with --checkpoint-interval off"
             )
         return operator
 

@@ -36,6 +36,13 @@ class Disk(Protocol):
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
 
+    def rename(self, path: str, to: str) -> None:
+        """Give a file another name.
+
+        Raises:
+            OSError: it still has the one that it had.
+        """
+
 
 class DirectoryDisk:
     """A directory of the file system."""
@@ -72,6 +79,9 @@ class DirectoryDisk:
 
     def remove(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
+
+    def rename(self, path: str, to: str) -> None:
+        (self.root / path).rename(self.root / to)
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -112,7 +112,7 @@ class Manifest:
         if version != FORMAT:
             raise CheckpointError(
                 f"{where}: written in format {version!r}, and this release reads {FORMAT}; "
-                "use the release that wrote it, or start anew with another --state"
+                "use the release that wrote it, or start anew with --fresh"
             )
         checksum = content.pop("checksum", None)
         if checksum != _checksum(content):

@@ -77,7 +77,7 @@ def check_fits(plan: PhysicalPlan, manifest: Manifest) -> None:
 def _unfit(manifest: Manifest, what: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint {manifest.epoch} does not fit the flow: {what}. Change that back, give operators the names that "
-        "they had (name=), or start anew with another --state"
+        "they had (name=), or start anew with --fresh"
     )
 
 

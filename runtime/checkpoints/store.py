@@ -1,6 +1,7 @@
 """The directory of a flow's checkpoints: tables are written first, then the manifest; old ones are removed.
 
     checkpoints/manifest-00000012.json      a complete checkpoint
+    checkpoints/manifest-00000013.json.refused    one that could not be used when a run went on from the one before
     checkpoints/data/...                    tables, which several manifests may refer to
 
 Nothing that a kept manifest refers to is ever removed or written again.
@@ -118,6 +119,19 @@ class CheckpointStore:
                 continue
             return manifest
         return None
+
+    def set_aside_after(self, epoch: int) -> None:
+        """Take manifests that were passed over out of the way: the run that goes on counts from here again.
+
+        Raises:
+            CheckpointError: one cannot be renamed.
+        """
+        for passed_over in [e for e in self.epochs() if e > epoch]:
+            name = _manifest_name(passed_over)
+            try:
+                self.disk.rename(name, f"{name}.refused")
+            except OSError as error:
+                raise CheckpointError(f"{name}: cannot be set aside: {error.strerror or error}") from error
 
     def verify(self, manifest: Manifest) -> None:
         """Read every table of a checkpoint.

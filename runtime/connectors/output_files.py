@@ -144,7 +144,8 @@ class TextOutput(OutputFile):
             self._put(self._compressor.end())
             self._compressor = type(self._compressor)()
         try:
-            os.fsync(self._descriptor)
+            if self._regular:  # a pipe or a device cannot be asked
+                os.fsync(self._descriptor)
             if self._regular and not self._named:
                 sync_folder(self._path)
                 self._named = True
@@ -161,7 +162,7 @@ class TextOutput(OutputFile):
         if (found := os.fstat(self._descriptor).st_size) < self._length:
             raise SinkError(
                 f"{self._path}: has {found} bytes, and the checkpoint counts on {self._length}: it was cut short or "
-                "replaced; put it back, or start anew with another --state"
+                "replaced; put it back, or start anew with --fresh"
             )
         os.ftruncate(self._descriptor, self._length)
         if after["schema"] is not None:

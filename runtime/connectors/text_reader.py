@@ -128,7 +128,7 @@ class TextReader(Reader):
                 return candidate
         raise SourceError(
             f"{path}: is not the file any more of which {byte} bytes had been read; put that one back, "
-            "or start anew with another --state"
+            "or start anew with --fresh"
         )
 
     def due_s(self) -> float | None:

@@ -98,6 +98,11 @@ class SimulatedDisk:
     def remove(self, path: str) -> None:
         self.files.pop(path, None)
 
+    def rename(self, path: str, to: str) -> None:
+        self._trouble.before()
+        self.files[to] = self.files.pop(path)
+        self._trouble.after()
+
     def damage(self, path: str, dice: random.Random) -> None:
         """What a bad sector does: bytes that are not those that were written, or fewer of them."""
         data = bytearray(self.files[path])

@@ -130,6 +130,7 @@ class History:
             manifest = self.store.newest(plan.name, self._refused)
             recovery = None
             if manifest is not None:
+                self.store.set_aside_after(manifest.epoch)
                 repeat_commits(plan, manifest)
                 recovery = Recovery(manifest, self.store)
                 if manifest.finished and dice.random() < 0.5:

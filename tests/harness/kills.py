@@ -201,8 +201,7 @@ class Kills:
     def _start(self, folder: Path, where: Path, *, checkpoints: bool) -> subprocess.Popen[str]:
         command = [str(Path(sys.executable).parent / "millstream"), "run", str(folder / "flow.py"), "--plain"]
         command += ["--workers", str(self._dice.randint(1, 3)), "--hang-timeout", "6s", "--batch-size", "5000"]
-        if checkpoints:
-            command += ["--checkpoint-interval", "1s"]
+        command += ["--checkpoint-interval", "1s" if checkpoints else "off"]
         return subprocess.Popen(
             [*command, "--", str(folder)], cwd=where, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True,

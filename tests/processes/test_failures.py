@@ -1,4 +1,4 @@
-"""When a process of a run dies or hangs, the run ends, says who and why, and leaves nothing behind."""
+"""When a process of a run dies or hangs, the run goes on, or ends and says who and why; nothing is left behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.processes.conftest import Start
+from tests.processes.conftest import Run, Start
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +31,8 @@ rows.key_by("key").agg(total=ms.sum("n")).write_jsonl("out.jsonl")
 
 
 @pytest.mark.parametrize("victim", ["worker-0", "worker-1", "coordinator"])
-def test_killing_a_process_ends_the_run_and_names_it(start: Start, victim: str) -> None:
-    run = start(ENDLESS, "--workers", "2")
+def test_killing_a_process_of_a_run_without_checkpoints_ends_it_and_names_it(start: Start, victim: str) -> None:
+    run = start(ENDLESS, "--workers", "2", "--checkpoint-interval", "off")
     run.wait_until_working(2)
     run.roles[victim].kill()
     status, _, errors = run.finish()
@@ -53,8 +53,8 @@ def test_killing_the_supervisor_takes_every_process_with_it(start: Start) -> Non
     assert run.survivors() == []
 
 
-def test_ctrl_c_ends_the_sources_and_finishes_the_sinks(start: Start) -> None:
-    run = start(ENDLESS, "--workers", "2")
+def test_ctrl_c_with_drain_ends_the_sources_and_finishes_the_sinks(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2", "--drain")
     run.wait_until_working(2)
     run.process.send_signal(signal.SIGINT)
     status, _, errors = run.finish()
@@ -91,8 +91,48 @@ def test_ctrl_c_twice_does_not_wait_for_what_is_under_way(start: Start) -> None:
     assert run.survivors() == []
 
 
-def test_a_worker_that_hangs_is_found_and_named(start: Start) -> None:
-    run = start(ENDLESS, "--workers", "2", "--hang-timeout", "2s")
+def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on_from_it(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2")
+    run.wait_until_working(2)
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130
+    assert "stopped at checkpoint 1; run it again to go on from there" in errors
+    events = sum(json.loads(line)["events"] for line in last_of_each_key(run))
+    again = start(ENDLESS, "--workers", "1")
+    out = again.directory / "out.jsonl"
+    before = out.stat().st_size
+    again.wait_for(lambda: out.stat().st_size > before, "output")
+    again.process.send_signal(signal.SIGINT)
+    status, _, errors = again.finish()
+    assert status == 130
+    assert "going on from checkpoint 1" in errors
+    assert sum(json.loads(line)["events"] for line in last_of_each_key(run)) > events
+
+
+def last_of_each_key(run: Run) -> list[str]:
+    lines = (run.directory / "out.jsonl").read_text().splitlines()
+    return list({json.loads(line)["key"]: line for line in lines}.values())
+
+
+@pytest.mark.parametrize("victim", ["worker-1", "coordinator"])
+def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on(start: Start, victim: str) -> None:
+    run = start(ENDLESS, "--workers", "2")
+    run.wait_until_working(2)
+    first = run.roles[victim]
+    first.kill()
+    run.wait_for(lambda: victim in run.roles and run.roles[victim].pid != first.pid, "another one")
+    run.wait_until_working(2)
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130
+    assert f"{victim} (process {first.pid}) was killed by SIGKILL" in errors
+    assert "the run goes on from its start" in errors
+    assert run.survivors() == []
+
+
+def test_a_worker_that_hangs_in_a_run_without_checkpoints_is_found_and_named(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2", "--hang-timeout", "2s", "--checkpoint-interval", "off")
     run.wait_until_working(2)
     run.roles["worker-1"].suspend()
     status, _, errors = run.finish()
