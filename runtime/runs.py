@@ -9,7 +9,7 @@ every run because runs are sorted by index. Memory follows the live groups: rows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, nbytes, take
 from millstream.batch import IntArray, Keys, concat_columns, index_array
+from millstream.checkpoints.tables import Saved
 from millstream.grouping import CodeArray, Groups, factorize, group_codes
 
 _RUNS_KEPT: Final = 48
@@ -32,18 +33,22 @@ class Run:
         index: int64[n], ascending: the window (or slice of one) of each group.
         keys: the key of each group.
         columns: the accumulators, one row for each group.
+        saved: where the run lies on disk, or that of which it is a slice; first: where it begins in that.
     """
 
     index: IntArray
     keys: Keys
     columns: list[Column]
+    saved: Saved = field(default_factory=Saved, compare=False)
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
 
     def slice(self, start: int, stop: int) -> Run:
-        codes = self.keys.codes[start:stop]
-        return Run(self.index[start:stop], Keys(self.keys.distinct, codes), [c[start:stop] for c in self.columns])
+        keys = Keys(self.keys.distinct, self.keys.codes[start:stop])
+        columns = [c[start:stop] for c in self.columns]
+        return Run(self.index[start:stop], keys, columns, self.saved, self.first + start)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Run:
         return Run(self.index[rows], self.keys.take(rows), [take(c, rows) for c in self.columns])
@@ -128,6 +133,16 @@ def combine(rows: Run, accumulators: AccumulatorSet) -> Run:
     return sort_run(Run(index, keys, accumulators.combine(rows.columns, groups)))
 
 
+def first_small(sizes: Sequence[int]) -> int:
+    """Where among these sizes those begin that go together: the newer half, and those before it that are no larger."""
+    at = len(sizes) // 2
+    behind = sum(sizes[at:])
+    while at and sizes[at - 1] <= behind:
+        at -= 1
+        behind += sizes[at]
+    return at
+
+
 class RunStore:
     """Runs in the order they came, merged when they get many."""
 
@@ -140,10 +155,13 @@ class RunStore:
         if len(run) == 0:
             return
         self.runs.append(run)
-        rows = self.rows
-        if len(self.runs) > _RUNS_KEPT or (len(self.runs) > 4 and rows > max(_ROWS_KEPT, 2 * self._merged_rows)):
+        if len(self.runs) > 4 and self.rows > max(_ROWS_KEPT, 2 * self._merged_rows):
             self.runs = [merge_runs(self.runs, self.accumulators)]
             self._merged_rows = len(self.runs[0])
+        elif len(self.runs) > _RUNS_KEPT:
+            # Large runs stay as they are, and need not be written again, until as much is behind them.
+            at = first_small([len(r) for r in self.runs])
+            self.runs[at:] = [merge_runs(self.runs[at:], self.accumulators)]
 
     def take_below(self, limit: int) -> list[Run]:
         """Remove and return the groups with index < limit."""

@@ -87,6 +87,8 @@ class Worker:
 
     def written(self, snapshot: Snapshot, tables: list[TableFile], failure: str = "") -> None:
         """A snapshot that came out of ``snapshots`` is on disk; or, with a failure, is not."""
+        if not failure:
+            self._part.written(snapshot, tables)
         self.outbox.append((COORDINATOR, acknowledgement(self.runner, self.name, snapshot, tables, failure)))
 
     def beat(self) -> Beat:

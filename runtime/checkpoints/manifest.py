@@ -13,18 +13,20 @@ import xxhash
 
 from millstream.errors import CheckpointError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """One table of an operator's state.
+    """One table of an operator's state: a file, or some rows of one that an earlier checkpoint has written.
 
     Attributes:
         operator: the operator's name in the flow.
         table: the name of the table.
         worker, workers: who wrote it, of how many: so which key groups can be in it.
         path: relative to the directory of the checkpoints.
+        rows: how many of the file's rows count; first: the first of them.
+        size_bytes: of the whole file.
         checksum: XXH3 (128 bits) of the file, in hex.
     """
 
@@ -36,6 +38,7 @@ class TableFile:
     rows: int
     size_bytes: int
     checksum: str
+    first: int = 0
 
 
 @dataclass(frozen=True)

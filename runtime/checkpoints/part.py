@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from typing import NamedTuple
 
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.store import CheckpointStore
+from millstream.checkpoints.tables import Saved, StateTable
 from millstream.operators.sinks import WriteSink
 from millstream.runner import Runner
 from millstream.stage import StageSnapshot
@@ -24,23 +26,33 @@ class Snapshot(NamedTuple):
     last: bool
     stages: list[StageSnapshot]
 
+    def tables(self) -> Iterator[tuple[int, int, int, StateTable]]:
+        """Every table, with its stage, its node and its number among the tables of that."""
+        for stage in self.stages:
+            for node, tables in stage.tables.items():
+                for number, table in enumerate(tables):
+                    yield stage.stage, node, number, table
+
 
 def write_snapshot(
     snapshot: Snapshot, runner: Runner, store: CheckpointStore, process: str, attempt: int
 ) -> list[TableFile]:
-    """Write the tables of a snapshot, durably.
+    """Write those tables of a snapshot, durably, that no earlier checkpoint has written.
 
+    Returns:
+        Where each of `Snapshot.tables` is.
     Raises:
         OSError: they could not be written.
     """
     plan, worker = runner.plan, runner.index
     files: list[TableFile] = []
-    for stage in snapshot.stages:
-        for node, tables in stage.tables.items():
-            for number, table in enumerate(tables):
-                name = f"{snapshot.epoch:08d}-{attempt}-{process}-{stage.stage}-{node}-{number}"
-                operator = plan.nodes[node].name
-                files.append(store.write_table(operator, table, worker=worker, workers=plan.workers, name=name))
+    for stage, node, number, table in snapshot.tables():
+        file = table.on_disk
+        if file is None:
+            name = f"{snapshot.epoch:08d}-{attempt}-{process}-{stage}-{node}-{number}"
+            operator = plan.nodes[node].name
+            file = store.write_table(operator, table, worker=worker, workers=plan.workers, name=name)
+        files.append(file)
     return files
 
 
@@ -64,6 +76,7 @@ class CheckpointPart:
         self._begun: dict[int, bool] = {}
         self._met: dict[int, dict[int, StageSnapshot]] = {}
         self._last_of: dict[int, bool] = {}
+        self._written: dict[int, list[tuple[Saved, TableFile, int]]] = {}
 
     def begin(self, epoch: int, last: bool) -> None:
         self._begun[epoch] = last
@@ -85,12 +98,22 @@ class CheckpointPart:
         self._last_of[epoch] = self._begun.pop(epoch)
         return Snapshot(epoch, self._last_of[epoch], list(self._met.pop(epoch).values()))
 
+    def written(self, snapshot: Snapshot, files: Sequence[TableFile]) -> None:
+        """The tables of a snapshot are on disk; whether they will be kept is not known before the checkpoint is complete."""
+        tables = (table for *_, table in snapshot.tables())
+        self._written[snapshot.epoch] = [
+            (table.saved, file, table.first) for table, file in zip(tables, files, strict=True)
+        ]
+
     def completed(self, epoch: int) -> None:
-        """The checkpoint exists: every sink here shows what it counts.
+        """The checkpoint exists: every sink here shows what it counts, and what is in it is not written again.
 
         Raises:
             SinkError: one cannot.
         """
+        for saved, file, first in self._written.pop(epoch, ()):
+            saved.written(file, first)
+        self._written = {e: kept for e, kept in self._written.items() if e > epoch}
         last = self._last_of.get(epoch, False)
         self._last_of = {e: kept for e, kept in self._last_of.items() if e > epoch}  # earlier ones were given up
         for stage in self._runner.stages.values():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import xxhash
 
 from millstream.checkpoints.disk import Disk
 from millstream.checkpoints.manifest import Manifest, TableFile
-from millstream.checkpoints.tables import StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import Saved, StateTable, from_ipc, owned, to_ipc
 from millstream.errors import CheckpointError
 
 KEPT: Final = 3
@@ -148,7 +149,13 @@ class CheckpointStore:
         Raises:
             CheckpointError: it is missing or damaged.
         """
-        return from_ipc(file.table, self._read(file))
+        table = from_ipc(file.table, self._read(file))
+        if file.first + file.rows > table.num_rows:
+            raise CheckpointError(
+                f"{file.path}: has {table.num_rows} rows, and the manifest counts on {file.first + file.rows}"
+            )
+        whole = (file.first, file.rows) == (0, table.num_rows)
+        return table if whole else table.slice(file.first, file.rows)
 
     def _read(self, file: TableFile) -> pa.Buffer:
         try:
@@ -162,12 +169,15 @@ class CheckpointStore:
         return data
 
     def load_owned(self, files: Iterable[TableFile], worker: int, workers: int) -> list[StateTable]:
-        """What belongs to one worker of so many, of these tables."""
+        """What belongs to one worker of so many, of these tables.
+
+        Those that are all its own are not written again while they stay as they are.
+        """
         tables: list[StateTable] = []
         for file in files:
             if file.workers == workers:
                 if file.worker == worker:
-                    tables.append(self.load(file))
+                    tables.append(replace(self.load(file), saved=Saved(file), first=0))
             else:
                 tables.append(owned(self.load(file), worker, workers))
         return tables

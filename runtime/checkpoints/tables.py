@@ -8,17 +8,46 @@ nothing but what is written: a snapshot of immutable columns costs the operator 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Array, Keys, index_array, make_columns
+from millstream.checkpoints.manifest import TableFile
 from millstream.errors import CheckpointError
 from millstream.keys import group_owners, hash_keys, key_groups
 
 _KEYS: Final = b"millstream.keys"
+
+
+class Saved:
+    """Where some rows that never change lie on disk: what a complete checkpoint has written is not written again.
+
+    An operator that keeps immutable rows keeps one of these with them. Of rows that were written some at the front may go;
+    what is left is still found in the file.
+
+    Args:
+        file: the rows as a complete checkpoint has written them; None: none has.
+        first: which of the rows is the first in the file.
+    """
+
+    __slots__ = ("_file", "_first")
+
+    def __init__(self, file: TableFile | None = None, first: int = 0) -> None:
+        self._file, self._first = file, first
+
+    def written(self, file: TableFile, first: int) -> None:
+        """The checkpoint that has written these rows is complete."""
+        self._file, self._first = file, first
+
+    def part(self, first: int, rows: int) -> TableFile | None:
+        """So many rows from ``first`` on, if they are on disk."""
+        file, skipped = self._file, first - self._first
+        if file is None or skipped < 0 or skipped + rows > file.rows:
+            return None
+        return replace(file, first=file.first + skipped, rows=rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +58,27 @@ class StateTable:
         name: which part: an operator may have several, and several tables of one name (restored, they add up).
         keys: the key of each row; None where the rows belong to the worker and to no key.
         columns: the rest; as many rows as there are keys.
+        saved: where the rows lie on disk already, if they do; first: the first of them among the rows that it speaks of.
     """
 
     name: str
     keys: Keys | None
     columns: pa.RecordBatch
+    saved: Saved = field(default_factory=Saved, compare=False)
+    first: int = 0
 
     @property
     def num_rows(self) -> int:
         return len(self.keys.codes) if self.keys is not None else int(self.columns.num_rows)
+
+    @property
+    def on_disk(self) -> TableFile | None:
+        """The table in an earlier checkpoint, if it is there."""
+        return self.saved.part(self.first, self.num_rows) if self.keys is not None else None
+
+    def slice(self, first: int, rows: int) -> StateTable:
+        keys = None if self.keys is None else Keys(self.keys.distinct, self.keys.codes[first : first + rows])
+        return StateTable(self.name, keys, self.columns.slice(first, rows), self.saved, self.first + first)
 
 
 def to_ipc(table: StateTable) -> pa.Buffer:

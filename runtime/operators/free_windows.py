@@ -171,7 +171,7 @@ def _start_out_of_keys(table: StateTable) -> StateTable:
     rest = distinct.select(distinct.schema.names[1:])
     number, first = factorize(rest.columns)
     keys = Keys(rest.take(index_array(first)), number.astype(np.int32)[codes])
-    return StateTable(table.name, keys, _with_front(_START, start, table.columns))
+    return replace(table, keys=keys, columns=_with_front(_START, start, table.columns))
 
 
 def _start_into_keys(table: StateTable) -> StateTable:
@@ -181,7 +181,7 @@ def _start_into_keys(table: StateTable) -> StateTable:
     codes, first = factorize([start, *table.keys.columns()])
     keyed = _with_front(_START, start, table.keys.distinct.take(index_array(table.keys.codes)))
     keys = Keys(keyed.take(index_array(first)), codes.astype(np.int32))
-    return StateTable(table.name, keys, rest)
+    return replace(table, keys=keys, columns=rest)
 
 
 def _with_front(name: str, column: Array, columns: pa.RecordBatch) -> pa.RecordBatch:

@@ -306,7 +306,8 @@ class AlignedWindows(WindowOperator):
         for table in tables:
             if table.keys is None or not table.num_rows:
                 continue
-            run = Run(table.columns.column(_WINDOW).to_numpy(), table.keys, self.tables.from_table(table))
+            index, columns = table.columns.column(_WINDOW).to_numpy(), self.tables.from_table(table)
+            run = Run(index, table.keys, columns, table.saved, table.first)
             if table.name == _SHOWN:
                 pane, timing = (table.columns.column(name).to_numpy() for name in (_PANE, _TIMING))
                 stores.shown.put(ShownRun(run, pane, timing))
@@ -321,7 +322,8 @@ class AlignedWindows(WindowOperator):
 
     def _as_table(self, name: str, run: Run, beside: Mapping[str, Array] | None = None) -> StateTable:
         arrays = {_WINDOW: index_array(run.index), **(beside or {}), **self.tables.columns(run.columns)}
-        return StateTable(name, run.keys, make_columns(list(arrays), list(arrays.values())))
+        columns = make_columns(list(arrays), list(arrays.values()))
+        return StateTable(name, run.keys, columns, run.saved, run.first)
 
     def figures(self) -> dict[str, Any]:
         figures = super().figures()
