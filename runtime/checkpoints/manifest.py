@@ -13,7 +13,7 @@ import xxhash
 
 from millstream.errors import CheckpointError
 
-FORMAT: Final = 2
+FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
