@@ -30,6 +30,7 @@ from millstream.coordinator.children import Child
 from millstream.coordinator.core import State
 from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
+from millstream.coordinator.steering import Steering
 from millstream.coordinator.view import View
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import MillstreamError, ProcessError, ProcessLost, restored
@@ -40,7 +41,7 @@ from millstream.result import RunResult, make_result
 from millstream.specs.ends import ReadSpec, SinkSpec
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
 from millstream.transport import Link
-from millstream.wire import Beat, Checkpoint, ClockReading, Completed, Credit, Data, Failed, Finished, Stop
+from millstream.wire import Answered, Beat, Checkpoint, ClockReading, Completed, Credit, Data, Failed, Finished, Stop
 
 _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
@@ -92,10 +93,11 @@ class Attempt:
         interrupts: how often the user asked to stop.
     """
 
-    def __init__(self, plan: PhysicalPlan, life: Life, view: View) -> None:
+    def __init__(self, plan: PhysicalPlan, life: Life, view: View, steering: Steering) -> None:
         self.plan = plan
         self.life = life
         self.view = view
+        self.steering = steering
         self.directory = Path(tempfile.mkdtemp(prefix="millstream-"))  # mode 0700
         self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl")
         staged = life.checkpoint_us is not None
@@ -179,6 +181,8 @@ class Attempt:
     # --- watching ---
 
     def _watch(self, link: Link) -> None:
+        for ask in self.steering.begin_life():
+            link.send(COORDINATOR, ask)
         while not (self.finished and (self.caller.finished or self.stopped)):
             for message in link.received():
                 match message:
@@ -192,11 +196,14 @@ class Attempt:
                         raise self._failure(message)
                     case Data() | Credit() | ClockReading() | Checkpoint() | Completed():
                         self.caller.receive(message)
+                    case Answered():
+                        self.steering.answered(message)
                     case _:
                         pass  # a child says hello
             more = self.caller.work(_STEPS)
             while self.caller.outbox:
                 link.send(*self.caller.outbox.popleft())
+            self._hand_on_commands(link)
             self._hand_on_interrupts(link)
             if not more:
                 self._check_children(link)
@@ -268,13 +275,24 @@ class Attempt:
     def _interrupt(self, number: int, frame: object) -> None:
         self.interrupts += 1
 
+    def _hand_on_commands(self, link: Link) -> None:
+        for ask in self.steering.due():
+            link.send(COORDINATOR, ask)
+        stop = self.steering.stop_due()
+        if stop is not None:
+            self._handled = self.interrupts = self.interrupts + 1
+            self._stop(link, drain=stop.drain)
+
     def _hand_on_interrupts(self, link: Link) -> None:
         if self.interrupts == self._handled:
             return
         self._handled = self.interrupts
         if self.interrupts > 1:
             raise ProcessError("stopped at once, as asked; results are incomplete")
-        drain = self.life.checkpoint_us is None or self.life.drain
+        self._stop(link, drain=self.life.drain)
+
+    def _stop(self, link: Link, *, drain: bool) -> None:
+        drain |= self.life.checkpoint_us is None
         self.view.line(
             "stopping: sources end here, open windows fire, sinks are finished; once more stops at once"
             if drain

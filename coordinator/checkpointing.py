@@ -108,12 +108,10 @@ class Checkpointing:
         return epoch
 
     def acknowledged(self, message: Acknowledged) -> None:
-        if self.under_way is not None and message.epoch == self.under_way.epoch:
-            if message.failure:
-                self.give_up(message.failure)
-                return
-            self.under_way.waiting.discard(message.process)
-            self.under_way.answers.append(message)
+        """A process has its part of the checkpoint under way on disk."""
+        assert self.under_way is not None
+        self.under_way.waiting.discard(message.process)
+        self.under_way.answers.append(message)
 
     def manifest(self, clocks: Mapping[int, Mapping[int, list[int]]], created_us: int) -> Manifest:
         """The manifest of the checkpoint under way, which everyone has acknowledged.

@@ -1,4 +1,4 @@
-"""The command line: ``millstream run``, ``millstream explain``.
+"""The command line: ``millstream run`` and ``explain``, and what is said to a run that goes on.
 
 A mistake of the user's is told in a sentence or two on standard error: status 2 for a command or flow that
 cannot be run as it stands, 1 for a run that failed, 130 for one that was stopped early. A traceback
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ import click
 from rich.console import Console
 
 import millstream
+from millstream.commands import Answer
+from millstream.control import RunningFlow
 from millstream.coordinator import flowfile, inspection, launch
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
@@ -240,6 +242,78 @@ def verify(state: Path) -> None:
             unsound += bool(reason)
     if unsound:
         sys.exit(_FAILED)
+
+
+# --- a run that goes on ---
+
+_running = click.argument("run", metavar="FLOW|DIR")
+_answer_timeout = click.option(
+    "--timeout", "timeout_s", metavar="DURATION", type=_DurationType(), default="10m", show_default=True,
+    help="How long to wait for the run's answer.",
+)  # fmt: skip
+_to = click.option(
+    "--to", type=click.Path(path_type=Path), help="Where the savepoint goes: a directory that is not there yet.  "
+    "[default: savepoints/ in the state directory]",
+)  # fmt: skip
+
+
+def _ask(run: str, state: Path, timeout_s: float, ask: Callable[[RunningFlow], Answer]) -> None:
+    with _told():
+        click.echo(ask(RunningFlow(inspection.state_of(run, state), timeout_s=timeout_s)).said)
+
+
+@main.command()
+@_running
+@_state
+@_answer_timeout
+def checkpoint(run: str, state: Path, timeout_s: float) -> None:
+    """Make a checkpoint of a running flow now."""
+    _ask(run, state, timeout_s, RunningFlow.checkpoint)
+
+
+@main.command()
+@_running
+@_to
+@_state
+@_answer_timeout
+def savepoint(run: str, to: Path | None, state: Path, timeout_s: float) -> None:
+    """Make a checkpoint of a running flow now, and copy it whole.
+
+    No later checkpoint takes its place; ``millstream run FLOW --from SAVEPOINT`` goes on from there.
+    """
+    _ask(run, state, timeout_s, lambda running: running.savepoint(to))
+
+
+@main.command()
+@_running
+@_state
+@_answer_timeout
+def pause(run: str, state: Path, timeout_s: float) -> None:
+    """Let a running flow read nothing more, until it is resumed."""
+    _ask(run, state, timeout_s, RunningFlow.pause)
+
+
+@main.command()
+@_running
+@_state
+@_answer_timeout
+def resume(run: str, state: Path, timeout_s: float) -> None:
+    """Let a flow that was paused read again."""
+    _ask(run, state, timeout_s, RunningFlow.resume)
+
+
+@main.command()
+@_running
+@click.option("--savepoint", is_flag=True, help="Make a savepoint of the last checkpoint.")
+@_to
+@click.option(
+    "--drain", is_flag=True, help="Let open windows fire and finish the output, instead of a last checkpoint."
+)
+@_state
+@_answer_timeout
+def stop(run: str, savepoint: bool, to: Path | None, drain: bool, state: Path, timeout_s: float) -> None:
+    """End a running flow at a last checkpoint, from which it can go on."""
+    _ask(run, state, timeout_s, lambda running: running.stop(drain=drain, savepoint=savepoint, to=to))
 
 
 def _console() -> Console:

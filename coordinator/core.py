@@ -17,7 +17,7 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
-from millstream.errors import CheckpointError, described
+from millstream.errors import CheckpointError, WireError, described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan, Place, Port
 from millstream.runner import Runner
@@ -29,6 +29,8 @@ from millstream.wire import (
     BARRIER_MARK,
     NO_MORE_BLOCKS,
     Acknowledged,
+    Answered,
+    Ask,
     Beat,
     Checkpoint,
     ClockReading,
@@ -146,6 +148,13 @@ class Coordinator:
             first = 1 if recovery is None else recovery.manifest.epoch + 1
             self.checkpointing = Checkpointing(plan, policy, attempt, first, [*self.members, *caller])
         self._stopping = False
+        self._paused = False
+        self._wanted: list[Ask] = []
+        """The checkpoints that were asked for and have not begun."""
+        self._promised: list[Ask] = []
+        """Those that the checkpoint under way answers."""
+        self.pinned: set[int] = set()
+        """The epochs of checkpoints of which nothing is to be removed."""
         self._worked_off = False
         self._recovered = recovery is not None
         if recovery is not None:
@@ -187,8 +196,7 @@ class Coordinator:
                 member = self._member(message.process, now_us)
                 member.figures, member.finished = message.figures, True
             case Acknowledged():
-                if self.checkpointing is not None:
-                    self.checkpointing.acknowledged(message)
+                self._acknowledged(message)
             case Committed():
                 if self.checkpointing is not None:
                     self.checkpointing.committed(message.process, message.epoch)
@@ -201,8 +209,35 @@ class Coordinator:
                     self._stopping = True  # where the input has ended already, the run comes to its own end
                 else:
                     self.state = State.FAILED
-            case ClockReading() | Start() | Checkpoint() | Completed():
+            case Ask():
+                self._asked(message)
+            case ClockReading() | Start() | Checkpoint() | Completed() | Answered():
                 pass  # never sent to the coordinator
+
+    def _asked(self, ask: Ask) -> None:
+        match ask.what:
+            case Ask.CHECKPOINT | Ask.SAVEPOINT if self.checkpointing is None:
+                failure = "the run makes no checkpoints; run the flow with --checkpoint-interval 10s"
+                self.outbox.append((CALLER, Answered(ask.number, failure=failure)))
+            case Ask.CHECKPOINT | Ask.SAVEPOINT:
+                self._wanted.append(ask)
+                return
+            case Ask.RELEASE:
+                self.pinned.discard(ask.epoch)
+            case Ask.PAUSE:
+                self._paused = True
+            case Ask.RESUME:
+                self._paused = False
+                for partition in self.partitions:
+                    partition.asked_us = None  # it was not asked meanwhile: that is no silence
+            case _:
+                raise WireError(f"ask: {ask.what!r} is nothing that can be asked")
+        self.outbox.append((CALLER, Answered(ask.number)))
+
+    def _answer_checkpoint(self, epoch: int, failure: str = "") -> None:
+        """Everyone who waited for the checkpoint under way learns what came of it."""
+        self.outbox.extend((CALLER, Answered(ask.number, epoch, failure)) for ask in self._promised)
+        self._promised.clear()
 
     def _member(self, name: str, now_us: int) -> _Member:
         member = self.members[name]
@@ -229,7 +264,7 @@ class Coordinator:
 
         Among several, the one whose watermark is lowest: it holds back all the others.
         """
-        if self.state is not State.RUNNING or self._stopping:
+        if self.state is not State.RUNNING or self._stopping or self._paused:
             return None
         open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and self._has_room(p)]
         if not open_:
@@ -361,7 +396,9 @@ class Coordinator:
             self._end_with_checkpoint(self.checkpointing, now_us, State.DONE)
         elif self.state is State.RUNNING and self._stopping:
             self._end_with_checkpoint(self.checkpointing, now_us, State.STOPPED)
-        elif self.state is State.RUNNING and self.checkpointing.due(now_us):
+        elif self.state is State.RUNNING and (
+            self.checkpointing.due(now_us) or (self._wanted and self.checkpointing.under_way is None)
+        ):
             self._begin_checkpoint(now_us, last=False)
 
     def _end_with_checkpoint(self, checkpointing: Checkpointing, now_us: int, state: State) -> None:
@@ -381,6 +418,8 @@ class Coordinator:
         assert self.checkpointing is not None
         places = {i: (self._offset_of(i), p.before + p.sequence, p.ended) for i, p in enumerate(self.partitions)}
         epoch = self.checkpointing.begin(places, now_us, last=last, final=final)
+        self._promised, self._wanted = self._wanted, []
+        self.pinned.update(epoch for ask in self._promised if ask.what == Ask.SAVEPOINT)
         self.clocks.forget_barriers(epoch - 1)
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Checkpoint(epoch, last)))
@@ -411,11 +450,28 @@ class Coordinator:
         """The manifest is on disk, and everyone may show what it counts; or, with a failure, it is not."""
         assert self.checkpointing is not None
         if failure:
-            self.checkpointing.give_up(failure)
+            self._give_up(failure)
             return
         epoch = self.checkpointing.complete()
+        self._answer_checkpoint(epoch)
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Completed(epoch)))
+
+    def _acknowledged(self, message: Acknowledged) -> None:
+        under_way = None if self.checkpointing is None else self.checkpointing.under_way
+        if self.checkpointing is None or under_way is None or message.epoch != under_way.epoch:
+            return  # the answer to one that was given up
+        if message.failure:
+            self._give_up(message.failure)
+        else:
+            self.checkpointing.acknowledged(message)
+
+    def _give_up(self, reason: str) -> None:
+        assert self.checkpointing is not None and self.checkpointing.under_way is not None
+        epoch = self.checkpointing.under_way.epoch
+        self.checkpointing.give_up(reason)
+        self.pinned.discard(epoch)
+        self._answer_checkpoint(epoch, reason)
 
     def _route_own_reports(self) -> bool:
         routed = False
@@ -447,7 +503,7 @@ class Coordinator:
     def figures(self) -> dict[str, Any]:
         """What the run has done so far, of all processes."""
         return {
-            "state": self.state.value,
+            "state": "paused" if self._paused and self.state is State.RUNNING else self.state.value,
             "watermark_us": self.clocks.watermark_us(),
             "blocks": sum(p.blocks for p in self.partitions),
             "bytes_in": sum(p.bytes for p in self.partitions),

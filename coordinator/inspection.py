@@ -1,4 +1,4 @@
-"""Looking at the checkpoints of a flow: ``millstream checkpoints``."""
+"""Finding the state directory of a flow, and looking at its checkpoints: ``millstream checkpoints``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,34 @@ from rich.tree import Tree
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.store import CheckpointStore
+from millstream.control import SOCKET
+from millstream.coordinator import flowfile
 from millstream.coordinator.progress import bytes_text
-from millstream.errors import CheckpointError
+from millstream.errors import CheckpointError, CommandError
+
+
+def state_of(run: str, state: Path) -> Path:
+    """The state directory of a running flow, as people name it.
+
+    Args:
+        run: that directory; or a flow file, or the name of a flow, that runs with ``--state``.
+    Raises:
+        CommandError: it cannot be told which is meant.
+    """
+    directory = Path(run)
+    if directory.is_dir() and (directory / "attempt").exists():
+        return directory
+    if (state / run).is_dir():
+        return state / run
+    if run.rpartition(":")[0].endswith(".py") or run.endswith(".py"):
+        loaded, _ = flowfile.load(run, ())
+        return state / loaded.name
+    base = directory if directory.is_dir() else state
+    running = sorted(p.parent.name for p in base.glob(f"*/{SOCKET}"))
+    if directory.is_dir() and len(running) == 1:
+        return base / running[0]
+    there = f"; running are {', '.join(running)}" if running else ""
+    raise CommandError(f"{run}: no flow runs under that name in {base}{there}")
 
 
 def store_in(state: Path) -> CheckpointStore:

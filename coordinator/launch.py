@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -15,9 +16,11 @@ from typing import Final, Literal
 from millstream.checkpoints.recovery import Recovery, repeat_commits
 from millstream.coordinator.attempt import Attempt, Life, collected_tables
 from millstream.coordinator.beginning import Interval, begin, interval_us, newest
+from millstream.coordinator.control import Requests, served
 from millstream.coordinator.local import LocalRun
 from millstream.coordinator.restarts import Restarts
 from millstream.coordinator.state_directory import StateDirectory, locked
+from millstream.coordinator.steering import Steering
 from millstream.coordinator.view import View, make_view
 from millstream.deadletters import DeadLetterFile, as_json
 from millstream.errors import FlowError, ProcessLost
@@ -83,13 +86,20 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
     )
     with locked(state) as directory:
         view = make_view(plan, live=options.live_view)
+        requests = Requests()
+        steering = Steering(requests, directory.path, directory.checkpoints)
         try:
-            return _lead(plan, directory, options, view)
+            with served(directory.path, requests, view.line), closing(steering):
+                result = _lead(plan, directory, options, view, steering)
+                steering.end(result.stopped_at)
+                return result
         finally:
             view.close()
 
 
-def _lead(plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, view: View) -> RunResult:
+def _lead(
+    plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, view: View, steering: Steering
+) -> RunResult:
     """One life after the other, until one comes to the end or there have been too many."""
     checkpoint_us = interval_us(plan, options.checkpoint_us)
     manifest = begin(plan, directory, view, checkpoints=checkpoint_us is not None, fresh=options.fresh)
@@ -104,7 +114,7 @@ def _lead(plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, vi
             options.drain, options.import_paths,
         )  # fmt: skip
         try:
-            result = Attempt(plan, life, view).run()
+            result = Attempt(plan, life, view, steering).run()
         except ProcessLost as error:
             if checkpoint_us is None:
                 raise ProcessLost(f"{error}; the run ends, and is run again from its start") from error

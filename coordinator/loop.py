@@ -102,7 +102,7 @@ class _Shell:
             self.core.checkpoint_written(f"{COORDINATOR}: {error}")
         else:
             self.core.checkpoint_written()
-            self.store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch)
+            self.store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.pinned)
 
     def _flush(self) -> None:
         outbox = self.core.outbox

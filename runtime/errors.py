@@ -51,6 +51,10 @@ class CheckpointError(MillstreamError):
     """A checkpoint cannot be used: it is damaged, of another flow, or of a newer release."""
 
 
+class CommandError(MillstreamError):
+    """A command to a running flow cannot be carried out: there is no such run, it is over, or it said no."""
+
+
 class ProcessLost(ProcessError):
     """A process of the run died or hung by no fault of the flow's: another may take its place."""
 

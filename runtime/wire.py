@@ -384,9 +384,60 @@ class Committed:
         return cls(*_fields("committed", header, 2, frames))
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Supervisor to coordinator: somebody wants something of the run. Header: [tag, version, attempt, number, what, epoch].
+
+    Attributes:
+        number: by which it is answered.
+        what: one of the constants below.
+        epoch: for RELEASE, of the checkpoint; else 0.
+    """
+
+    CHECKPOINT: ClassVar[str] = "checkpoint"  # make one now
+    SAVEPOINT: ClassVar[str] = "savepoint"  # make one now, and remove nothing of it until it is released
+    RELEASE: ClassVar[str] = "release"  # that one is not needed any longer
+    PAUSE: ClassVar[str] = "pause"
+    RESUME: ClassVar[str] = "resume"
+
+    TAG: ClassVar[int] = 15
+    number: int
+    what: str
+    epoch: int = 0
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.number, self.what, self.epoch))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Ask:
+        return cls(*_fields("ask", header, 3, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Coordinator to supervisor: what was asked for is done. Header: [tag, version, attempt, number, epoch, failure].
+
+    Attributes:
+        epoch: of the checkpoint that was made; 0: none was asked for.
+        failure: why it could not be done; empty: it is done.
+    """
+
+    TAG: ClassVar[int] = 16
+    number: int
+    epoch: int = 0
+    failure: str = ""
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.number, self.epoch, self.failure))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Answered:
+        return cls(*_fields("answered", header, 3, frames))
+
+
 Message = (
     Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
-    | Checkpoint | Acknowledged | Completed | Committed
+    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered
 )  # fmt: skip
 
 _MESSAGES: dict[int, Any] = {m.TAG: m for m in get_args(Message)}

@@ -10,7 +10,7 @@ Nothing that a kept manifest refers to is ever removed or written again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -59,18 +59,31 @@ class CheckpointStore:
         """
         self.disk.write(_manifest_name(manifest.epoch), [manifest.to_json()])
 
-    def clean(self, *, keep_data_of: Callable[[str], bool] = lambda name: False) -> None:
+    def copy_to(self, other: CheckpointStore, manifest: Manifest) -> None:
+        """Copy one checkpoint whole: its tables, each read and compared with its checksum, and then its manifest.
+
+        Raises:
+            CheckpointError: a table is missing or damaged.
+            OSError: it could not be written.
+        """
+        for file in {t.path: t for t in manifest.tables}.values():
+            other.disk.write(file.path, [self._read(file)])
+        other.complete(manifest)
+
+    def clean(self, *, keep_data_of: Callable[[str], bool] = lambda name: False, pinned: Collection[int] = ()) -> None:
         """Remove all but the newest checkpoints, and the tables that none of those refers to.
 
         Args:
             keep_data_of: tables of a checkpoint under way are not yet referred to; says of a name that it is one.
+            pinned: epochs that are kept however old they are.
         """
         epochs = self.epochs()
-        if len(epochs) > self.kept:
-            for epoch in epochs[: -self.kept]:
+        kept = {*epochs[-self.kept :], *pinned}.intersection(epochs)
+        for epoch in epochs:
+            if epoch not in kept:
                 self.disk.remove(_manifest_name(epoch))
         needed: set[str] = set()
-        for epoch in epochs[-self.kept :]:
+        for epoch in kept:
             try:
                 needed.update(t.path for t in self.manifest(epoch).tables)
             except CheckpointError:

@@ -12,6 +12,8 @@ from millstream.planner import make_plan
 from millstream.topology import CALLER, COORDINATOR
 from millstream.wire import (
     Acknowledged,
+    Answered,
+    Ask,
     Checkpoint,
     Committed,
     Completed,
@@ -118,3 +120,73 @@ def test_who_asks_a_run_to_stop_whose_input_has_ended_gets_its_end() -> None:
     assert bench.core.state is State.ENDING
     bench.core.receive(Finished("worker-0", {}), 0)
     assert bench.look() == [Checkpoint(1, True)] * 2
+
+
+# --- what is asked of a run ---
+
+
+def answers(bench: Bench) -> list[Answered]:
+    return [m for _, m in bench.core.outbox if isinstance(m, Answered)]
+
+
+def ask(bench: Bench, what: str, number: int = 7) -> None:
+    bench.core.receive(Ask(number, what), bench.now_us)
+
+
+def test_a_checkpoint_that_is_asked_for_begins_at_once_and_is_answered_when_it_exists() -> None:
+    bench = Bench()
+    ask(bench, Ask.CHECKPOINT)
+    assert bench.look(at_us=1) == [Checkpoint(1, False)] * 2
+    bench.acknowledge(1)
+    assert bench.core.manifest_due() is not None and not answers(bench)
+    bench.core.checkpoint_written()
+    assert answers(bench) == [Answered(7, 1)]
+
+
+def test_one_that_is_asked_for_while_another_is_under_way_is_the_next() -> None:
+    bench = Bench()
+    bench.look()
+    bench.look(at_us=10 * SECOND)
+    ask(bench, Ask.SAVEPOINT)
+    assert bench.look() == []
+    bench.acknowledge(1)
+    assert bench.core.manifest_due() is not None
+    bench.core.checkpoint_written()
+    assert not answers(bench) and Checkpoint(2, False) in bench.look()
+    assert bench.core.pinned == {2}
+    bench.acknowledge(2)
+    assert bench.core.manifest_due() is not None
+    bench.core.checkpoint_written()
+    assert answers(bench) == [Answered(7, 2)] and bench.core.pinned == {2}
+    bench.core.receive(Ask(8, Ask.RELEASE, 2), bench.now_us)
+    assert not bench.core.pinned
+
+
+def test_whoever_asked_for_a_checkpoint_that_was_given_up_learns_why() -> None:
+    bench = Bench()
+    ask(bench, Ask.SAVEPOINT)
+    bench.look()
+    bench.acknowledge(1, failure="worker-0: the disk is full")
+    assert answers(bench) == [Answered(7, 1, "worker-0: the disk is full")] and not bench.core.pinned
+
+
+def test_nothing_is_read_while_the_run_is_paused() -> None:
+    bench = Bench()
+    assert bench.core.next_partition() == 0
+    ask(bench, Ask.PAUSE)
+    assert bench.core.next_partition() is None and bench.core.figures()["state"] == "paused"
+    ask(bench, Ask.CHECKPOINT)
+    assert bench.look(at_us=1) == [Checkpoint(1, False)] * 2
+    ask(bench, Ask.RESUME)
+    assert bench.core.next_partition() == 0
+
+
+def test_the_time_of_a_pause_is_no_silence_of_the_source() -> None:
+    bench = Bench()
+    bench.core.on_block(0, None, False, 0)
+    ask(bench, Ask.PAUSE)
+    bench.now_us = 100 * SECOND
+    ask(bench, Ask.RESUME)
+    bench.core.wake(0)
+    bench.core.on_block(0, None, False, 101 * SECOND)
+    assert bench.core.partitions[0].quiet_us == 0

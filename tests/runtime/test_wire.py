@@ -21,6 +21,8 @@ from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
 from millstream.wire import (
+    Answered,
+    Ask,
     Beat,
     ClockReading,
     Credit,
@@ -50,7 +52,7 @@ figures = st.dictionaries(
 )
 
 plain_messages: st.SearchStrategy[Any] = st.one_of(
-    st.builds(Credit, small, name, small),
+    st.builds(Credit, small, small, name, small),
     st.builds(TimeReport, small, name, small, small, int64, st.booleans()),
     st.builds(ClockReading, small, small, small, int64, int64, int64, status, st.booleans()),
     st.builds(Hello, name, small),
@@ -59,6 +61,8 @@ plain_messages: st.SearchStrategy[Any] = st.one_of(
     st.builds(Failed, name, st.lists(text, max_size=3)),
     st.builds(Finished, name, figures),
     st.builds(Stop, st.booleans()),
+    st.builds(Ask, small, name, small),
+    st.builds(Answered, small, small, text),
     st.builds(
         Data, small, name, st.tuples(small, st.integers(-1, 2**40)), small, st.booleans(), int64, status, st.none()
     ),

@@ -1,0 +1,132 @@
+"""Telling a running flow what to do: checkpoint, savepoint, pause, resume, stop, scale.
+
+    from millstream.control import RunningFlow
+
+    run = RunningFlow(".millstream/delays")
+    saved = run.savepoint(to="/backup/delays")
+
+It is found by its state directory, where the supervisor listens on a socket that only the same user can open; commands.py
+says what goes over it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from millstream.commands import (
+    LINE_BYTES,
+    Answer,
+    Checkpoint,
+    Command,
+    Pause,
+    Resume,
+    Savepoint,
+    Stop,
+    decode_answer,
+    encode_command,
+)
+from millstream.errors import CommandError
+
+SOCKET: Final = "control.sock"
+ANSWER_TIMEOUT_S: Final = 600.0
+
+
+class RunningFlow:
+    """A flow that runs now, in whatever process.
+
+    Args:
+        state: its state directory, ``.millstream/<flow>``.
+        timeout_s: how long to wait for an answer, in seconds.
+
+    Every method waits until what it asks for is done, and raises `CommandError` when there is no such run, it is over,
+    it says no, or it does not answer in time.
+    """
+
+    def __init__(self, state: str | os.PathLike[str], *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.state = Path(state)
+        self.timeout_s = timeout_s
+
+    def checkpoint(self) -> Answer:
+        """Make a checkpoint now; the answer has its ``epoch``."""
+        return self.ask(Checkpoint())
+
+    def savepoint(self, to: str | os.PathLike[str] | None = None) -> Answer:
+        """Make a checkpoint now and copy it whole; the answer has its ``path``.
+
+        Args:
+            to: a directory that is not there yet, or empty; None: one below ``savepoints`` in the state directory.
+        """
+        return self.ask(Savepoint("" if to is None else str(Path(to).absolute())))
+
+    def pause(self) -> Answer:
+        """Read nothing more until `resume`; what was read is worked on, and checkpoints are made."""
+        return self.ask(Pause())
+
+    def resume(self) -> Answer:
+        """Read again."""
+        return self.ask(Resume())
+
+    def stop(self, *, drain: bool = False, savepoint: bool = False, to: str | os.PathLike[str] | None = None) -> Answer:
+        """End the run at a last checkpoint, from which it can go on.
+
+        Args:
+            drain: let open windows fire and finish the output instead.
+            savepoint: make a savepoint of that checkpoint, at ``to``.
+        """
+        return self.ask(Stop(drain, savepoint or to is not None, "" if to is None else str(Path(to).absolute())))
+
+    def ask(self, command: Command) -> Answer:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(self.timeout_s)
+            self._connect(connection)
+            line = self._exchange(connection, encode_command(command))
+        if not line:
+            raise CommandError(f"{self.state}: the run ended before it answered")
+        answer = decode_answer(line)
+        if answer.error:
+            raise CommandError(answer.said)
+        return answer
+
+    def _connect(self, connection: socket.socket) -> None:
+        try:
+            with short_path(self.state) as path:
+                connection.connect(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise CommandError(f"{self.state}: no flow runs with this state directory") from None
+        except ConnectionRefusedError:
+            raise CommandError(
+                f"{self.state}: the run is over: it was killed; run the flow again, and it goes on from its checkpoint"
+            ) from None
+        except OSError as error:
+            raise CommandError(f"{self.state}: the run cannot be reached: {error.strerror or error}") from error
+
+    def _exchange(self, connection: socket.socket, request: bytes) -> bytes:
+        try:
+            connection.sendall(request)
+            with connection.makefile("rb") as answers:
+                return answers.readline(LINE_BYTES)
+        except TimeoutError:
+            raise CommandError(
+                f"{self.state}: the run did not answer within {self.timeout_s:g} s; it may still do what it was asked"
+            ) from None
+        except OSError:
+            return b""
+
+
+@contextmanager
+def short_path(directory: Path) -> Iterator[Path]:
+    """The socket's path in few bytes, however long that of its directory: a Unix socket's has 108 at most.
+
+    Raises:
+        OSError: there is no such directory.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}/{SOCKET}")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""Commands to a run in real processes, as people give them: checkpoint, savepoint, pause, resume, stop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from millstream.control import RunningFlow
+from millstream.errors import CommandError
+
+from .conftest import Run, Start
+
+pytestmark = pytest.mark.slow
+
+FLOW = """
+import millstream as ms
+from millstream.connectors import Counter
+flow = ms.Flow("counted")
+numbers = flow.generate({"n": Counter(), "key": list("abcdefgh")}, rate=20_000)
+numbers.key_by("key").agg(n=ms.count(), last=ms.last("n")).write_jsonl("out.jsonl")
+"""
+
+
+def millstream(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "millstream"), *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def under_way(start: Start, *arguments: str) -> Run:
+    run = start(FLOW, "--workers", "2", "--checkpoint-interval", "1h", *arguments)
+    run.wait_until_working(2)
+    return run
+
+
+def test_a_run_does_what_it_is_told_and_says_so(start: Start, tmp_path: Path) -> None:
+    run = under_way(start)
+    assert millstream(tmp_path, "checkpoint", "counted")[1].startswith("checkpoint 1, after ")
+    status, told, _ = millstream(tmp_path, "savepoint", "flow.py", "--to", "saved")
+    assert status == 0 and told.startswith(f"savepoint {tmp_path / 'saved'}, after ")
+    assert (tmp_path / "saved" / "manifest-00000002.json").exists()
+    assert millstream(tmp_path, "pause", ".millstream/counted")[0] == 0
+    RunningFlow(tmp_path / ".millstream" / "counted").checkpoint()  # everything that was read has been worked on
+    paused_at = (tmp_path / "out.jsonl").stat().st_size
+    RunningFlow(tmp_path / ".millstream" / "counted").checkpoint()
+    assert (tmp_path / "out.jsonl").stat().st_size == paused_at
+    assert millstream(tmp_path, "resume", "counted")[0] == 0
+    run.wait_for(lambda: (tmp_path / "out.jsonl").stat().st_size > paused_at, "output")
+    assert millstream(tmp_path, "stop", "counted") == (0, "stopped at checkpoint 5\n", "")
+    status, _, errors = run.finish()
+    assert status == 130 and "stopped at checkpoint 5" in errors
+    assert "no flow runs" in millstream(tmp_path, "pause", "counted")[2]
+
+
+def test_a_pause_outlasts_the_loss_of_a_worker(start: Start, tmp_path: Path) -> None:
+    run = under_way(start)
+    running = RunningFlow(tmp_path / ".millstream" / "counted")
+    running.pause()
+    running.checkpoint()
+    lost = run.roles["worker-0"]
+    lost.kill()
+    run.wait_for(lambda: "worker-0" in run.roles and run.roles["worker-0"].pid != lost.pid, "a new worker")
+    running.checkpoint()
+    size = (tmp_path / "out.jsonl").stat().st_size
+    running.checkpoint()
+    assert (tmp_path / "out.jsonl").stat().st_size == size
+    running.stop()
+    run.finish()
+
+
+def test_a_savepoint_where_something_is_already_is_refused_before_anything_is_done(
+    start: Start, tmp_path: Path
+) -> None:
+    under_way(start)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "x").write_text("of somebody")
+    running = RunningFlow(tmp_path / ".millstream" / "counted")
+    with pytest.raises(CommandError, match="is there already, and not empty"):
+        running.savepoint(tmp_path / "taken")
+    with pytest.raises(CommandError, match="is there already, and not empty"):
+        running.stop(to=tmp_path / "taken")
+    assert running.checkpoint().epoch == 1
