@@ -76,7 +76,7 @@ def test_explain_shows_the_plan_on_standard_output(folder: Path) -> None:
         (["run", "totals.py", "--hang-timeout", "10ms"], "10ms is too short"),
         (["run", "totals.py", "--ingest", "nowhere"], "'nowhere' is not one of"),
         (["run", "totals.py", "--workrs", "2"], "Did you mean '--workers'?"),
-        (["rum", "totals.py"], "Did you mean 'run'?"),
+        (["rum", "totals.py"], "'resume', 'run'?"),
         (["run"], "Missing argument 'FLOW.py[:NAME]'"),
         (["explain", "nothing.py"], "nothing.py: there is no such file"),
     ],
