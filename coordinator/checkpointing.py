@@ -138,6 +138,17 @@ class Checkpointing:
             partitions=tuple(partitions), sinks=sinks, finished=under_way.last,
         )  # fmt: skip
 
+    def sizes(self) -> dict[str, list[int]]:
+        """By operator, the rows and bytes of its state in the checkpoint under way."""
+        assert self.under_way is not None
+        sizes: dict[str, list[int]] = {}
+        for answer in self.under_way.answers:
+            for table in (TableFile(*t) for t in answer.tables):
+                size = sizes.setdefault(table.operator, [0, 0])
+                size[0] += table.rows
+                size[1] += table.size_bytes
+        return sizes
+
     def complete(self) -> int:
         """The manifest is on disk: the checkpoint exists. Returns its epoch."""
         assert self.under_way is not None

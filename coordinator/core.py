@@ -6,7 +6,8 @@ blocks when it is told to and gives them in, moves messages, and tells the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -50,6 +51,8 @@ from millstream.wire import (
 BLOCK_BYTES: Final = 2**21
 QUIET_STEP_US: Final = 200_000
 HANG_TIMEOUT_S: Final = 60.0
+PARTITIONS_SHOWN: Final = 100
+CHECKPOINTS_SHOWN: Final = 20
 
 
 class State(Enum):
@@ -147,6 +150,8 @@ class Coordinator:
             caller = [CALLER] if any(s.place is Place.CALLER for s in plan.stages) else []
             first = 1 if recovery is None else recovery.manifest.epoch + 1
             self.checkpointing = Checkpointing(plan, policy, attempt, first, [*self.members, *caller])
+        self._checkpoint_begun_us = 0
+        self._checkpoints_made: deque[dict[str, Any]] = deque(maxlen=CHECKPOINTS_SHOWN)
         self._stopping = False
         self._paused = False
         self._wanted: list[Ask] = []
@@ -281,6 +286,13 @@ class Coordinator:
             return self.runner.is_clear(partition.exchange, receiver)
         return room >= BLOCK_BYTES or self.runner.is_clear(partition.exchange, receiver)
 
+    def waiting_for_credit(self) -> set[int]:
+        """The sources that may have something which nobody has room for."""
+        if self.state is not State.RUNNING or self._stopping:
+            return set()
+        open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and not self._has_room(p)]
+        return {self.plan.partitions[i][0] for i in open_}
+
     def on_block(self, index: int, block: Block | None, ended: bool, now_us: int) -> None:
         """Take what reading a partition gave: a block, or nothing for now; and whether that was all."""
         partition = self.partitions[index]
@@ -330,7 +342,7 @@ class Coordinator:
         status = InputStatus.ENDED if mark.ended else InputStatus.ACTIVE
         data = Data(
             partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block,
-            mark.barrier,
+            mark.barrier, read_us=self._now_us(),
         )  # fmt: skip
         self.runner.send(Outgoing(self.runner.roomiest(partition.exchange), data))
         partition.sequence += 1
@@ -420,6 +432,7 @@ class Coordinator:
         epoch = self.checkpointing.begin(places, now_us, last=last, final=final)
         self._promised, self._wanted = self._wanted, []
         self.pinned.update(epoch for ask in self._promised if ask.what == Ask.SAVEPOINT)
+        self._checkpoint_begun_us = self._now_us()
         self.clocks.forget_barriers(epoch - 1)
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Checkpoint(epoch, last)))
@@ -452,8 +465,13 @@ class Coordinator:
         if failure:
             self._give_up(failure)
             return
+        made = self.checkpointing.sizes()
         epoch = self.checkpointing.complete()
         self._answer_checkpoint(epoch)
+        begun_us = self._checkpoint_begun_us
+        self._checkpoints_made.append(
+            {"epoch": epoch, "begun_us": begun_us, "duration_us": self._now_us() - begun_us, "operators": made}
+        )
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Completed(epoch)))
 
@@ -509,5 +527,31 @@ class Coordinator:
             "bytes_in": sum(p.bytes for p in self.partitions),
             "checkpoint": 0 if self.checkpointing is None else self.checkpointing.last_epoch,
             "checkpoint_failures": [] if self.checkpointing is None else self.checkpointing.failures,
+            "checkpoints": list(self._checkpoints_made),
+            "partitions": self._partition_figures(),
             "processes": {COORDINATOR: self.runner.figures(), **{n: m.figures for n, m in self.members.items()}},
+        }
+
+    def _partition_figures(self) -> list[dict[str, Any]]:
+        """Those that matter: where there are very many, the ones with the lowest watermarks that have not ended."""
+        numbers: Sequence[int] = range(len(self.partitions))
+        if len(numbers) > PARTITIONS_SHOWN:
+            lowest = sorted(numbers, key=lambda i: (self.partitions[i].ended, self.clocks.partition_watermark_us(i)))
+            numbers = sorted(lowest[:PARTITIONS_SHOWN])
+        return [self._figures_of(i) for i in numbers]
+
+    def _figures_of(self, index: int) -> dict[str, Any]:
+        partition = self.partitions[index]
+        node, name = self.plan.partitions[index]
+        clocks = self.clocks.nodes_of(index)
+        return {
+            "source": self.plan.nodes[node].name,
+            "name": name,
+            "blocks": partition.blocks,
+            "bytes": partition.bytes,
+            "ended": partition.ended,
+            "quiet_us": partition.quiet_us,
+            "idle": bool(clocks) and all(self.clocks.is_idle(n, index) for n in clocks),
+            "largest_us": max((self.clocks.largest_us(n, index) for n in clocks), default=MIN_US),
+            "watermark_us": self.clocks.partition_watermark_us(index) if clocks else MIN_US,
         }

@@ -17,6 +17,7 @@ from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
+from millstream.meters import add_counts
 from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us, spare_the_collector
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST
 from millstream.transport import Link
@@ -49,6 +50,8 @@ class _Shell:
         self.started_s: float | None = None
         self.ended_s: float | None = None
         self.usage: dict[str, float] = {}
+        self.reading_us: dict[int, int] = {}
+        self.waited_us: dict[int, int] = {}
 
     def serve(self) -> int:
         next_beat_s = 0.0
@@ -82,7 +85,9 @@ class _Shell:
         index = self.core.next_partition()
         if index is None:
             return False
+        started_us = monotonic_us()
         block, ended = self.readers.read(index, self.max_rows, BLOCK_BYTES)
+        add_counts(self.reading_us, {self.core.plan.partitions[index][0]: monotonic_us() - started_us})
         for receiver, credit in self.readers.credits():
             self.link.send(receiver, credit)
         self.core.on_block(index, block, ended, monotonic_us())
@@ -112,7 +117,10 @@ class _Shell:
     def _wait(self, beat_s: float) -> None:
         wait_s = self.readers.wait_s()
         timeout_s = beat_s if wait_s is None else min(beat_s, wait_s)
+        throttled = self.core.waiting_for_credit()
+        started_us = monotonic_us()
         self.link.wait(int(timeout_s * 1_000) + 1)
+        add_counts(self.waited_us, dict.fromkeys(throttled, monotonic_us() - started_us))
 
     def _end(self) -> int:
         self.ended_s = time.monotonic()
@@ -135,7 +143,11 @@ class _Shell:
 
     def figures(self) -> dict[str, object]:
         figures = self.core.figures()
-        figures["processes"][COORDINATOR].update(self.usage)
+        mine = figures["processes"][COORDINATOR]
+        mine.update(self.usage, idle_us=self.link.idle_us)
+        # A source is read here, and decoded here or elsewhere: both are its work.
+        add_counts(mine["busy_us"], {self.core.plan.nodes[n].name: us for n, us in self.reading_us.items()})
+        add_counts(mine["waited_us"], {self.core.plan.nodes[n].name: us for n, us in self.waited_us.items()})
         end_s = time.monotonic() if self.ended_s is None else self.ended_s
         figures["seconds"] = 0.0 if self.started_s is None else end_s - self.started_s
         return figures

@@ -17,7 +17,7 @@ from millstream.operators.base import Operator
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
 from millstream.plan import ExchangeKind, Port, Stage
-from millstream.sending import ExchangeOutput
+from millstream.sending import ExchangeOutput, Number
 from millstream.stage import Emission, StageRun
 from millstream.times import MIN_US
 from millstream.watermarks import InputStatus
@@ -46,6 +46,7 @@ class _Unit:
     readings: dict[int, ClockReading] = field(default_factory=dict)
     credit: list[Data] = field(default_factory=list)
     barrier: int = 0
+    read_us: int = 0
 
     @property
     def ready(self) -> bool:
@@ -92,8 +93,8 @@ class BlockStage(StageRun):
         self._marked = 0
         self._units_open = 0
         self._timed: dict[int, list[_Timed]] = {}
-        self._current = (0, 0)
-        self._second = (0, 0)
+        self._current = Number(0, 0)
+        self._second = Number(0, 0)
         self._in_second_half = False
         self._credit: list[Data] = []
         self.waiting: list[_Unit] = []
@@ -116,7 +117,7 @@ class BlockStage(StageRun):
                 self._marked = 0
                 yield from self._pass_barrier(data.barrier)
             return
-        self._current = (partition, data.sequence)
+        self._current = Number(partition, data.sequence, data.read_us)
         self._in_second_half = False
         payload = data.payload
         if payload is not None:
@@ -133,14 +134,16 @@ class BlockStage(StageRun):
         self._credit.append(data)
         credit, self._credit = self._credit, []
         yield from self._end_block(second=False)
-        yield from self._finish(partition, data.sequence, data.watermark_us, data.status, data.barrier, timed=False)
+        yield from self._finish(self._current, data.watermark_us, data.status, data.barrier, timed=False)
         clocks = [n for n, reach in self._clocks_of.items() if partition in reach]
         if not clocks:
             self.finished += credit
             return
         timed, self._timed = {n: self._timed.get(n, []) for n in clocks}, {}
         self._units_open += 1
-        self.waiting.append(_Unit(partition, data.sequence, timed, credit=credit, barrier=data.barrier))
+        self.waiting.append(
+            _Unit(partition, data.sequence, timed, credit=credit, barrier=data.barrier, read_us=data.read_us)
+        )
         for node in clocks:
             yield TimeReport(node, self.worker, partition, data.sequence, _largest(timed[node]), False)
 
@@ -158,7 +161,7 @@ class BlockStage(StageRun):
             yield from super()._push(node, port, batch)
             return
         operator.context.counters.rows_in += batch.num_rows
-        for output in operator.on_batch(batch, port):
+        for output in self._measured(node, operator.on_batch(batch, port)):
             if output is None:
                 yield None
             elif output[1].num_rows:
@@ -196,19 +199,21 @@ class BlockStage(StageRun):
         return self._second_half(self.waiting.pop(0))
 
     def _second_half(self, unit: _Unit) -> Iterator[Emission]:
-        self._second = (unit.partition, unit.sequence)
+        number = self._second = Number(unit.partition, unit.sequence, unit.read_us)
         for node, parts in unit.timed.items():
             reading = unit.readings[node]
             operator = self._clock_operator(node)
             largest_us = reading.before_us
             for batch, batch_us in parts:
+                started_us = operator.context.now_us()
                 stamped = operator.with_watermarks(batch, largest_us, reading.floor_us)
+                self.busy_us[node] += operator.context.now_us() - started_us
                 largest_us = max(largest_us, batch_us)
                 yield from self._switched(self._emit(Port(node), stamped), second=True)
         yield from self._end_block(second=True)
         watermark_us = min(r.watermark_us for r in unit.readings.values())
         status = min(r.status for r in unit.readings.values())
-        yield from self._finish(unit.partition, unit.sequence, watermark_us, status, unit.barrier, timed=True)
+        yield from self._finish(number, watermark_us, status, unit.barrier, timed=True)
         self.finished += unit.credit
         self._units_open -= 1
 
@@ -232,16 +237,16 @@ class BlockStage(StageRun):
                 return
             yield emission
 
-    def _number(self, output: ExchangeOutput) -> tuple[int, int]:
+    def _number(self) -> Number:
         return self._second if self._in_second_half else self._current
 
     def _finish(
-        self, partition: int, sequence: int, watermark_us: int, status: InputStatus, barrier: int, *, timed: bool
+        self, number: Number, watermark_us: int, status: InputStatus, barrier: int, *, timed: bool
     ) -> Iterator[Emission]:
         for output in self.exchange_outputs:
-            number = output.exchange.id
-            if (number in self._timed_exchanges) == timed and partition in self._partitions_of[number]:
-                yield from output.finish(partition, sequence, watermark_us, status, barrier)
+            exchange = output.exchange.id
+            if (exchange in self._timed_exchanges) == timed and number.partition in self._partitions_of[exchange]:
+                yield from output.finish(number, watermark_us, status, barrier)
 
     def _pass_barrier(self, epoch: int) -> Iterator[Emission]:
         """All blocks of an epoch were worked on. The barrier itself travels with the numbers of each partition."""

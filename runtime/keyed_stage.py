@@ -9,7 +9,7 @@ from millstream.channel import StageInputs
 from millstream.gathering import gathered
 from millstream.operators.base import Operator
 from millstream.plan import Port, Stage
-from millstream.sending import ExchangeOutput
+from millstream.sending import ExchangeOutput, Number
 from millstream.stage import Emission, StageRun
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
@@ -38,6 +38,7 @@ class KeyedStage(StageRun):
         self.inputs = inputs
         self.worker_index = worker_index
         self._sequence = 0
+        self._read_us = 0
         self._told = (MIN_US, InputStatus.ACTIVE)
 
     @property
@@ -49,6 +50,7 @@ class KeyedStage(StageRun):
 
         For rows this is as if the watermarks between them had come later. At most the last message has a barrier.
         """
+        self._read_us = min((m.read_us for m in messages if m.read_us), default=0)
         for batch in gathered(m.payload for m in messages if isinstance(m.payload, Batch)):
             for node, port in targets:
                 yield from self._push(node, port, batch)
@@ -69,6 +71,7 @@ class KeyedStage(StageRun):
             yield from self._pass_barrier(self.inputs.pass_barrier())
 
     def on_clock(self, now_us: int) -> Iterator[Emission]:
+        self._read_us = 0
         for node, operator in self.operators.items():
             due_us = operator.due_us()
             if due_us is not None and due_us <= now_us:
@@ -96,14 +99,14 @@ class KeyedStage(StageRun):
         told = (watermark_us, status)
         if told != self._told or any(o.holds for o in self.exchange_outputs):
             for output in self.exchange_outputs:
-                yield from output.finish(self.worker_index, self._sequence, *told)
+                yield from output.finish(self._number(), *told)
             self._sequence += 1
             self._told = told
 
     def _pass_barrier(self, epoch: int) -> Iterator[Emission]:
         yield self.snapshot(epoch)
         for output in self.exchange_outputs:
-            yield from output.finish(self.worker_index, self._sequence, *self._told, epoch)
+            yield from output.finish(self._number(), *self._told, epoch)
         self._sequence += 1
 
     def _passed_on_us(self, watermark_us: int) -> int:
@@ -112,5 +115,5 @@ class KeyedStage(StageRun):
             return MAX_US
         return min((o.passes_on_us(watermark_us) for o in self.operators.values()), default=watermark_us)
 
-    def _number(self, output: ExchangeOutput) -> tuple[int, int]:
-        return self.worker_index, self._sequence
+    def _number(self) -> Number:
+        return Number(self.worker_index, self._sequence, self._read_us)

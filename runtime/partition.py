@@ -11,6 +11,7 @@ import pyarrow as pa
 from millstream.batch import Batch, CodeArray, Keys, index_array, make_columns
 from millstream.grouping import distinct_keys
 from millstream.keys import group_owners, hash_keys, key_groups
+from millstream.meters import KeySketch
 from millstream.operators.base import Context
 from millstream.operators.columnar import evaluate_all
 from millstream.specs.base import Named
@@ -26,6 +27,9 @@ class KeyPartitioner:
         fields: the columns to send beside the keys; None: all.
         workers: how many receivers there are.
         keyed: rows come with their keys.
+
+    Attributes:
+        sketch: the keys with the most rows. Of rows that come with their keys nothing is known here: they may be groups.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class KeyPartitioner:
         self.workers = workers
         self.context = context
         self.keyed = keyed
+        self.sketch = KeySketch()
         self.owners = group_owners(workers).astype(np.uint8 if workers <= 256 else np.uint16)
 
     def split(self, batch: Batch) -> list[tuple[int, Batch]]:
@@ -45,6 +50,8 @@ class KeyPartitioner:
         if batch.num_rows == 0:
             return []
         assert batch.keys is not None
+        if not self.keyed:
+            self.sketch.offer(batch.keys)
         codes, distinct = batch.keys.codes, batch.keys.distinct
         if self.fields is not None:
             batch = batch.with_columns(

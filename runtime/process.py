@@ -67,7 +67,7 @@ def _sign(roll: Path) -> None:
 
 
 class ProcessMeter:
-    """This process's share of a core and its memory, since the last reading."""
+    """This process's share of a core and its memory, since the last reading; and when that was, by a clock of its own."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -78,4 +78,5 @@ class ProcessMeter:
         before_wall_s, before_cpu_s = self._last
         self._last = (wall_s, cpu_s)
         share = (cpu_s - before_cpu_s) / max(wall_s - before_wall_s, 1e-6)
-        return {"cpu_share": share, "cpu_s": cpu_s, "rss_bytes": float(self._process.memory_info().rss)}
+        rss_bytes = float(self._process.memory_info().rss)
+        return {"cpu_share": share, "cpu_s": cpu_s, "rss_bytes": rss_bytes, "measured_s": wall_s}

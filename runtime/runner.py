@@ -17,9 +17,11 @@ from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageIn
 from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
+from millstream.meters import KeySketch, add_counts
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
 from millstream.operators.decode import Decode
+from millstream.operators.grouped import GroupRows
 from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
@@ -38,6 +40,7 @@ class _Lane:
 
     Attributes:
         messages: what a `KeyedStage` is working on; their credit returns when it is done.
+        blocked_us: since when a message has waited for credit.
     """
 
     stage: StageRun
@@ -45,6 +48,7 @@ class _Lane:
     work: Iterator[Emission] | None = None
     messages: Sequence[Data] = ()
     blocked: Outgoing | None = None
+    blocked_us: int = 0
 
 
 class Runner:
@@ -85,6 +89,8 @@ class Runner:
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
         self._block_stages: dict[int, BlockStage] = {}
         self.stages: dict[int, StageRun] = {}
+        self._partitioners: dict[int, KeyPartitioner] = {}
+        self._waited_us: dict[str, int] = {}
         self._lanes: list[_Lane] = []
         self.index = self.topology.index_of(me)
         for stage in plan.stages:
@@ -158,6 +164,7 @@ class Runner:
             partitioner = KeyPartitioner(
                 exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where), exchange.keyed
             )
+            self._partitioners[exchange.id] = partitioner
         split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id, stage.id))
         choose = (lambda: self.roomiest(exchange.id, stage.id)) if exchange.kind is ExchangeKind.DEAL else None
         return ExchangeOutput(exchange, stage.id, self.me, receivers, split, choose)
@@ -254,6 +261,7 @@ class Runner:
             if not self.allows(lane.blocked):
                 return False
             outgoing, lane.blocked = lane.blocked, None
+            add_counts(self._waited_us, self._waiting(lane.stage.stage, outgoing, self._now_us() - lane.blocked_us))
             self.send(outgoing)
             return True
         if lane.work is None:
@@ -269,7 +277,7 @@ class Runner:
             if self.allows(emission):
                 self.send(emission)
             else:
-                lane.blocked = emission
+                lane.blocked, lane.blocked_us = emission, self._now_us()
         elif isinstance(emission, TimeReport):
             self._report(emission)
         elif isinstance(emission, StageSnapshot):
@@ -369,14 +377,57 @@ class Runner:
             stage.on_abort()
 
     def figures(self) -> dict[str, Any]:
-        """What the live view and the summary show of this process."""
-        operators = {self.plan.nodes[n].name: o.figures() for s in self.stages.values() for n, o in s.operators.items()}
+        """What there is to show of this process; of times and counts, all since it started."""
+        operators: dict[str, dict[str, Any]] = {}
+        busy_us: dict[str, int] = {}
+        latency: dict[str, dict[int, int]] = {}
+        for stage in self.stages.values():
+            for node, operator in stage.operators.items():
+                name = self._name(node)
+                add_counts(operators.setdefault(name, {}), operator.figures())  # it may be in several stages
+                add_counts(busy_us, {name: stage.busy_us[node]})
+            for node, histogram in stage.latencies.items():
+                add_counts(latency.setdefault(self._name(node), {}), histogram.buckets)
         watermarks = {str(i): s.watermark_us for i, s in self.stages.items() if isinstance(s, KeyedStage)}
         return {
             "operators": operators,
+            "busy_us": busy_us,
+            "waited_us": self._waits(),
+            "latency": {name: buckets for name, buckets in latency.items() if buckets},
+            "hot_keys": self._hot_keys(),
             "watermarks": watermarks,
             "queued_bytes": sum(i.held_bytes for i in {id(i): i for i in self._inboxes.values()}.values()),
             "in_flight_bytes": sum(c.in_flight_bytes for c in self._credits.values()),
             "budget_bytes": sum(c.budget_bytes for c in self._credits.values()),
             "blocked": any(lane.blocked is not None for lane in self._lanes),
+        }
+
+    def _name(self, node: int) -> str:
+        return self.plan.nodes[node].name
+
+    def _waits(self) -> dict[str, int]:
+        """By operator, for how long what it put out has waited for credit, up to now."""
+        waited_us = dict(self._waited_us)
+        for lane in self._lanes:
+            if lane.blocked is not None:
+                add_counts(waited_us, self._waiting(lane.stage.stage, lane.blocked, self._now_us() - lane.blocked_us))
+        return waited_us
+
+    def _waiting(self, stage: Stage, outgoing: Outgoing, elapsed_us: int) -> dict[str, int]:
+        outputs = self.plan.exchange(outgoing.data.exchange).outputs
+        return {self._name(port.node): elapsed_us for upstream, port in outputs if upstream == stage.id}
+
+    def _hot_keys(self) -> dict[str, list[Any]]:
+        """By the operator whose events they are, which keys have the most, as far as this process sends them on."""
+        sketches: dict[int, KeySketch] = {n: p.sketch for n, p in self._partitioners.items()}
+        for stage in self.stages.values():
+            for node, operator in stage.operators.items():
+                if isinstance(operator, GroupRows):
+                    behind = (e.id for e in self.plan.exchanges if any(p.node == node for _, p in e.outputs))
+                    sketches.update(dict.fromkeys(behind, operator.sketch))
+        return {
+            self._name(target): sketch.figures()
+            for exchange, sketch in sketches.items()
+            if sketch.rows
+            for target, _ in self.plan.exchange(exchange).targets
         }

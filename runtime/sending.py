@@ -21,6 +21,19 @@ class Outgoing(NamedTuple):
 Splitter = Callable[[Batch], list[tuple[str, Batch]]]
 
 
+class Number(NamedTuple):
+    """Under what rows leave a stage.
+
+    Attributes:
+        partition: a source partition, or the worker's index behind a keyed stage.
+        read_us: when the oldest of what they come of was read from its source; 0: not known.
+    """
+
+    partition: int
+    sequence: int
+    read_us: int = 0
+
+
 class ExchangeOutput:
     """The sending side of one exchange at one stage: numbers, and the last message of each number.
 
@@ -46,7 +59,7 @@ class ExchangeOutput:
         self._chosen: str | None = None
         self._held: dict[str, Batch] = {}
 
-    def add(self, batch: Batch, partition: int, sequence: int) -> Iterator[Outgoing]:
+    def add(self, batch: Batch, number: Number) -> Iterator[Outgoing]:
         if self._choose is not None:
             self._chosen = self._chosen or self._choose()
             parts = [(self._chosen, part) for _, part in self._split(batch)]
@@ -56,11 +69,9 @@ class ExchangeOutput:
             before = self._held.get(receiver)
             self._held[receiver] = part
             if before is not None:
-                yield Outgoing(receiver, self._message(partition, sequence, True, MIN_US, InputStatus.ACTIVE, before))
+                yield Outgoing(receiver, self._message(number, True, MIN_US, InputStatus.ACTIVE, before))
 
-    def finish(
-        self, partition: int, sequence: int, watermark_us: int, status: InputStatus, barrier: int = 0
-    ) -> Iterator[Outgoing]:
+    def finish(self, number: Number, watermark_us: int, status: InputStatus, barrier: int = 0) -> Iterator[Outgoing]:
         """End a number: everyone gets it, with what was held back or empty; and the barrier of an epoch, if one is due."""
         receivers = self.receivers
         if self._choose is not None:
@@ -68,26 +79,31 @@ class ExchangeOutput:
             self._chosen = None
         for receiver in receivers:
             held = self._held.pop(receiver, None)
-            yield Outgoing(receiver, self._message(partition, sequence, False, watermark_us, status, held, barrier))
+            yield Outgoing(receiver, self._message(number, False, watermark_us, status, held, barrier))
 
     def no_more_blocks(self) -> Iterator[Outgoing]:
+        number = Number(NO_MORE_BLOCKS, 0)
         for receiver in self.receivers:
-            yield Outgoing(receiver, self._message(NO_MORE_BLOCKS, 0, False, MAX_US, InputStatus.ENDED, None))
+            yield Outgoing(receiver, self._message(number, False, MAX_US, InputStatus.ENDED, None))
 
     def mark_barrier(self, epoch: int) -> Iterator[Outgoing]:
+        number = Number(BARRIER_MARK, 0)
         for receiver in self.receivers:
-            yield Outgoing(receiver, self._message(BARRIER_MARK, 0, False, MIN_US, InputStatus.ACTIVE, None, epoch))
+            yield Outgoing(receiver, self._message(number, False, MIN_US, InputStatus.ACTIVE, None, epoch))
 
     @property
     def holds(self) -> bool:
         return bool(self._held)
 
     def _message(
-        self, partition: int, sequence: int, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None,
+        self, number: Number, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None,
         barrier: int = 0,
     ) -> Data:  # fmt: skip
-        origin = (self.stage, partition)
-        return Data(self.exchange.id, self.me, origin, sequence, more, watermark_us, status, payload, barrier)
+        origin = (self.stage, number.partition)
+        return Data(
+            self.exchange.id, self.me, origin, number.sequence, more, watermark_us, status, payload, barrier,
+            read_us=number.read_us,
+        )  # fmt: skip
 
 
 def splitter(

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from millstream.batch import Batch
 from millstream.checkpoints.tables import StateTable
 from millstream.connectors.base import Prepared
+from millstream.meters import LatencyHistogram
 from millstream.operators.base import Operator
 from millstream.operators.sinks import WriteSink
 from millstream.plan import Port, Stage
-from millstream.sending import ExchangeOutput, Outgoing
+from millstream.sending import ExchangeOutput, Number, Outgoing
 from millstream.specs.base import MAIN
 from millstream.wire import TimeReport
 
@@ -65,20 +66,28 @@ class StageRun(ABC):
         self.ended = False
         seen = {id(o): o for group in outputs.values() for o in group}
         self.exchange_outputs = list(seen.values())
+        self.busy_us = dict.fromkeys(operators, 0)
+        """By node, for how long its operator has worked: what it gave to others to do is theirs."""
+        self.latencies = {n: LatencyHistogram() for n, o in operators.items() if isinstance(o, WriteSink)}
+        """By sink, how old rows were when they were written: since the oldest event that they come of was read."""
 
     @abstractmethod
-    def _number(self, output: ExchangeOutput) -> tuple[int, int]:
-        """The (partition, sequence) under which rows leave now."""
+    def _number(self) -> Number:
+        """The number under which rows leave now."""
 
     def _push(self, node: int, port: int, batch: Batch) -> Iterator[Emission]:
         operator = self.operators[node]
-        operator.context.counters.rows_in += batch.num_rows
+        counters = operator.context.counters
+        counters.rows_in += batch.num_rows
+        rows_before = counters.rows_out
         yield from self._pass_on(node, operator, operator.on_batch(batch, port))
+        if node in self.latencies:
+            self._note_latency(node, operator, counters.rows_out - rows_before)
 
     def _pass_on(
         self, node: int, operator: Operator, produced: Iterable[tuple[str, Batch] | None]
     ) -> Iterator[Emission]:
-        for output in produced:
+        for output in self._measured(node, produced):
             if output is None:
                 yield None
                 continue
@@ -86,11 +95,30 @@ class StageRun(ABC):
             operator.context.counters.rows_out += batch.num_rows if name == MAIN else 0
             yield from self._emit(Port(node, name), batch)
 
+    def _measured(self, node: int, produced: Iterable[tuple[str, Batch] | None]) -> Iterator[tuple[str, Batch] | None]:
+        """What an operator puts out; the time that it takes for that is noted as its own."""
+        outputs = iter(produced)
+        now_us = self.operators[node].context.now_us
+        while True:
+            started_us = now_us()
+            try:
+                output = next(outputs)
+            except StopIteration:
+                return
+            finally:
+                self.busy_us[node] += now_us() - started_us
+            yield output
+
     def _emit(self, port: Port, batch: Batch) -> Iterator[Emission]:
         for node, number in self.edges.get(port, ()):
             yield from self._push(node, number, batch)
         for output in self.outputs.get(port, ()):
-            yield from output.add(batch, *self._number(output))
+            yield from output.add(batch, self._number())
+
+    def _note_latency(self, node: int, sink: Operator, rows: int) -> None:
+        read_us = self._number().read_us
+        if rows and read_us:
+            self.latencies[node].add(sink.context.now_us() - read_us, rows)
 
     def snapshot(self, epoch: int, *, last: bool = False) -> StageSnapshot:
         """What the stage holds now, between two messages.

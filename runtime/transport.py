@@ -13,6 +13,7 @@ from typing import Final
 
 import zmq
 
+from millstream.process import monotonic_us
 from millstream.wire import Frame, Message, decode
 
 # Below this ZeroMQ hands out slices of a shared read buffer, which Arrow would find unaligned; and a copy costs little.
@@ -28,6 +29,9 @@ class Link:
     Args:
         directory: the run's private directory; every process has its socket there.
         attempt: messages of another attempt are dropped.
+
+    Attributes:
+        idle_us: for how long the process has waited in all, having nothing to do.
     """
 
     def __init__(self, directory: Path, me: str, attempt: int) -> None:
@@ -38,6 +42,7 @@ class Link:
         self._inbound = self._socket(zmq.ROUTER)
         self._inbound.bind(self._endpoint(me))
         self._outbound: dict[str, zmq.Socket[bytes]] = {}
+        self.idle_us = 0
         self.poller = zmq.Poller()
         self.poller.register(self._inbound, zmq.POLLIN)
 
@@ -78,7 +83,9 @@ class Link:
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until something arrives on this link or another registered socket."""
+        started_us = monotonic_us()
         self.poller.poll(max(0, timeout_ms))
+        self.idle_us += monotonic_us() - started_us
 
     def close(self, linger_ms: int = 0) -> None:
         for socket in self._outbound.values():

@@ -41,8 +41,8 @@ _HEADER_BYTES: Final = 64
 class Data:
     """Sender to receiver: a piece of one input, in sequence; it needs credit unless it carries nothing.
 
-    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, barrier, payload,
-    size_bytes], where payload is None, ["batch", ...] or ["block", ...]; frames as the payload says.
+    Header: [tag, version, attempt, exchange, sender, origin, sequence, more, watermark_us, status, barrier, read_us,
+    payload, size_bytes], where payload is None, ["batch", ...] or ["block", ...]; frames as the payload says.
 
     Attributes:
         exchange: which exchange of the plan it belongs to.
@@ -55,6 +55,8 @@ class Data:
         barrier: the epoch whose barrier passes with the end of this number; 0: none does.
         size_bytes: what it counts for in credit: measured once, by the sender, so that exactly what was
             taken returns.
+        read_us: when the oldest of what it comes of was read from its source, by the wall clock; 0: not known. For
+            measuring how old rows are where they leave the run.
     """
 
     TAG: ClassVar[int] = 1
@@ -68,6 +70,7 @@ class Data:
     payload: Batch | Block | None
     barrier: int = 0
     size_bytes: int = _UNMEASURED
+    read_us: int = 0
 
     def __post_init__(self) -> None:
         if self.size_bytes == _UNMEASURED:
@@ -83,14 +86,14 @@ class Data:
             described = _encode_block(self.payload, frames)
         header = (
             self.TAG, VERSION, attempt, self.exchange, self.sender, self.origin, self.sequence, self.more,
-            self.watermark_us, int(self.status), self.barrier, described, self.size_bytes,
+            self.watermark_us, int(self.status), self.barrier, self.read_us, described, self.size_bytes,
         )  # fmt: skip
         return [_pack(header), *frames]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Data:
-        fields = _fields("data", header, 10)
-        exchange, sender, origin, sequence, more, watermark_us, status, barrier, described, size_bytes = fields
+        fields = _fields("data", header, 11)
+        exchange, sender, origin, sequence, more, watermark_us, status, barrier, read_us, described, size_bytes = fields
         payload: Batch | Block | None = None
         if described is not None:
             kind, *rest = described
@@ -101,7 +104,7 @@ class Data:
             raise WireError(f"data: a size of {size_bytes!r} bytes")
         input_ = (origin[0], origin[1])
         known = InputStatus(status)
-        return cls(exchange, sender, input_, sequence, more, watermark_us, known, payload, barrier, size_bytes)
+        return cls(exchange, sender, input_, sequence, more, watermark_us, known, payload, barrier, size_bytes, read_us)
 
 
 @dataclass(frozen=True, slots=True)

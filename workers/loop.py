@@ -70,7 +70,7 @@ def _serve(worker: Worker, link: Link, writer: SnapshotWriter | None) -> int:
         now_s = time.monotonic()
         if now_s >= next_beat_s:
             beat = worker.beat()
-            beat.figures.update(meter.read())
+            beat.figures.update(meter.read(), idle_us=link.idle_us)
             worker.outbox.append((COORDINATOR, beat))
             next_beat_s = now_s + _BEAT_S
         while worker.outbox:

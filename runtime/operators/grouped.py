@@ -19,6 +19,7 @@ from millstream.accumulators import AccumulatorSet, Column, to_arrow
 from millstream.batch import Batch, BoolArray, Keys, index_array, make_columns
 from millstream.evaluate import evaluate_all
 from millstream.grouping import group_codes
+from millstream.meters import KeySketch
 from millstream.operators.accumulator_tables import as_column
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
@@ -36,11 +37,16 @@ _HOT_SHARE: Final = 1 / 8
 
 
 class GroupRows(Operator):
-    """Puts out groups on the port `GROUPS`, and rows that go on as they are on the main one, both with their keys."""
+    """Puts out groups on the port `GROUPS`, and rows that go on as they are on the main one, both with their keys.
+
+    Attributes:
+        sketch: the keys with the most rows.
+    """
 
     def __init__(self, spec: GroupRowsSpec, context: Context) -> None:
         super().__init__(context)
         self.spec = spec
+        self.sketch = KeySketch()
         self.key_context = replace(context, name=spec.keys_where)
         self.layout = None if spec.windows is None else WindowLayout(spec.windows, spec.where)
         typed = TypedAccumulators(loaded_aggregates(spec.aggregates), spec.where)
@@ -53,6 +59,7 @@ class GroupRows(Operator):
             return
         assert batch.keys is not None
         keys = batch.keys
+        self.sketch.offer(keys)
         batch = _only(batch, frozenset(batch.columns.schema.names).difference(keys.distinct.schema.names))
         chosen = self._worth_it(keys)[keys.codes]
         aside = self._aside(batch)
