@@ -1,15 +1,18 @@
-"""Where a life of a run begins: anew, or at the newest checkpoint that can be used.
+"""Where a life of a run begins: anew, at the newest checkpoint that can be used, or at a savepoint.
 
 Nothing that an earlier run could go on from is removed unless its user says so.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, Literal
 
+from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.recovery import check_fits
+from millstream.checkpoints.store import CheckpointStore
+from millstream.coordinator.inspection import made_at
 from millstream.coordinator.state_directory import StateDirectory
 from millstream.coordinator.view import View
 from millstream.errors import CheckpointError
@@ -31,17 +34,26 @@ def interval_us(plan: PhysicalPlan, wanted: Interval) -> int | None:
 
 
 def begin(
-    plan: PhysicalPlan, directory: StateDirectory, view: View, *, checkpoints: bool, fresh: bool
+    plan: PhysicalPlan,
+    directory: StateDirectory,
+    view: View,
+    *,
+    checkpoints: bool,
+    fresh: bool,
+    savepoint: Path | None = None,
 ) -> Manifest | None:
     """The checkpoint from which a run that was just started goes on; None: it starts anew, and all is cleared for it.
 
     Args:
         checkpoints: whether the run makes checkpoints itself.
         fresh: start anew, whatever there is.
+        savepoint: go on from this one.
     Raises:
         CheckpointError: an earlier run did not come to its end, and this one cannot go on with it.
         ProcessError: what earlier runs left cannot be cleared.
     """
+    if savepoint is not None:
+        return _from_savepoint(plan, directory, view, savepoint, checkpoints=checkpoints, fresh=fresh)
     if fresh or not directory.unfinished:
         directory.start_anew()
         return None
@@ -54,8 +66,41 @@ def begin(
             "10s to go on, or with --fresh to give up what there is"
         )
     check_fits(plan, manifest)
-    made = datetime.fromtimestamp(manifest.created_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    view.line(f"going on from checkpoint {manifest.epoch}, made {made} (--fresh starts anew)")
+    view.line(f"going on from checkpoint {manifest.epoch}, made {made_at(manifest)} (--fresh starts anew)")
+    return manifest
+
+
+def _from_savepoint(
+    plan: PhysicalPlan, directory: StateDirectory, view: View, path: Path, *, checkpoints: bool, fresh: bool
+) -> Manifest:
+    """Make a savepoint the first checkpoint of the run.
+
+    Raises:
+        CheckpointError: it cannot be used, or an earlier run would be given up that can go on.
+    """
+    if not checkpoints:
+        raise CheckpointError(f"{path}: to go on from a savepoint, run with --checkpoint-interval 10s")
+    store = CheckpointStore(DirectoryDisk(path))
+    epochs = store.epochs()
+    if len(epochs) != 1:
+        what = "no savepoint" if not epochs else f"{len(epochs)} checkpoints and no savepoint"
+        raise CheckpointError(f"{path}: {what} is there; name the directory that `millstream savepoint` made")
+    manifest = store.manifest(epochs[0])
+    if manifest.flow != plan.name:
+        raise CheckpointError(f"{path}: a savepoint of the flow {manifest.flow!r}, not of {plan.name!r}")
+    check_fits(plan, manifest)
+    store.verify(manifest)
+    if directory.unfinished and not fresh:
+        raise CheckpointError(
+            f"an earlier run in {directory.path} has not come to its end; leave out --from to go on with that, or add "
+            "--fresh to give it up"
+        )
+    directory.start_anew()
+    try:
+        store.copy_to(directory.checkpoints, manifest)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be copied to {directory.path}: {error}") from error
+    view.line(f"going on from the savepoint {path}, made {made_at(manifest)}")
     return manifest
 
 

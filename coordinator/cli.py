@@ -134,6 +134,10 @@ def main() -> None:
     help="Start anew, also where an earlier run could be gone on with; its checkpoints are removed.",
 )
 @click.option(
+    "--from", "savepoint", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
+    help="Go on from a savepoint, with any number of workers.",
+)  # fmt: skip
+@click.option(
     "--drain",
     is_flag=True,
     help="Ctrl-C lets open windows fire and finishes the output; the next run starts anew.",
@@ -149,6 +153,7 @@ def run(
     hang_timeout_s: float,
     checkpoint_us: Interval,
     fresh: bool,
+    savepoint: Path | None,
     drain: bool,
     plain: bool,
 ) -> None:
@@ -171,6 +176,7 @@ def run(
             hang_timeout_s=hang_timeout_s,
             checkpoint_us=checkpoint_us,
             fresh=fresh,
+            savepoint=savepoint,
             drain=drain,
         )
         result = launch.run(loaded, options)

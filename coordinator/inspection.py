@@ -45,12 +45,14 @@ def state_of(run: str, state: Path) -> Path:
 
 
 def store_in(state: Path) -> CheckpointStore:
-    """The checkpoints of a flow, by its state directory (``.millstream/<flow>``).
+    """The checkpoints of a flow, by its state directory (``.millstream/<flow>``); or a savepoint, by its own.
 
     Raises:
         CheckpointError: there are none.
     """
     folder = state / "checkpoints"
+    if any(state.glob("manifest-*.json")):
+        folder = state  # a savepoint
     if not folder.is_dir():
         flows = sorted(p.name for p in state.glob("*") if (p / "checkpoints").is_dir()) if state.is_dir() else []
         hint = f"; there are checkpoints of {', '.join(flows)} below it: name one, {state / flows[0]}" if flows else ""
@@ -70,7 +72,7 @@ def listed(store: CheckpointStore) -> Table:
             table.add_row(str(epoch), "", "", "", "", "", Text(str(error), "red"))
             continue
         table.add_row(
-            str(epoch), _made(manifest), str(manifest.attempt), str(manifest.workers), str(len(manifest.tables)),
+            str(epoch), made_at(manifest), str(manifest.attempt), str(manifest.workers), str(len(manifest.tables)),
             bytes_text(manifest.size_bytes), "the input had ended" if manifest.finished else "",
         )  # fmt: skip
     return table
@@ -79,7 +81,7 @@ def listed(store: CheckpointStore) -> Table:
 def shown(manifest: Manifest) -> RenderableType:
     """What is in one checkpoint."""
     head = Text.assemble(
-        (f"checkpoint {manifest.epoch}", "bold"), f" of {manifest.flow}, made {_made(manifest)} "
+        (f"checkpoint {manifest.epoch}", "bold"), f" of {manifest.flow}, made {made_at(manifest)} "
         f"by attempt {manifest.attempt} with {manifest.workers} worker{'s' if manifest.workers != 1 else ''}",
     )  # fmt: skip
     sources = Tree("sources")
@@ -106,5 +108,5 @@ def verified(store: CheckpointStore) -> Iterator[tuple[int, str]]:
             yield epoch, ""
 
 
-def _made(manifest: Manifest) -> str:
+def made_at(manifest: Manifest) -> str:
     return datetime.fromtimestamp(manifest.created_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

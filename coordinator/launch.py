@@ -41,6 +41,7 @@ class RunOptions:
         checkpoint_us: from one checkpoint to the next, in microseconds; "auto": ten seconds, where all input can be read
             again; None: there are none.
         fresh: start anew, also where an earlier run could be gone on with.
+        savepoint: go on from this one.
         restarts: how often within ten minutes a run goes on after it has lost a process.
         drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
             made from which it goes on.
@@ -55,6 +56,7 @@ class RunOptions:
     hang_timeout_s: float = 60.0
     checkpoint_us: Interval = "auto"
     fresh: bool = False
+    savepoint: str | Path | None = None
     restarts: int = 5
     drain: bool = False
 
@@ -102,7 +104,10 @@ def _lead(
 ) -> RunResult:
     """One life after the other, until one comes to the end or there have been too many."""
     checkpoint_us = interval_us(plan, options.checkpoint_us)
-    manifest = begin(plan, directory, view, checkpoints=checkpoint_us is not None, fresh=options.fresh)
+    manifest = begin(
+        plan, directory, view, checkpoints=checkpoint_us is not None, fresh=options.fresh,
+        savepoint=None if options.savepoint is None else Path(options.savepoint),
+    )  # fmt: skip
     restarts = Restarts(options.restarts)
     while True:
         recovery = None

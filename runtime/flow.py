@@ -163,6 +163,7 @@ class Flow:
         live_view: bool = False,
         checkpoint_interval: Duration | Literal["auto", "off"] = "auto",
         fresh: bool = False,
+        savepoint: PathLike | None = None,
     ) -> RunResult:
         """Run the flow in a coordinator and ``workers`` worker processes, until its input ends.
 
@@ -171,6 +172,7 @@ class Flow:
                 process is lost, or when it is run again after it was stopped; "auto": every ten seconds, where all
                 input can be read again; "off": never.
             fresh: start anew, also where an earlier run could be gone on with; its checkpoints are removed.
+            savepoint: go on from this one, which ``millstream savepoint`` has made.
         Returns:
             What came of it: counts, the time it took, and the tables that were collected.
         Raises:
@@ -191,6 +193,7 @@ class Flow:
                 live_view=live_view,
                 checkpoint_us=interval,
                 fresh=fresh,
+                savepoint=savepoint,
             ),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,47 @@ def test_a_savepoint_where_something_is_already_is_refused_before_anything_is_do
     with pytest.raises(CommandError, match="is there already, and not empty"):
         running.stop(to=tmp_path / "taken")
     assert running.checkpoint().epoch == 1
+
+
+NUMBERED = """
+import millstream as ms
+from millstream.connectors import Counter
+flow = ms.Flow("counted")
+numbers = flow.generate({"n": Counter(), "key": list("abcdefgh")}, rate=20_000, count=160_000)
+numbers.key_by("key").scan(0, lambda seen, row: (seen + 1, {"key": row.key, "n": row.n, "seen": seen + 1})).write_jsonl("out/")
+"""
+
+
+def rows_in(folder: Path) -> Counter[str]:
+    return Counter(line for part in folder.glob("*.jsonl") for line in part.read_text().splitlines())
+
+
+def test_a_run_goes_on_from_a_savepoint_with_more_workers_and_elsewhere(start: Start, tmp_path: Path) -> None:
+    calm = start(NUMBERED, "--workers", "1", "--state", "calm")
+    assert calm.finish()[0] == 0
+    expected = rows_in(tmp_path / "out")
+    assert sum(expected.values()) == 160_000
+    for part in (tmp_path / "out").iterdir():
+        part.unlink()
+    first = start(NUMBERED, "--workers", "2", "--checkpoint-interval", "1s")
+    first.wait_for(lambda: bool(rows_in(tmp_path / "out")), "output")
+    saved = RunningFlow(tmp_path / ".millstream" / "counted").savepoint(tmp_path / "saved")
+    assert saved.path == str(tmp_path / "saved")
+    first.wait_for(lambda: len(list((tmp_path / ".millstream/counted/checkpoints").glob("manifest-*"))) > 1, "more")
+    RunningFlow(tmp_path / ".millstream" / "counted").stop()
+    first.finish()
+    assert "sound" in millstream(tmp_path, "checkpoints", "verify", "saved")[1]
+    refused = start(NUMBERED, "--from", "saved")
+    status, _, errors = refused.finish()
+    assert status == 1 and "leave out --from to go on with that, or add --fresh" in errors
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    second = start(NUMBERED, "--workers", "3", "--from", "moved", "--state", "elsewhere")
+    status, _, errors = second.finish()
+    assert status == 0 and "going on from the savepoint moved" in errors
+    assert rows_in(tmp_path / "out") == expected
+
+
+def test_what_is_no_savepoint_is_refused_by_name(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    status, _, errors = start(NUMBERED, "--from", "empty").finish()
+    assert status == 1 and "empty: no savepoint is there" in errors
