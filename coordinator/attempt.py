@@ -19,14 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-
 from millstream.bootstrap import Bootstrap
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors import StdinSource, TableSource
-from millstream.connectors.caller import CollectSink, CollectWriter
 from millstream.coordinator.caller import Caller
 from millstream.coordinator.children import Child
+from millstream.coordinator.collected import collected_tables
 from millstream.coordinator.core import State
 from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
@@ -34,11 +32,10 @@ from millstream.coordinator.steering import Steering
 from millstream.coordinator.view import View
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import MillstreamError, ProcessError, ProcessLost, restored
-from millstream.operators.sinks import WriteSink
 from millstream.plan import PhysicalPlan
 from millstream.process import now_us
 from millstream.result import RunResult, make_result
-from millstream.specs.ends import ReadSpec, SinkSpec
+from millstream.specs.ends import ReadSpec
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
 from millstream.transport import Link
 from millstream.wire import Answered, Beat, Checkpoint, ClockReading, Completed, Credit, Data, Failed, Finished, Stop
@@ -70,20 +67,6 @@ class Life:
     hang_timeout_s: float
     drain: bool
     import_paths: tuple[str, ...]
-
-
-def collected_tables(plan: PhysicalPlan, caller: Caller) -> dict[str, pa.Table]:
-    tables: dict[str, pa.Table] = {}
-    for stage in caller.stages.values():
-        for node, operator in stage.operators.items():
-            spec = plan.nodes[node].spec
-            if isinstance(spec, SinkSpec) and isinstance(spec.sink, CollectSink):
-                assert isinstance(operator, WriteSink)
-                writer = operator.writer
-                tables[spec.sink.name or plan.nodes[node].name] = (
-                    writer.table() if isinstance(writer, CollectWriter) else pa.table({})
-                )
-    return tables
 
 
 class Attempt:

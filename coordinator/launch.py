@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from millstream.checkpoints.recovery import Recovery, repeat_commits
-from millstream.coordinator.attempt import Attempt, Life, collected_tables
+from millstream.coordinator.attempt import Attempt, Life
 from millstream.coordinator.beginning import Interval, begin, interval_us, newest
+from millstream.coordinator.collected import collected_tables, keeping_collected
 from millstream.coordinator.control import Requests, served
 from millstream.coordinator.local import LocalRun
 from millstream.coordinator.restarts import Restarts
-from millstream.coordinator.state_directory import StateDirectory, locked
+from millstream.coordinator.state_directory import COLLECTED, StateDirectory, locked
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.view import View, make_view
 from millstream.deadletters import DeadLetterFile, as_json
@@ -86,6 +87,7 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
     plan = make_plan(
         flow, workers=workers, batch_rows=options.batch_size, ingest=options.ingest, late_directory=state / "late"
     )
+    plan = keeping_collected(plan, state / COLLECTED)
     with locked(state) as directory:
         view = make_view(plan, live=options.live_view)
         requests = Requests()

@@ -16,6 +16,9 @@ from millstream.coordinator.orphans import await_orphans
 from millstream.errors import ProcessError
 from millstream.process import ROLL
 
+COLLECTED: Final = "collected"
+"""The folder of the rows that checkpoints count and that the caller collects."""
+
 _ATTEMPT: Final = "attempt"
 _ENDED: Final = "ended"
 """The last checkpoint of a run that came to its end."""
@@ -45,12 +48,12 @@ class StateDirectory:
         return last + 1
 
     def start_anew(self) -> None:
-        """Clear what earlier runs left: checkpoints, dead letters and late events.
+        """Clear what earlier runs left: checkpoints, rows for the caller, dead letters and late events.
 
         Raises:
             ProcessError: it cannot be done.
         """
-        for leftover in ("checkpoints", "dead-letters", "late"):
+        for leftover in ("checkpoints", COLLECTED, "dead-letters", "late"):
             shutil.rmtree(self.path / leftover, ignore_errors=True)
         if self.checkpoints.epochs():
             raise ProcessError(f"the checkpoints in {self.path} cannot be removed; see who owns them")

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from harness.crashing import run_through_crashes
 
 import millstream as ms
+from millstream.connectors.caller import CollectSink, CollectWriter
+from millstream.errors import CheckpointError
 from millstream.expr import col
 
 SEEDS = range(4)
@@ -104,3 +107,39 @@ def test_crashes_leave_no_trace_in_what_was_committed(tmp_path: Path, name: str,
     story = run_through_crashes(lambda: make(source, out), tmp_path / "state", seed)
     for path in sorted(p.relative_to(calm) for p in calm.iterdir()):
         assert rows_in(out / path) == rows_in(calm / path), f"{path} after {story.lives} lives"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_collected_after_crashes_is_every_row_once(tmp_path: Path, seed: int) -> None:
+    def make() -> ms.Flow:
+        flow = ms.Flow("crash")
+        rows = read(flow, source)
+        rows.filter(col("v") % 3 == 0).collect("some")
+        rows.key_by("k").window(ms.tumbling("20s")).agg(n=ms.count()).collect("panes")
+        return flow
+
+    source = events(tmp_path)
+    calm = make().run_here().tables
+    story = run_through_crashes(make, tmp_path / "state", seed)
+    assert story.lives > 1
+    for name, table in calm.items():
+        found = Counter(map(str, story.tables[name].to_pylist()))
+        assert found == Counter(map(str, table.to_pylist())), f"{name} after {story.lives} lives"
+
+
+def test_collected_rows_that_are_damaged_are_refused_by_file_name(tmp_path: Path) -> None:
+    sink = CollectSink("rows", tmp_path / "rows")
+    writer = sink.open_staged(0, 1, None)
+    writer.write(pa.RecordBatch.from_pydict({"n": [1, 2]}))
+    state = writer.prepare(last=False).state
+    assert writer.prepare(last=False).state == state  # nothing new: nothing is written again
+    again = sink.open_staged(0, 1, [state])
+    assert isinstance(again, CollectWriter)
+    assert again.table().to_pydict() == {"n": [1, 2]}
+    path = tmp_path / "rows" / "0.arrow"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"0\.arrow: damaged"):
+        sink.open_staged(0, 1, [state])
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"0\.arrow: is missing, and the checkpoint counts on it"):
+        sink.open_staged(0, 1, [state])
