@@ -29,16 +29,6 @@ def check(work: Workload, entrant: Contestant, parallelism: int) -> measure.Run:
     return measure.run(entrant.command(Job(work.name, CHECKED_EVENTS, parallelism, check=True)), CHECK_TIMEOUT_S)
 
 
-def warm(prepared: object) -> None:
-    """Read the input through once: whether the system still had it in memory is not the question, and differs by luck."""
-    paths = prepared if isinstance(prepared, list | tuple) else [prepared]
-    for path in paths:
-        if isinstance(path, str | Path) and Path(path).is_file():
-            with Path(path).open("rb", buffering=0) as file:
-                while file.read(1 << 24):
-                    pass
-
-
 def timed(entrant: Contestant, job: Job, repeats: int) -> list[measure.Run]:
     if entrant.jobs_in_one_process:
         warm = Job(job.workload, job.events, job.parallelism, repeats=repeats)
@@ -53,7 +43,8 @@ def answer(work: Workload, entrant: Contestant, job: Job, repeats: int, checked:
     )
     try:
         small = check(work, entrant, job.parallelism) if checked else None
-        warm(work.prepare(job.events, entrant.name))
+        prepared = work.prepare(job.events, entrant.name)
+        measure.read_through(prepared if isinstance(prepared, list | tuple) else [prepared])
         runs = timed(entrant, job, repeats) if repeats else []
         result = Result(entrant.name, job, runs, small)
         if work.keys and runs:

@@ -5,7 +5,7 @@ So "the first n events" means the same for every n: small runs that compare answ
 runs see, and every contestant reads the same events in whatever file form suits it.
 
 - ``zipf``: 10,000 keys, Zipf 1.2 (draws beyond the last key wrap around).
-- ``uuid``: ten million UUID keys, uniform.
+- ``uuid``: ten million UUID keys, uniform; ``million``: one million.
 - ``hot``: 10,000 keys, uniform, but that every other event, by chance, has one key.
 - ``left`` and ``right``: 10,000 keys, uniform; for joins.
 - ``words``: lines of 10 words out of 50,000, Zipf 1.2.
@@ -46,7 +46,11 @@ WORDS = 50_000
 WORDS_A_LINE = 10
 BASE_LINES = 500_000
 
-BASE_ROWS = {"zipf": 4_000_000, "uuid": 10_000_000, "hot": 4_000_000, "left": 4_000_000, "right": 4_000_000}
+KEYS = {"uuid": UUID_KEYS, "million": 1_000_000}
+
+BASE_ROWS = {
+    "zipf": 4_000_000, "uuid": 10_000_000, "million": 4_000_000, "hot": 4_000_000, "left": 4_000_000, "right": 4_000_000,
+}  # fmt: skip
 SEEDS = {"left": SEED + 1, "right": SEED + 2, "hot": SEED + 3}
 TIME = pa.timestamp("us", "UTC")
 SCHEMA = pa.schema({"key": pa.string(), "ts": TIME, "value": pa.float64()})  # type: ignore[arg-type]
@@ -129,14 +133,14 @@ def _base(stream: str) -> tuple[Integers, Integers, Integers]:
     if stream == "zipf":
         which = (rng.zipf(ZIPF_EXPONENT, rows) - 1) % ZIPF_KEYS
     else:
-        which = rng.integers(0, UUID_KEYS if stream == "uuid" else ZIPF_KEYS, rows)
+        which = rng.integers(0, KEYS.get(stream, ZIPF_KEYS), rows)
     if stream == "hot":
         which[rng.random(rows) < 0.5] = 0
     return which, rng.integers(0, OUT_OF_ORDERNESS_MS, rows), rng.integers(0, 800, rows)
 
 
 def _key_names(stream: str, which: Integers) -> pa.Array[Any]:
-    return _uuids(which) if stream == "uuid" else _zipf_names().take(which)
+    return _uuids(which) if stream in KEYS else _zipf_names().take(which)
 
 
 @cache
