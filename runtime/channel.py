@@ -100,10 +100,17 @@ class Inbox:
         return None
 
     def take_together(self, most_bytes: int) -> list[Data]:
-        """The next messages in order, as many as are worked on together: up to a barrier or a limit."""
+        """The next messages in order, as many as are worked on together: up to a barrier or a limit.
+
+        A message that is large already comes alone: to number its keys and those of another together costs more than
+        it saves.
+        """
         taken: list[Data] = []
         rows = size_bytes = 0
-        while len(taken) < TOGETHER_MESSAGES and rows < TOGETHER_ROWS and (size_bytes < most_bytes or not taken):
+        while len(taken) < TOGETHER_MESSAGES:
+            next_rows = _rows(self.ready[0]) if self.ready else 0
+            if taken and (size_bytes >= most_bytes or rows + next_rows > TOGETHER_ROWS):
+                break
             data = self.take()
             if data is None:
                 break

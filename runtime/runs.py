@@ -9,12 +9,11 @@ every run because runs are sorted by index. Memory follows the live groups: rows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, nbytes, take
 from millstream.batch import IntArray, Keys, concat_columns, index_array
@@ -23,6 +22,8 @@ from millstream.grouping import CodeArray, Groups, factorize, group_codes
 
 _RUNS_KEPT: Final = 48
 _ROWS_KEPT: Final = 1 << 17
+ROWS_APART: Final = 1 << 12
+"""A part of a run that is smaller costs more as a batch of its own than to merge with its neighbours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ class Run:
         at = int(np.searchsorted(self.index, limit))
         return self.slice(0, at), self.slice(at, len(self))
 
+    def between(self, start: int, stop: int) -> Run:
+        """The groups with start <= index < stop."""
+        first, end = np.searchsorted(self.index, [start, stop]).tolist()
+        return self if end - first == len(self) else self.slice(first, end)
+
+    def compact(self) -> Run:
+        """The same groups without the memory of those that were in front of them, once most have gone."""
+        if 2 * len(self) > self.keys.distinct.num_rows:
+            return self
+        return replace(self.take(np.arange(len(self))), keys=trimmed(self.keys))
+
     @property
     def nbytes(self) -> int:
         return (
@@ -67,11 +79,10 @@ class Run:
 
 def unify_keys(parts: Sequence[Keys]) -> Keys:
     """The keys of several runs in one numbering."""
-    sets: dict[int, pa.RecordBatch] = {}
-    for part in parts:
-        sets.setdefault(id(part.distinct), part.distinct)
-    if len(sets) == 1:
+    if len({id(p.distinct) for p in parts}) == 1:
         return Keys(parts[0].distinct, np.concatenate([p.codes for p in parts]) if len(parts) > 1 else parts[0].codes)
+    parts = [trimmed(p) for p in parts]
+    sets = {id(p.distinct): p.distinct for p in parts}
     together = concat_columns(list(sets.values()))
     codes, first = factorize(together.columns)
     distinct = together.take(index_array(first))
@@ -125,6 +136,37 @@ def merge_runs(runs: Sequence[Run], accumulators: AccumulatorSet) -> Run:
     return combine(Run(index, keys, columns), accumulators)
 
 
+def merge_overlaps(runs: Sequence[Run], accumulators: AccumulatorSet, apart: int = ROWS_APART) -> list[Run]:
+    """Several runs as runs that share no index, in ascending order: what only one of them has is left as it is.
+
+    To merge means to hash keys. Of runs that follow one another in time only the ends have indices in common.
+
+    Args:
+        apart: how many groups of its own a run must have for these not to be merged with their neighbours.
+    """
+    lowest = np.array([r.index[0] for r in runs])
+    beyond = np.array([r.index[-1] + 1 for r in runs])
+    bounds = np.unique(np.concatenate([lowest, beyond]))
+    inside = (lowest <= bounds[:-1, None]) & (beyond >= bounds[1:, None])
+    found: list[Run] = []
+    shared: list[Run] = []
+
+    def merge_shared() -> None:
+        if shared:
+            found.append(merge_runs(shared, accumulators))
+            shared.clear()
+
+    for start, stop, covers in zip(bounds[:-1].tolist(), bounds[1:].tolist(), inside, strict=True):
+        parts = [part for i in np.flatnonzero(covers).tolist() if len(part := runs[i].between(start, stop))]
+        if len(parts) == 1 and len(parts[0]) >= apart:
+            merge_shared()
+            found += parts
+        else:
+            shared += parts
+    merge_shared()
+    return found
+
+
 def combine(rows: Run, accumulators: AccumulatorSet) -> Run:
     """A run of rows in any order in which a group may be there several times."""
     groups, index, keys = group_run(rows.index, rows.keys)
@@ -172,7 +214,7 @@ class RunStore:
             if len(below):
                 due.append(below)
             if len(above):
-                left.append(above)
+                left.append(above.compact() if len(below) else above)
         self.runs = left
         return due
 

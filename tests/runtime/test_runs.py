@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from millstream import aggregates as ms
 from millstream.accumulators import AccumulatorSet
 from millstream.batch import Keys, make_columns
-from millstream.runs import Run, RunStore, group_run, merge_runs, sort_run, unify_keys
+from millstream.runs import Run, RunStore, group_run, merge_overlaps, merge_runs, sort_run, unify_keys
 
 Row = tuple[int, str | None, int]
 Totals = dict[tuple[int, str | None], tuple[Any, ...]]
@@ -57,6 +58,23 @@ def expected(all_rows: list[Row]) -> Totals:
 @given(st.lists(rows, min_size=1, max_size=6))
 def test_merged_runs_hold_what_one_run_of_all_rows_holds(parts: list[list[Row]]) -> None:
     assert totals([run_of(p) for p in parts]) == expected([r for p in parts for r in p])
+
+
+@given(st.lists(rows, max_size=6), st.integers(1, 5))
+def test_runs_merged_where_they_overlap_follow_one_another_and_hold_the_same(
+    parts: list[list[Row]], apart: int
+) -> None:
+    merged = merge_overlaps([run_of(p) for p in parts], accumulators(), apart)
+    assert all(before.index[-1] < after.index[0] for before, after in pairwise(merged))
+    of_each = [totals([run]) for run in merged]
+    assert {at: v for each in of_each for at, v in each.items()} == expected([r for p in parts for r in p])
+
+
+def test_a_part_that_only_one_run_has_keeps_its_keys() -> None:
+    runs = [run_of([(0, "a", 1), (1, "a", 1)]), run_of([(1, "a", 2), (2, "b", 1), (3, "c", 1)])]
+    alone, shared, rest = merge_overlaps(runs, accumulators(), 1)[:3]
+    assert alone.keys.distinct is runs[0].keys.distinct and rest.keys.distinct is runs[1].keys.distinct
+    assert totals([shared]) == {(1, "a"): (2, 3, 2)}
 
 
 @given(rows, st.integers(-4, 8))

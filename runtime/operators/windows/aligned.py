@@ -30,7 +30,7 @@ from millstream.operators.windows.base import FIRE_AGAIN_US, WindowOperator, row
 from millstream.operators.windows.panes import Panes
 from millstream.operators.windows.shown import ShownRun, ShownStore, Update, updated
 from millstream.operators.windows.slices import AFTER_ALL, WindowLayout, expand
-from millstream.runs import Run, RunStore, combine, group_run, merge_runs, sort_run
+from millstream.runs import Run, RunStore, combine, group_run, merge_overlaps, merge_runs, sort_run
 from millstream.specs.windows import WindowAggregateSpec, Windows
 from millstream.times import MAX_US
 
@@ -187,9 +187,11 @@ class AlignedWindows(WindowOperator):
             due += self._from_slices(stores, since, until)
         # A window fires at its end also where an early pane said everything already.
         shown = None if self.spec.early is None else stores.shown.take_range(since, until)
-        if due or shown is not None:
-            new = merge_runs(due, stores.accumulators) if due else None
-            update = updated(new, shown, stores.accumulators)
+        if shown is None:
+            updates = [updated(new, None, stores.accumulators) for new in merge_overlaps(due, stores.accumulators)]
+        else:
+            updates = [updated(merge_runs(due, stores.accumulators) if due else None, shown, stores.accumulators)]
+        for update in updates:
             yield from self._show(update, np.ones(len(update.now), np.bool_), panes.ON_TIME, stores)
 
     def _fire_again(self, expired_until: int) -> Iterator[Output]:
