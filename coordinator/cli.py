@@ -19,6 +19,7 @@ from rich.console import Console
 
 import millstream
 from millstream.commands import Answer
+from millstream.connectors.curve import make_keys
 from millstream.control import RunningFlow
 from millstream.coordinator import flowfile, inspection, launch
 from millstream.coordinator.beginning import Interval
@@ -320,6 +321,19 @@ def resume(run: str, state: Path, timeout_s: float) -> None:
 def stop(run: str, savepoint: bool, to: Path | None, drain: bool, state: Path, timeout_s: float) -> None:
     """End a running flow at a last checkpoint, from which it can go on."""
     _ask(run, state, timeout_s, lambda running: running.stop(drain=drain, savepoint=savepoint, to=to))
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--for", "peers", metavar="NAME", multiple=True,
+    help="Make keys for a peer, too, in DIR/for-NAME, and let it in; may be repeated.",
+)  # fmt: skip
+def keys(folder: Path, peers: tuple[str, ...]) -> None:
+    """Make the keys with which a ZeroMQ source or sink and its peers know one another, for keys='DIR'."""
+    with _told():
+        for line in make_keys(folder, peers) or [f"{folder}: has keys already"]:
+            click.echo(line)
 
 
 def _console() -> Console:

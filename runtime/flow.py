@@ -124,10 +124,17 @@ class Flow:
         schema: Any = None,
         bind: bool = True,
         kind: Literal["pull", "sub"] = "pull",
+        keys: PathLike | None = None,
     ) -> Stream:
-        """Events that other programs push to a ZeroMQ endpoint: one a message, or a list of them."""
+        """Events that other programs push to a ZeroMQ endpoint: one a message, or a list of them.
+
+        Args:
+            keys: a folder that ``millstream keys`` has made; needed for tcp beyond this machine.
+        """
         return self.source(
-            connectors.ZeroMQSource(endpoint, payload=payload, schema=declared_schema(schema), bind=bind, kind=kind),
+            connectors.ZeroMQSource(
+                endpoint, payload=payload, schema=declared_schema(schema), bind=bind, kind=kind, keys=keys
+            ),
             name="read_zeromq",
         )
 

@@ -280,6 +280,37 @@ class Stream:
         """Parquet: a file, or with a trailing "/" a directory of parts."""
         self.sink(connectors.ParquetSink(str(path)), name="write_parquet")
 
+    def write_sqlite(
+        self,
+        path: PathLike,
+        table: str,
+        *,
+        key: str | Sequence[str] | None = None,
+        mode: Literal["upsert", "append"] | None = None,
+    ) -> None:
+        """Rows of a table in an SQLite database, which is made if it is not there.
+
+        The rows of a checkpoint appear in one transaction, each exactly once; without checkpoints, a second's worth in
+        each. A table that a run has made is emptied when the flow starts anew; what else is in one stays.
+
+        Args:
+            key: the fields that say which row a row replaces. None: those by which the stream revises its rows.
+            mode: "upsert": one row for each key, rows that are taken back are deleted; "append": every row is added. None:
+                upsert where there is a key.
+        """
+        self.sink(connectors.SqliteSink(str(path), table, key=key, mode=mode), name="write_sqlite")
+
+    def write_duckdb(
+        self,
+        path: PathLike,
+        table: str,
+        *,
+        key: str | Sequence[str] | None = None,
+        mode: Literal["upsert", "append"] | None = None,
+    ) -> None:
+        """Rows of a table in a DuckDB database, as `write_sqlite`; needs ``pip install 'millstream[duckdb]'``."""
+        self.sink(connectors.DuckDbSink(str(path), table, key=key, mode=mode), name="write_duckdb")
+
     def write_zeromq(
         self,
         endpoint: str,
@@ -288,9 +319,15 @@ class Stream:
         per: Literal["row", "batch"] = "row",
         bind: bool = False,
         kind: Literal["push", "pub"] = "push",
+        keys: PathLike | None = None,
     ) -> None:
-        """Send the events to a ZeroMQ endpoint."""
-        self.sink(connectors.ZeroMQSink(endpoint, payload=payload, per=per, bind=bind, kind=kind), name="write_zeromq")
+        """Send the events to a ZeroMQ endpoint.
+
+        Args:
+            keys: a folder that ``millstream keys`` has made; needed for tcp beyond this machine.
+        """
+        sink = connectors.ZeroMQSink(endpoint, payload=payload, per=per, bind=bind, kind=kind, keys=keys)
+        self.sink(sink, name="write_zeromq")
 
     def write_null(self) -> None:
         """Take the events and do nothing with them: for benchmarks."""

@@ -2,11 +2,13 @@
 
 from millstream.connectors.caller import CollectSink, PrintSink
 from millstream.connectors.discard import NullSink
+from millstream.connectors.duckdb import DuckDbSink
 from millstream.connectors.file_sinks import CsvSink, JsonLinesSink, ParquetSink
 from millstream.connectors.file_sources import ArrowSource, CsvSource, JsonLinesSource, ParquetSource, TextSource
 from millstream.connectors.generate import Choice, Constant, Counter, EventTime, GeneratorSource, Uniform, Zipf
 from millstream.connectors.memory import IterableSource, TableSource
 from millstream.connectors.python import ForEachSink, PythonSink, PythonSource
+from millstream.connectors.sqlite import SqliteSink
 from millstream.connectors.stdin import StdinSource
 from millstream.connectors.zeromq import ZeroMQSink, ZeroMQSource
 
@@ -18,6 +20,7 @@ __all__ = [
     "Counter",
     "CsvSink",
     "CsvSource",
+    "DuckDbSink",
     "EventTime",
     "ForEachSink",
     "GeneratorSource",
@@ -30,6 +33,7 @@ __all__ = [
     "PrintSink",
     "PythonSink",
     "PythonSource",
+    "SqliteSink",
     "StdinSource",
     "TableSource",
     "TextSource",

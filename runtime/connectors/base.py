@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 
@@ -259,6 +260,27 @@ class Sink(ABC):
             SinkError: it cannot; the message says why and what to do.
         """
         return None
+
+    def needs_retractions(self, keys: Sequence[str] | None) -> bool:
+        """Whether rows that revise earlier ones must first take them back.
+
+        Args:
+            keys: the fields by which a row replaces another; None: there are no such fields any more.
+        """
+        return False
+
+    def told(self, where: str, schema: pa.Schema | None, keys: Sequence[str] | None, *, signed: bool) -> Self:
+        """The same, with what planning has found out of the rows that it writes.
+
+        Args:
+            where: the operator's name and the user's line, for errors.
+            schema: their fields; None: not known before the first row.
+            keys: the fields by which a row replaces an earlier one; None: there are none.
+            signed: rows say in a first field whether they count or take an earlier one back.
+        Raises:
+            FlowError, SchemaError: they cannot be written so.
+        """
+        return copy(self)
 
     @abstractmethod
     def open(self, worker: int, workers: int) -> Writer:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 
 from millstream.connectors.base import Prepared, Writer
-from millstream.connectors.output_files import OutputFile, cannot_write, check_same, sync_folder
+from millstream.connectors.output_files import OutputFile
+from millstream.connectors.pieces import PieceWriter, remove_pieces, rows_of_pieces
 from millstream.errors import SinkError
 
 
@@ -24,38 +24,19 @@ class StagedParquetWriter(Writer):
     """
 
     def __init__(self, path: str, pieces: list[str] | None) -> None:
-        self._path = path
         self._pieces = list(pieces or [])
-        self._schema: pa.Schema | None = None
-        self._writer: Any = None
-        self._remove_others()
+        self._writer = PieceWriter(path, keep=self._pieces)
         if pieces is None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)  # what an earlier run wrote must not be taken for the result of this one
 
     def write(self, columns: pa.RecordBatch) -> None:
-        if self._schema is None:
-            self._schema = columns.schema.remove_metadata()
-        check_same(self._path, self._schema, columns.schema)
-        try:
-            if self._writer is None:
-                name = _piece(self._path, len(self._pieces))
-                self._writer = pa.ipc.new_file(pa.OSFile(name, "wb"), self._schema)
-                self._pieces.append(name)
-            self._writer.write_batch(pa.RecordBatch.from_arrays(columns.columns, schema=self._schema))
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._writer.write(columns, len(self._pieces))
 
     def prepare(self, *, last: bool) -> Prepared:
-        if self._writer is not None:
-            try:
-                self._writer.close()
-                with open(self._pieces[-1], "rb") as file:
-                    os.fsync(file.fileno())
-                sync_folder(self._path)
-            except OSError as error:
-                raise cannot_write(self._path, error) from error
-            self._writer = None
+        piece = self._writer.seal()
+        if piece is not None:
+            self._pieces.append(piece)
         pieces = list(self._pieces)  # as they are now: more follow while the checkpoint is written
         return Prepared({"pieces": pieces}, [pieces] if last else [])
 
@@ -63,17 +44,7 @@ class StagedParquetWriter(Writer):
         return None
 
     def abort(self) -> None:
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.close()
-
-    def _remove_others(self) -> None:
-        """Pieces that no checkpoint counts are of a life of the run that failed, or of an earlier run."""
-        folder, name = os.path.split(self._path)
-        for found in os.listdir(folder or "."):
-            piece = os.path.join(folder, found)
-            if found.startswith(f".{name}.piece-") and piece not in self._pieces:
-                os.unlink(piece)
+        self._writer.abandon()
 
 
 def assemble(path: str, pieces: list[str], open_output: Callable[[str], OutputFile]) -> None:
@@ -87,16 +58,7 @@ def assemble(path: str, pieces: list[str], open_output: Callable[[str], OutputFi
         raise SinkError(f"{gone[0]}: a piece of {path} is not there any more")
     if not gone:
         output = open_output(path)
-        for piece in pieces:
-            with pa.memory_map(piece) as mapped, pa.ipc.open_file(mapped) as reader:
-                for number in range(reader.num_record_batches):
-                    output.write(reader.get_batch(number))
+        for columns in rows_of_pieces(pieces):
+            output.write(columns)
         output.finish()
-    for piece in pieces:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(piece)
-
-
-def _piece(path: str, number: int) -> str:
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.piece-{number}.arrow")
+    remove_pieces(pieces)

@@ -9,10 +9,14 @@ ZeroMQ acknowledges nothing. A process that dies takes up to a high-water mark o
 libzmq 4.3.5 drops messages when a pusher closes its socket while the receiver is at its mark: 350 to 500 of 600,000 in
 five of seven runs with a pusher faster than the source, and none in six runs over tcp. A pusher that ends should use
 tcp, or stay until it knows that its last messages came.
+
+Over tcp, beyond the machine itself, both ends have keys (curve.py). A peer without the right one, or that speaks another
+version, is refused; a message that is too long ends its connection; one that cannot be decoded is a dead letter.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
@@ -20,6 +24,7 @@ from typing import Final, Literal
 import pyarrow as pa
 import zmq
 
+from millstream.connectors import curve
 from millstream.connectors.base import Block, Decoder, Placement, Reader, Sink, Source, Writer
 from millstream.connectors.messages import FRAME_BYTES, Payload, Per, join_messages, message_decoder, message_encoder
 from millstream.errors import FlowError, SinkError, SourceError
@@ -27,6 +32,8 @@ from millstream.times import Duration, duration_us
 
 LINGER_S = 0.005
 HIGH_WATER_MARK = 1_000
+MESSAGE_BYTES: Final = 64 << 20
+"""Longer messages are not taken: their sender loses its connection."""
 
 _LEAST_PAUSE_S: Final = 0.001
 _PILE: Final = 4
@@ -47,6 +54,7 @@ class ZeroMQSource(Source):
         bind: bool = True,
         kind: Literal["pull", "sub"] = "pull",
         topics: Sequence[str] = ("",),
+        keys: str | os.PathLike[str] | None = None,
         high_water_mark: int = HIGH_WATER_MARK,
     ) -> None:
         """
@@ -57,9 +65,12 @@ class ZeroMQSource(Source):
             bind: wait for pushers to connect, instead of connecting to one.
             kind: "pull" (every message reaches one receiver) or "sub" (every subscriber).
             topics: what a "sub" wants: messages that start with one of these.
+            keys: a folder that ``millstream keys`` has made: only peers whose keys are in it are let in. Over tcp it is
+                asked for, unless the address is of this machine alone.
             high_water_mark: how many messages a pusher may be ahead, besides its own mark.
         """
-        _check(f"read_zeromq({endpoint!r})", endpoint, kind, ("pull", "sub"), payload, high_water_mark)
+        _check(f"read_zeromq({endpoint!r})", endpoint, kind, ("pull", "sub"), payload, high_water_mark, keys)
+        self.keys = None if keys is None else os.fspath(keys)
         self.endpoint, self.payload, self.declared = endpoint, payload, schema
         self.bind, self.kind, self.topics, self.high_water_mark = bind, kind, tuple(topics), high_water_mark
 
@@ -73,18 +84,19 @@ class ZeroMQSource(Source):
         return [self.endpoint]
 
     def open(self, partition: str) -> ZeroMQReader:
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL if self.kind == "pull" else zmq.SUB)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = context.socket(zmq.PULL if self.kind == "pull" else zmq.SUB)
         socket.rcvhwm = self.high_water_mark
+        socket.maxmsgsize = MESSAGE_BYTES
         socket.linger = 0
         if self.kind == "sub":
             for topic in self.topics:
                 socket.subscribe(topic)
         try:
-            _attach(socket, self.endpoint, self.bind)
+            guard = _attach(socket, context, self.endpoint, self.bind, self.keys, self.label())
         except zmq.ZMQError as error:
-            socket.close()
             raise SourceError(_unreachable(self.endpoint, self.bind, error)) from error
-        return ZeroMQReader(socket, self.endpoint, self.high_water_mark)
+        return ZeroMQReader(context, socket, guard, self.endpoint, self.high_water_mark)
 
     def decoder(self, fields: Sequence[str] | None) -> Decoder:
         return message_decoder(self.payload, self.declared, fields, self.label())
@@ -99,8 +111,16 @@ class ZeroMQReader(Reader):
     make a block longer than was asked for.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], endpoint: str, high_water_mark: int) -> None:
-        self._socket, self._endpoint, self._high_water_mark = socket, endpoint, high_water_mark
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        socket: zmq.Socket[bytes],
+        guard: curve.Guard | None,
+        endpoint: str,
+        high_water_mark: int,
+    ) -> None:
+        self._context, self._socket, self._guard = context, socket, guard
+        self._endpoint, self._high_water_mark = endpoint, high_water_mark
         self._messages: list[bytes] = []
         self._nbytes = 0
         self._offset = 0
@@ -133,7 +153,9 @@ class ZeroMQReader(Reader):
 
     def close(self) -> None:
         self.ended = True
-        self._socket.close(linger=0)
+        if self._guard is not None:
+            self._guard.close()
+        self._context.destroy(linger=0)
 
     def _gather(self, max_rows: int, max_bytes: int) -> bool:
         """Take what is there; whether that fills a block."""
@@ -157,6 +179,8 @@ class ZeroMQReader(Reader):
         now_s = time.monotonic()
         self._pause_s = pause_s(now_s - self._looked_s, taken, self._high_water_mark)
         self._looked_s = now_s
+        if self._guard is not None:
+            self._guard.look()
 
 
 def pause_s(elapsed_s: float, taken: int, high_water_mark: int) -> float:
@@ -177,6 +201,7 @@ class ZeroMQSink(Sink):
         bind: bool = False,
         kind: Literal["push", "pub"] = "push",
         timeout: Duration = "30s",
+        keys: str | os.PathLike[str] | None = None,
         high_water_mark: int = HIGH_WATER_MARK,
     ) -> None:
         """
@@ -187,9 +212,11 @@ class ZeroMQSink(Sink):
             bind: wait for receivers to connect, instead of connecting to one.
             kind: "push" (every message reaches one receiver) or "pub" (every subscriber).
             timeout: how long to wait for a receiver that takes nothing before the run fails.
+            keys: a folder that ``millstream keys`` has made; as for the source.
             high_water_mark: how many messages may wait for a receiver before the flow does.
         """
-        _check(f"write_zeromq({endpoint!r})", endpoint, kind, ("push", "pub"), payload, high_water_mark)
+        _check(f"write_zeromq({endpoint!r})", endpoint, kind, ("push", "pub"), payload, high_water_mark, keys)
+        self.keys = None if keys is None else os.fspath(keys)
         if per not in ("row", "batch"):
             raise FlowError(f"write_zeromq({endpoint!r}): per={per!r}: there are 'row' and 'batch'")
         self.endpoint, self.payload, self.per = endpoint, payload, per
@@ -210,11 +237,11 @@ class ZeroMQSink(Sink):
         if self.kind == "pub":
             socket.xpub_nodrop = 1
         try:
-            _attach(socket, self.endpoint, self.bind)
+            guard = _attach(socket, context, self.endpoint, self.bind, self.keys, self.label())
         except zmq.ZMQError as error:
-            context.destroy(linger=0)
             raise SinkError(_unreachable(self.endpoint, self.bind, error)) from error
-        return ZeroMQWriter(context, socket, self.endpoint, message_encoder(self.payload, self.per), self.timeout_s)
+        encode = message_encoder(self.payload, self.per)
+        return ZeroMQWriter(context, socket, guard, self.endpoint, encode, self.timeout_s)
 
 
 class ZeroMQWriter(Writer):
@@ -224,11 +251,12 @@ class ZeroMQWriter(Writer):
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         socket: zmq.Socket[bytes],
+        guard: curve.Guard | None,
         endpoint: str,
         encode: Callable[[pa.RecordBatch], list[bytes]],
         timeout_s: float,
     ) -> None:
-        self._context, self._socket, self._endpoint = context, socket, endpoint
+        self._context, self._socket, self._guard, self._endpoint = context, socket, guard, endpoint
         self._encode, self._timeout_s = encode, timeout_s
         self._socket.sndtimeo = int(timeout_s * 1e3)
 
@@ -244,30 +272,75 @@ class ZeroMQWriter(Writer):
             try:
                 self._socket.send(message)
             except zmq.Again as error:
+                self._look()
                 waited = f"no receiver took a message for {self._timeout_s:g} s"
-                raise SinkError(f"{self._endpoint}: {waited}; is it running, and fast enough?") from error
+                keys = "" if self._guard is None else ", and does each end have the other's key"
+                raise SinkError(f"{self._endpoint}: {waited}; is it running, and fast enough{keys}?") from error
             except zmq.ZMQError as error:
                 raise SinkError(f"{self._endpoint}: cannot send: {error}") from error
 
+    def flush(self) -> None:
+        self._look()
+
     def close(self) -> None:
         """Wait, up to the deadline, until the receivers' sockets have everything."""
+        self._look()
+        if self._guard is not None:
+            self._guard.close()
         self._socket.close(linger=int(self._timeout_s * 1e3))
         self._context.term()
 
     def abort(self) -> None:
+        if self._guard is not None:
+            self._guard.close()
         self._context.destroy(linger=0)
 
-
-def _attach(socket: zmq.Socket[bytes], endpoint: str, bind: bool) -> None:
-    if bind:
-        socket.bind(endpoint)
-    else:
-        socket.connect(endpoint)
+    def _look(self) -> None:
+        if self._guard is not None:
+            self._guard.look()
 
 
-def _check(label: str, endpoint: str, kind: str, kinds: Sequence[str], payload: str, high_water_mark: int) -> None:
+def _attach(
+    socket: zmq.Socket[bytes],
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    bind: bool,
+    keys: str | None,
+    label: str,
+) -> curve.Guard | None:
+    """Bind or connect a socket; where it fails nothing is left."""
+    guard: curve.Guard | None = None
+    try:
+        if keys is not None:
+            guard = curve.Keys(keys, label).secure(socket, context, bind, label)
+        if bind:
+            socket.bind(endpoint)
+        else:
+            socket.connect(endpoint)
+    except BaseException:
+        if guard is not None:
+            guard.close()
+        context.destroy(linger=0)
+        raise
+    return guard
+
+
+def _check(
+    label: str,
+    endpoint: str,
+    kind: str,
+    kinds: Sequence[str],
+    payload: str,
+    high_water_mark: int,
+    keys: str | os.PathLike[str] | None,
+) -> None:
     if "://" not in endpoint:
         raise FlowError(f"{label}: an endpoint looks like 'tcp://127.0.0.1:5555' or 'ipc:///tmp/events'")
+    if curve.leaves_the_machine(endpoint) and keys is None:
+        raise FlowError(
+            f"{label}: others can reach that address, so it needs keys: `millstream keys DIR` makes them, and keys='DIR' "
+            "says where they are. Without keys there is tcp://127.0.0.1:..."
+        )
     if kind not in kinds:
         raise FlowError(f"{label}: kind={kind!r}: there are {' and '.join(map(repr, kinds))}")
     if payload not in ("json", "msgpack", "arrow"):

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from millstream.batch import Batch, index_array, make_columns
 from millstream.connectors.base import Placement, Prepared, Writer
+from millstream.connectors.changes import CHANGE
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.columnar import with_arrays
 from millstream.specs.base import MAIN
-from millstream.specs.ends import CHANGE, EncodeSpec, SinkSpec
+from millstream.specs.ends import EncodeSpec, SinkSpec
 from millstream.times import SECOND_US, STAMP
 
 ENCODED: Final = "encoded"

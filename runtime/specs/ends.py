@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Self
 
 import pyarrow as pa
 
 from millstream.connectors.base import Sink, Source
+from millstream.connectors.changes import CHANGE
 from millstream.errors import FlowError, SchemaError
 from millstream.evaluate import output_type
 from millstream.expr import Expr
 from millstream.specs.base import MAIN, Bound, Fields, Spec, Time, both
 from millstream.times import MAX_US, format_duration
-
-CHANGE: Final = "change"
-"""The first field of rows behind a stream that takes rows back: "+" or "-"."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,19 @@ class SinkSpec(Spec):
                 f"{where}: its rows take earlier ones back, which is written as a field {CHANGE!r}, and there is "
                 "one of that name; rename() it"
             )
+        self._told(where, upstream)
         return upstream
 
     def resolved(self, inputs: Sequence[Bound]) -> Self:
-        return replace(self, signed=_retracts(inputs[0]))
+        return replace(self, sink=self._told(self.describe(), inputs[0]), signed=_retracts(inputs[0]))
+
+    def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
+        changelog = inputs[0].changelog
+        return changelog is not None and self.sink.needs_retractions(changelog.keys)
+
+    def _told(self, where: str, upstream: Bound) -> Sink:
+        keys = None if upstream.changelog is None else upstream.changelog.keys
+        return self.sink.told(where, upstream.schema, keys, signed=_retracts(upstream))
 
     def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
         return frozenset() if self.takes_what_is_there else None

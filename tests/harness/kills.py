@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import psutil
 import pyarrow.parquet as pq
 
@@ -68,6 +71,10 @@ keyed.scan(0, add_up, order="event_time", schema={"id": int, "sum": int}).write_
 keyed.process(Quiet, order="event_time").write_jsonl("out/quiet/")
 few = events.filter(col("n") < 5).select("at", "k", m="n").key_by("k")
 keyed.join(few, within=("-30ms", "30ms")).write_csv("out/pairs/")
+totals = keyed.agg(events=ms.count(), total=ms.sum("n"))
+totals.write_sqlite("out/results.sqlite", "rows")
+totals.key_by("events").agg(keys=ms.count()).write_sqlite("out/results.sqlite", "counts", key="events")
+panes.write_duckdb("out/panes.duckdb", "rows", mode="append")
 '''
 
 
@@ -92,6 +99,10 @@ def rows_in(folder: Path) -> dict[str, Counter[str]]:
     """What a reader finds, by the name of the output; the order of rows is not promised."""
     found: dict[str, Counter[str]] = {}
     for path in sorted(folder.iterdir()):
+        if path.suffix in (".sqlite", ".duckdb"):
+            found[path.name] = _rows_of_tables(path)
+        if path.suffix in (".sqlite", ".duckdb", ".sqlite-wal", ".sqlite-shm", ".wal"):
+            continue
         files = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else [path]
         rows: Counter[str] = Counter()
         for file in files:
@@ -102,6 +113,14 @@ def rows_in(folder: Path) -> dict[str, Counter[str]]:
                 rows.update(lines[1:] if file.suffix == ".csv" else lines)
         found[path.name] = rows
     return found
+
+
+def _rows_of_tables(path: Path) -> Counter[str]:
+    lite = path.suffix == ".sqlite"
+    database: Any = sqlite3.connect(path) if lite else duckdb.connect(str(path))
+    with contextlib.closing(database):
+        tables = ("rows", "counts") if lite else ("rows",)
+        return Counter(f"{t}: {row}" for t in tables for row in database.execute(f"SELECT * FROM {t}").fetchall())
 
 
 class Kills:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from harness.crashing import run_through_crashes
@@ -32,8 +34,22 @@ def read(flow: ms.Flow, path: Path) -> ms.Stream:
 
 
 def rows_in(path: Path) -> Counter[str]:
+    if path.suffix in DATABASES:
+        return rows_of_tables(path)
     files = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else [path]
     return Counter(line for file in files for line in file.read_text().splitlines())
+
+
+DATABASES = (".sqlite", ".duckdb")
+
+
+def rows_of_tables(path: Path) -> Counter[str]:
+    lite = path.suffix == ".sqlite"
+    connection: Any = sqlite3.connect(path) if lite else duckdb.connect(str(path))
+    tables = ("lines", "sums", "by_n") if lite else ("by_n",)
+    rows = Counter(f"{t}: {row}" for t in tables for row in connection.execute(f"SELECT * FROM {t}").fetchall())
+    connection.close()
+    return rows
 
 
 def stateless(source: Path, out: Path) -> ms.Flow:
@@ -93,7 +109,19 @@ def asked(source: Path, out: Path) -> ms.Flow:
     return flow
 
 
-MAKERS = (stateless, windows, sessions, scanned_twice, patterns, asked)
+def tables(source: Path, out: Path) -> ms.Flow:
+    flow = ms.Flow("crash")
+    rows = read(flow, source)
+    rows.filter(col("v") < 20).write_sqlite(out / "results.sqlite", "lines")
+    sums = rows.key_by("k").agg(n=ms.count(), v=ms.sum("v"))
+    sums.write_sqlite(out / "results.sqlite", "sums")
+    by_n = sums.key_by("n").agg(keys=ms.count(), most=ms.max("k"))
+    by_n.write_sqlite(out / "results.sqlite", "by_n", key="n")
+    by_n.write_duckdb(out / "results.duckdb", "by_n", key="n")
+    return flow
+
+
+MAKERS = (stateless, windows, sessions, scanned_twice, patterns, asked, tables)
 FLOWS: dict[str, Callable[[Path, Path], Any]] = {make.__name__: make for make in MAKERS}
 
 

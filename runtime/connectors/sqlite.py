@@ -1,0 +1,132 @@
+"""A table of an SQLite database as a sink.
+
+Whole numbers and booleans are INTEGER, floats REAL (NaN is null), binary BLOB; all else is TEXT: times as ISO 8601,
+decimals with all their digits, nested values as JSON. Durations are INTEGER microseconds, as in JSON lines.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.connectors.cells import is_binary, is_text, text_of
+from millstream.connectors.databases import (
+    COMMITS,
+    LOCKED_S,
+    Commit,
+    Connection,
+    DatabaseSink,
+    listed,
+    quoted,
+    said_as_sink_error,
+)
+from millstream.connectors.json_text import json_text
+
+_ROWS: Final = 16_384
+"""Rows that are Python values at the same time."""
+
+
+class SqliteSink(DatabaseSink):
+    """Rows of a table in an SQLite file; write-ahead logging, so readers see the last commit while one is under way."""
+
+    verb = "write_sqlite"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with (
+            said_as_sink_error(self.label(), sqlite3.Error, OverflowError),
+            closing(sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)) as connection,
+        ):
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")  # the pieces are removed when the commit is durable
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield _Sqlite(connection)
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+
+class _Sqlite(Connection):
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def last_commit(self, table: str) -> Commit | None:
+        if self.fields(COMMITS) is None:
+            return None
+        query = f"SELECT run, life, number, made FROM {COMMITS} WHERE name = ?"
+        found = self._connection.execute(query, (table,)).fetchone()
+        return None if found is None else Commit(found[0], found[1], found[2], bool(found[3]))
+
+    def record(self, table: str, commit: Commit) -> None:
+        columns = "name TEXT PRIMARY KEY, run TEXT, life INTEGER, number INTEGER, made INTEGER"
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {COMMITS} ({columns})")
+        self._connection.execute(f"REPLACE INTO {COMMITS} VALUES (?, ?, ?, ?, ?)", (table, *commit))
+
+    def fields(self, table: str) -> list[str] | None:
+        return [row[1] for row in self._connection.execute(f"PRAGMA table_info({quoted(table)})")] or None
+
+    def create(self, table: str, schema: pa.Schema, keys: Sequence[str]) -> None:
+        columns = ", ".join(f"{quoted(field.name)} {_declared(field.type)}" for field in schema)
+        self._connection.execute(f"CREATE TABLE {quoted(table)} ({columns})")
+        if keys:
+            # An index, as null is a key, and a primary key of numbers would make up a number in its place.
+            index = quoted(f"{table}_by_key")
+            self._connection.execute(f"CREATE UNIQUE INDEX {index} ON {quoted(table)} ({listed(keys)})")
+
+    def empty(self, table: str) -> None:
+        self._connection.execute(f"DELETE FROM {quoted(table)}")
+
+    def append(self, table: str, rows: pa.Table) -> None:
+        names = rows.column_names
+        places = ", ".join("?" * len(names))
+        insert = f"INSERT INTO {quoted(table)} ({listed(names)}) VALUES ({places})"
+        self._connection.executemany(insert, _values(rows))
+
+    def take_out(self, table: str, rows: pa.Table, keys: Sequence[str]) -> None:
+        self._delete(table, rows.select([*keys, *(n for n in rows.column_names if n not in keys)]))
+
+    def put(self, table: str, rows: pa.Table, keys: Sequence[str]) -> None:
+        self._delete(table, rows.select(list(keys)))
+        self.append(table, rows)
+
+    def _delete(self, table: str, rows: pa.Table) -> None:
+        equal = " AND ".join(f"{quoted(name)} IS ?" for name in rows.column_names)
+        self._connection.executemany(f"DELETE FROM {quoted(table)} WHERE {equal}", _values(rows))
+
+
+def _declared(type_: pa.DataType) -> str:
+    if pa.types.is_integer(type_) or pa.types.is_boolean(type_) or pa.types.is_duration(type_):
+        return "INTEGER"
+    if pa.types.is_floating(type_):
+        return "REAL"
+    return "BLOB" if is_binary(type_) else "TEXT"
+
+
+def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+    for start in range(0, rows.num_rows, _ROWS):
+        some = rows.slice(start, _ROWS).combine_chunks()
+        yield from zip(*(_cells(column.combine_chunks()) for column in some.columns), strict=True)
+
+
+def _cells(column: Any) -> list[Any]:
+    """The values of a column as SQLite takes them."""
+    type_ = column.type
+    if pa.types.is_dictionary(type_):
+        column, type_ = column.dictionary_decode(), type_.value_type
+    if pa.types.is_boolean(type_):
+        column = column.cast(pa.int8())
+    elif pa.types.is_duration(type_):
+        column = column.cast(pa.duration("us"), safe=False).cast(pa.int64())
+    elif pa.types.is_nested(type_):
+        column = pc.if_else(column.is_valid(), json_text(column, "iso"), pa.scalar(None, pa.string()))
+    elif not (pa.types.is_integer(type_) or pa.types.is_floating(type_) or is_binary(type_) or is_text(type_)):
+        column = text_of(column, "iso")
+    cells: list[Any] = column.to_pylist()
+    return cells
