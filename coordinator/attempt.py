@@ -29,6 +29,7 @@ from millstream.coordinator.core import State
 from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
 from millstream.coordinator.steering import Steering
+from millstream.coordinator.ui.watching import Watch
 from millstream.coordinator.view import View
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import MillstreamError, ProcessError, ProcessLost, restored
@@ -38,7 +39,19 @@ from millstream.result import RunResult, make_result
 from millstream.specs.ends import ReadSpec
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, worker_name
 from millstream.transport import Link
-from millstream.wire import Answered, Beat, Checkpoint, ClockReading, Completed, Credit, Data, Failed, Finished, Stop
+from millstream.wire import (
+    Answered,
+    Beat,
+    Checkpoint,
+    ClockReading,
+    Completed,
+    Credit,
+    Data,
+    Failed,
+    Finished,
+    Look,
+    Stop,
+)
 
 _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
@@ -76,11 +89,12 @@ class Attempt:
         interrupts: how often the user asked to stop.
     """
 
-    def __init__(self, plan: PhysicalPlan, life: Life, view: View, steering: Steering) -> None:
+    def __init__(self, plan: PhysicalPlan, life: Life, view: View, steering: Steering, watch: Watch) -> None:
         self.plan = plan
         self.life = life
         self.view = view
         self.steering = steering
+        self.watch = watch
         self.directory = Path(tempfile.mkdtemp(prefix="millstream-"))  # mode 0700
         self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl")
         staged = life.checkpoint_us is not None
@@ -261,6 +275,10 @@ class Attempt:
     def _hand_on_commands(self, link: Link) -> None:
         for ask in self.steering.due():
             link.send(COORDINATOR, ask)
+        for operator in self.watch.looked_at():
+            self.caller.runner.look(operator)
+            for name in (COORDINATOR, *map(worker_name, range(self.plan.workers))):
+                link.send(name, Look(operator))
         stop = self.steering.stop_due()
         if stop is not None:
             self._handled = self.interrupts = self.interrupts + 1

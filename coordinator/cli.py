@@ -25,6 +25,7 @@ from millstream.coordinator import flowfile, inspection, launch
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
+from millstream.coordinator.ui.address import parse_address
 from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
 from millstream.times import SECOND_US, duration_us
@@ -143,6 +144,10 @@ def main() -> None:
     is_flag=True,
     help="Ctrl-C lets open windows fire and finishes the output; the next run starts anew.",
 )
+@click.option(
+    "--ui", "page", metavar="on|off|HOST:PORT", default="on", show_default=True,
+    help="Where the page of the run is served; on: on this machine, at port 7373 or one that is free.",
+)  # fmt: skip
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
 def run(
     flow: str,
@@ -156,6 +161,7 @@ def run(
     fresh: bool,
     savepoint: Path | None,
     drain: bool,
+    page: str,
     plain: bool,
 ) -> None:
     """Run a flow until its input ends.
@@ -179,6 +185,7 @@ def run(
             fresh=fresh,
             savepoint=savepoint,
             drain=drain,
+            page=parse_address(page),
         )
         result = launch.run(loaded, options)
     sys.stdout.flush()

@@ -42,6 +42,7 @@ from millstream.wire import (
     Failed,
     Finished,
     Hello,
+    Look,
     Message,
     Start,
     Stop,
@@ -214,6 +215,8 @@ class Coordinator:
                     self._stopping = True  # where the input has ended already, the run comes to its own end
                 else:
                     self.state = State.FAILED
+            case Look():
+                self.runner.look(message.operator)
             case Ask():
                 self._asked(message)
             case ClockReading() | Start() | Checkpoint() | Completed() | Answered():

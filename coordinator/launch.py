@@ -22,6 +22,8 @@ from millstream.coordinator.local import LocalRun
 from millstream.coordinator.restarts import Restarts
 from millstream.coordinator.state_directory import COLLECTED, StateDirectory, locked
 from millstream.coordinator.steering import Steering
+from millstream.coordinator.ui.address import Address
+from millstream.coordinator.ui.watching import Watch, watched
 from millstream.coordinator.view import View, make_view
 from millstream.deadletters import DeadLetterFile, as_json
 from millstream.errors import FlowError, ProcessLost
@@ -46,6 +48,7 @@ class RunOptions:
         restarts: how often within ten minutes a run goes on after it has lost a process.
         drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
             made from which it goes on.
+        page: where the page of the run is served; None: nowhere.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -60,6 +63,7 @@ class RunOptions:
     savepoint: str | Path | None = None
     restarts: int = 5
     drain: bool = False
+    page: Address | None = None
 
 
 def worker_count(wanted: int | Literal["auto"]) -> int:
@@ -93,8 +97,10 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
         requests = Requests()
         steering = Steering(requests, directory.path, directory.checkpoints)
         try:
-            with served(directory.path, requests, view.line), closing(steering):
-                result = _lead(plan, directory, options, view, steering)
+            watching = watched(plan, directory.path, options.page, requests, view, say_where=options.live_view)
+            with watching as (view, watch), served(directory.path, requests, view.line), closing(steering):
+                result = _lead(plan, directory, options, view, steering, watch)
+                watch.ended(result)
                 steering.end(result.stopped_at)
                 return result
         finally:
@@ -102,7 +108,7 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
 
 
 def _lead(
-    plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, view: View, steering: Steering
+    plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, view: View, steering: Steering, watch: Watch
 ) -> RunResult:
     """One life after the other, until one comes to the end or there have been too many."""
     checkpoint_us = interval_us(plan, options.checkpoint_us)
@@ -120,9 +126,11 @@ def _lead(
             directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
             options.drain, options.import_paths,
         )  # fmt: skip
+        watch.begin(life.attempt, None if manifest is None else manifest.epoch)
         try:
-            result = Attempt(plan, life, view, steering).run()
+            result = Attempt(plan, life, view, steering, watch).run()
         except ProcessLost as error:
+            watch.lost(error)
             if checkpoint_us is None:
                 raise ProcessLost(f"{error}; the run ends, and is run again from its start") from error
             pause_s = restarts.pause_s(time.monotonic())

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from millstream.batch import Keys
+from millstream.batch import Batch, Keys
+from millstream.times import format_us
 
 BUCKETS_AN_OCTAVE: Final = 8
 """So a bucket is 9 % wide, and a quantile is off by less than 5 %."""
@@ -114,9 +115,26 @@ class KeySketch:
         return [self.rows, [[key, rows] for rows, key in certain[:_KEYS_SHOWN] if rows]]
 
 
+ROWS_SHOWN: Final = 8
+_VALUE_LENGTH: Final = 200
+
+
+def last_rows(batch: Batch) -> list[Any]:
+    """[names, rows as texts]: the last rows of a batch, with their keys, and their event times where they have any."""
+    few = batch.slice(max(0, batch.num_rows - ROWS_SHOWN), ROWS_SHOWN)
+    columns = few.all_columns()
+    names, values = list(columns.schema.names), [c.to_pylist() for c in columns.columns]
+    if few.time_us is not None:
+        names, values = [*names, "event time"], [*values, [format_us(int(t)) for t in few.time_us]]
+    return [names, [[_cut(str(v), _VALUE_LENGTH) for v in row] for row in zip(*values, strict=True)]]
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _text(values: Iterable[Any]) -> str:
-    text = ", ".join(map(str, values))
-    return text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…"
+    return _cut(", ".join(map(str, values)), _TEXT_LENGTH)
 
 
 def add_counts(total: dict[Any, Any], more: Mapping[Any, int]) -> None:

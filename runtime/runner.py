@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from millstream.block_stage import BlockStage
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
-from millstream.meters import KeySketch, add_counts
+from millstream.meters import KeySketch, add_counts, last_rows
 from millstream.operators.base import Context, DeadLetter, Operator
 from millstream.operators.build import make_operator
 from millstream.operators.decode import Decode
@@ -30,6 +30,9 @@ from millstream.specs.base import MAIN
 from millstream.stage import Emission, StageRun, StageSnapshot
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
+
+LOOK_US: Final = 5_000_000
+"""For how long the rows of an operator are told when somebody has looked at them."""
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Runner:
         self.stages: dict[int, StageRun] = {}
         self._partitioners: dict[int, KeyPartitioner] = {}
         self._waited_us: dict[str, int] = {}
+        self._look_until_us = 0
         self._lanes: list[_Lane] = []
         self.index = self.topology.index_of(me)
         for stage in plan.stages:
@@ -362,6 +366,25 @@ class Runner:
 
     # --- what there is to know ---
 
+    def look(self, operator: str) -> None:
+        """Tell the last rows of an operator with the figures, for a while."""
+        self._look_until_us = self._now_us() + LOOK_US
+        for stage in self.stages.values():
+            node = next((n for n in stage.operators if self._name(n) == operator), None)
+            if stage.looked_at != node:
+                stage.looked_at, stage.seen = node, None
+
+    def _rows_seen(self) -> dict[str, Any]:
+        """By operator, its last rows as they are shown; empty where nobody looks."""
+        if not self._look_until_us:
+            return {}
+        if self._now_us() > self._look_until_us:
+            self._look_until_us = 0
+            for stage in self.stages.values():
+                stage.looked_at = stage.seen = None
+        seen = ((s.looked_at, s.seen) for s in self.stages.values())
+        return {self._name(n): last_rows(b) for n, b in seen if n is not None and b is not None and b.num_rows}
+
     def due_us(self) -> int | None:
         """When processing time will make something happen here."""
         dues = (s.due_us() for s in self.stages.values() if isinstance(s, KeyedStage))
@@ -395,6 +418,7 @@ class Runner:
             "waited_us": self._waits(),
             "latency": {name: buckets for name, buckets in latency.items() if buckets},
             "hot_keys": self._hot_keys(),
+            "rows_seen": self._rows_seen(),
             "watermarks": watermarks,
             "queued_bytes": sum(i.held_bytes for i in {id(i): i for i in self._inboxes.values()}.values()),
             "in_flight_bytes": sum(c.in_flight_bytes for c in self._credits.values()),

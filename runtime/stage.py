@@ -18,7 +18,7 @@ from millstream.checkpoints.tables import StateTable
 from millstream.connectors.base import Prepared
 from millstream.meters import LatencyHistogram
 from millstream.operators.base import Operator
-from millstream.operators.sinks import WriteSink
+from millstream.operators.sinks import Encode, WriteSink
 from millstream.plan import Port, Stage
 from millstream.sending import ExchangeOutput, Number, Outgoing
 from millstream.specs.base import MAIN
@@ -68,6 +68,10 @@ class StageRun(ABC):
         self.exchange_outputs = list(seen.values())
         self.busy_us = dict.fromkeys(operators, 0)
         """By node, for how long its operator has worked: what it gave to others to do is theirs."""
+        self.looked_at: int | None = None
+        """The node whose rows somebody looks at: those that it puts out, or those that it takes where it ends there."""
+        self.seen: Batch | None = None
+        """The last of them."""
         self.latencies = {n: LatencyHistogram() for n, o in operators.items() if isinstance(o, WriteSink)}
         """By sink, how old rows were when they were written: since the oldest event that they come of was read."""
 
@@ -79,6 +83,8 @@ class StageRun(ABC):
         operator = self.operators[node]
         counters = operator.context.counters
         counters.rows_in += batch.num_rows
+        if node == self.looked_at and isinstance(operator, WriteSink | Encode):
+            self.seen = batch
         rows_before = counters.rows_out
         yield from self._pass_on(node, operator, operator.on_batch(batch, port))
         if node in self.latencies:
@@ -92,6 +98,8 @@ class StageRun(ABC):
                 yield None
                 continue
             name, batch = output
+            if node == self.looked_at and not isinstance(operator, WriteSink | Encode):
+                self.seen = batch
             operator.context.counters.rows_out += batch.num_rows if name == MAIN else 0
             yield from self._emit(Port(node, name), batch)
 

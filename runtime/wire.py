@@ -438,9 +438,27 @@ class Answered:
         return cls(*_fields("answered", header, 3, frames))
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Supervisor to everyone: somebody looks at the rows of an operator. Header: [tag, version, attempt, operator].
+
+    For a few seconds each process that runs it then tells its last rows with its figures.
+    """
+
+    TAG: ClassVar[int] = 20
+    operator: str
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.operator))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Look:
+        return cls(*_fields("look", header, 1, frames))
+
+
 Message = (
     Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
-    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered
+    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered | Look
 )  # fmt: skip
 
 _MESSAGES: dict[int, Any] = {m.TAG: m for m in get_args(Message)}

@@ -24,6 +24,7 @@ from millstream.wire import (
     Data,
     Failed,
     Finished,
+    Look,
     Message,
     Start,
     Stop,
@@ -70,6 +71,8 @@ class Worker:
                 self._part.completed(message.epoch)
                 self.outbox.append((COORDINATOR, self.beat()))  # the run may end here: these figures are the last
                 self.outbox.append((COORDINATOR, Committed(self.name, message.epoch)))
+            case Look():
+                self.runner.look(message.operator)
             case Stop():
                 self.stopped = True
             case _:

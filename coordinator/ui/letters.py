@@ -1,0 +1,55 @@
+"""The newest dead letters and late events: the ends of the files in which a run keeps them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+_TAIL_BYTES: Final = 256 * 1024
+_FILES: Final = 64
+_VALUE_LENGTH: Final = 2_000
+
+
+def newest_letters(folder: Path, most: int) -> list[dict[str, Any]]:
+    """The last of the JSON lines in the files of a folder, from the file written last; each says which file it is in."""
+    try:
+        files = [p for p in folder.rglob("*") if p.is_file() and p.suffix == ".jsonl"]
+        files.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+    found: list[dict[str, Any]] = []
+    for path in files[:_FILES]:
+        if len(found) >= most:
+            break
+        found += _last_lines(path, str(path.relative_to(folder)), most - len(found))
+    return found
+
+
+def _last_lines(path: Path, name: str, most: int) -> list[dict[str, Any]]:
+    """The last lines of a file that are whole, the newest first."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            start = max(0, size - _TAIL_BYTES)
+            file.seek(start)
+            lines = file.read(_TAIL_BYTES).split(b"\n")
+    except OSError:
+        return []
+    if start:
+        lines = lines[1:]
+    found: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        if len(found) == most:
+            break
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(fields, dict):
+            found.append({"file": name, "fields": {k: _shortened(v) for k, v in fields.items()}})
+    return found
+
+
+def _shortened(value: Any) -> Any:
+    return value[:_VALUE_LENGTH] + "…" if isinstance(value, str) and len(value) > _VALUE_LENGTH else value
