@@ -15,6 +15,7 @@ import millstream as ms
 from millstream.coordinator import launch
 from millstream.coordinator.cli import main
 from millstream.coordinator.summary import summary
+from millstream.coordinator.ui.address import Address
 from millstream.errors import InternalError, ProcessError
 from millstream.result import RunResult
 
@@ -136,9 +137,14 @@ def test_options_reach_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(launch, "run", run)
     sizes = ["--workers", "3", "--batch-size", "10", "--hang-timeout", "2m"]
-    result = invoke("run", "totals.py", *sizes, "--ingest", "workers", "--state", "kept", "--plain")
+    result = invoke(
+        "run", "totals.py", *sizes, "--ingest", "workers", "--state", "kept", "--plain", "--ui", "localhost:81"
+    )
     assert result.exit_code == 0, result.output
-    assert seen == [launch.RunOptions(3, 10, "workers", Path("kept"), False, (str(folder),), 120.0)]
+    options = launch.RunOptions(
+        3, 10, "workers", Path("kept"), False, (str(folder),), 120.0, page=Address("localhost", 81)
+    )
+    assert seen == [options]
 
 
 def test_what_follows_two_dashes_is_for_the_flow_file(folder: Path) -> None:
