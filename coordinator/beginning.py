@@ -26,11 +26,14 @@ Interval = int | Literal["auto"] | None
 
 
 def interval_us(plan: PhysicalPlan, wanted: Interval) -> int | None:
-    """How often a flow makes checkpoints; without being asked to, where all of its input can be read again."""
+    """How often a flow makes checkpoints; without being asked to, where another run can go on with its input.
+
+    Standard input may be another one then, or the same from its beginning: its user has to say.
+    """
     if wanted != "auto":
         return wanted
     sources = (plan.source_of(partition) for partition in range(len(plan.partitions)))
-    return DEFAULT_INTERVAL_US if all(source.replayable for source in sources) else None
+    return DEFAULT_INTERVAL_US if all(s.replayable or s.taken_once for s in sources) else None
 
 
 def begin(
@@ -55,7 +58,12 @@ def begin(
     if savepoint is not None:
         return _from_savepoint(plan, directory, view, savepoint, checkpoints=checkpoints, fresh=fresh)
     if fresh or not directory.unfinished:
-        directory.start_anew()
+        keeps = directory.unworked and not fresh
+        if keeps:
+            view.line(
+                "an earlier run was lost before its first checkpoint: what it had read is worked on now (--fresh drops it)"
+            )
+        directory.start_anew(keep_journals=keeps)
         return None
     manifest = newest(plan, directory, view)
     assert manifest is not None

@@ -13,20 +13,22 @@ _ORDER = [Guarantee.EXACTLY_ONCE, Guarantee.AFTER_RECOVERY, Guarantee.AT_LEAST_O
 
 def end_to_end(plan: PhysicalPlan, *, checkpoints: bool) -> str:
     """The promise of a run, in a sentence."""
-    lossy = [n for n in plan.nodes.values() if isinstance(n.spec, ReadSpec) and not n.spec.source.replayable]
+    sources = [node.spec.source for node in plan.nodes.values() if isinstance(node.spec, ReadSpec)]
+    lossy = [s for s in sources if not s.replayable and not (s.journaled and checkpoints)]
     if lossy:
-        assert isinstance(lossy[0].spec, ReadSpec)
-        what = f"not kept through failures: what {lossy[0].spec.source.label()} has read cannot be read again"
+        what = f"not kept through failures: what {lossy[0].label()} has read cannot be read again"
         return f"{what}, so events since the last checkpoint are lost with a process" if checkpoints else what
     if not checkpoints:
         return "at least once: a failed run starts over, replacing its files (no checkpoints)"
     sinks = list(_sinks(plan))
     weakest = max((s.sink.guarantee for _, s in sinks), key=_ORDER.index)
+    journaled = [s.label() for s in sources if not s.replayable]
+    but = f"; of {journaled[0]} a coordinator that dies loses what lay in its hands" if journaled else ""
     if weakest is Guarantee.EXACTLY_ONCE:
-        return "exactly once"
+        return f"exactly once{but}"
     limiting = [spec.sink.label() for _, spec in sinks if spec.sink.guarantee is weakest]
     others = "" if len(limiting) == 1 else f" and {len(limiting) - 1} more"
-    return f"{weakest.value}: limited by {limiting[0]}{others}"
+    return f"{weakest.value}: limited by {limiting[0]}{others}{but}"
 
 
 def _sinks(plan: PhysicalPlan) -> Iterator[tuple[Node, SinkSpec]]:

@@ -39,7 +39,8 @@ class _Shell:
             if isinstance(source, StdinSource):
                 source.descriptor = bootstrap.stdin
         recovery = bootstrap.recovery()
-        self.readers = Readers(plan, bootstrap.hosted, link.poller, recovery)
+        journals = None if bootstrap.checkpoint_us is None else bootstrap.journals
+        self.readers = Readers(plan, bootstrap.hosted, link.poller, recovery, journals)
         policy = None if bootstrap.checkpoint_us is None else CheckpointPolicy(bootstrap.checkpoint_us)
         self.store = None if policy is None else bootstrap.checkpoint_store()
         self.core = Coordinator(
@@ -107,6 +108,7 @@ class _Shell:
             self.core.checkpoint_written(f"{COORDINATOR}: {error}")
         else:
             self.core.checkpoint_written()
+            self.readers.counted(manifest)
             self.store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.pinned)
 
     def _flush(self) -> None:

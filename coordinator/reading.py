@@ -9,13 +9,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import zmq
 
 from millstream.channel import RECEIVER_BUDGET_BYTES
+from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.recovery import Recovery
+from millstream.checkpoints.store import KEPT
 from millstream.connectors.base import Block, Offset, Reader
+from millstream.connectors.journal import Journal
 from millstream.errors import SourceError
 from millstream.plan import PhysicalPlan
 from millstream.topology import COORDINATOR, SOURCE_STAGE
@@ -63,6 +68,7 @@ class Readers:
 
     Args:
         recovery: the checkpoint to go on from; None: from the start.
+        journals: the folder of the journals of sources that give everything once; None: none are kept.
     Raises:
         SourceError: a source cannot be read from where the checkpoint is.
     """
@@ -73,7 +79,10 @@ class Readers:
         hosted: Sequence[int],
         poller: zmq.Poller | None,
         recovery: Recovery | None = None,
+        journals: Path | None = None,
     ) -> None:
+        self._journals: dict[int, Journal] = {}
+        self._counted: dict[int, deque[int]] = {}
         self._readers: dict[int, Reader] = {}
         self._again_s: dict[int, float] = {}
         self._poller = poller
@@ -87,6 +96,11 @@ class Readers:
                         "middle. Start anew with --fresh, or read from files"
                     )
                 self._readers[partition] = HostedReader()
+            elif journals is not None and plan.source_of(partition).journaled:
+                journal = Journal(journals / quote(f"{plan.nodes[node].name}.{name}", safe=""))
+                self._journals[partition], self._counted[partition] = journal, deque(maxlen=KEPT)
+                offset = None if known is None else known.offset
+                self._readers[partition] = plan.source_of(partition).open_journaled(name, journal, offset)
             elif known is None or known.offset is None:
                 self._readers[partition] = plan.source_of(partition).open(name)
             else:
@@ -103,6 +117,15 @@ class Readers:
     def offset(self, partition: int) -> Offset | None:
         """Where the reader of a partition is; None: what it has read cannot be read again."""
         return self._readers[partition].offset()
+
+    def counted(self, manifest: Manifest) -> None:
+        """A checkpoint is complete: what comes before the oldest that is kept is not needed again."""
+        for partition, journal in self._journals.items():
+            offset, counted = manifest.partitions[partition].offset, self._counted[partition]
+            if offset is not None:
+                counted.append(offset["position"])
+            if len(counted) == counted.maxlen:
+                journal.trim(counted[0])
 
     def put(self, data: Data) -> None:
         """Take a hosted block."""
@@ -160,3 +183,5 @@ class Readers:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+        for journal in self._journals.values():
+            journal.close()

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from millstream.bootstrap import JOURNALS
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.store import CheckpointStore
 from millstream.coordinator.orphans import await_orphans
@@ -47,13 +48,13 @@ class StateDirectory:
             ) from error
         return last + 1
 
-    def start_anew(self) -> None:
-        """Clear what earlier runs left: checkpoints, rows for the caller, dead letters and late events.
+    def start_anew(self, *, keep_journals: bool = False) -> None:
+        """Clear what earlier runs left: checkpoints, journals, rows for the caller, dead letters and late events.
 
         Raises:
             ProcessError: it cannot be done.
         """
-        for leftover in ("checkpoints", COLLECTED, "dead-letters", "late"):
+        for leftover in ("checkpoints", COLLECTED, "dead-letters", "late", *(() if keep_journals else (JOURNALS,))):
             shutil.rmtree(self.path / leftover, ignore_errors=True)
         if self.checkpoints.epochs():
             raise ProcessError(f"the checkpoints in {self.path} cannot be removed; see who owns them")
@@ -69,6 +70,11 @@ class StateDirectory:
         """Whether there are checkpoints of a run that did not come to its end."""
         epochs = self.checkpoints.epochs()
         return bool(epochs) and epochs[-1] > self._number_in(_ENDED)
+
+    @property
+    def unworked(self) -> bool:
+        """Whether an earlier run was lost before its first checkpoint, and its journals hold what it had read."""
+        return not self.checkpoints.epochs() and any((self.path / JOURNALS).glob("*/*"))
 
     def _number_in(self, name: str) -> int:
         try:

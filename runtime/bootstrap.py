@@ -11,12 +11,15 @@ import pickle
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import CheckpointStore
 from millstream.plan import PhysicalPlan
+
+JOURNALS: Final = "journal"
+"""In the state directory: what sources gave that give everything once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class Bootstrap:
             return None
         store = self.checkpoint_store()
         return Recovery(store.manifest(self.epoch), store)
+
+    @property
+    def journals(self) -> Path | None:
+        return None if self.state is None else self.state / JOURNALS
 
     def dead_letter_path(self, process: str) -> Path | None:
         return None if self.state is None else self.state / "dead-letters" / f"{process}.jsonl"

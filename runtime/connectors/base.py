@@ -23,6 +23,8 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import zmq
 
+    from millstream.connectors.journal import Journal
+
 
 Offset = dict[str, Any]
 """Where a reader goes on after a restart: plain JSON, written into checkpoints. What is in it is the reader's affair."""
@@ -120,12 +122,16 @@ class Source(ABC):
         in_caller: it must be read in the process that called `Flow.run` (Python iterables).
         hosted: it runs the user's code, and so is read in the source host, away from the coordinator.
         replayable: its readers say where they are, and reading can go on from there (`open_at`).
+        journaled: what it gives comes once, but can be kept in a journal as it is read (`open_journaled`).
+        taken_once: another run never reads again what one has read. Not so for a pipe, which its user may fill anew.
     """
 
     live: bool = False
     in_caller: bool = False
     hosted: bool = False
     replayable: bool = False
+    journaled: bool = False
+    taken_once: bool = False
 
     @abstractmethod
     def label(self) -> str:
@@ -154,6 +160,19 @@ class Source(ABC):
             SourceError: what was there then is not there any more.
         """
         raise NotImplementedError(f"{self.label()} cannot be read again from the middle")
+
+    def open_journaled(self, partition: str, journal: Journal, offset: Offset | None) -> Reader:
+        """Go on reading a partition: first what the journal holds from an offset on, then what comes.
+
+        What comes is in the journal before the reader hands it out. The ``"position"`` in the offsets of such readers is the
+        journal's: nothing before it is needed any more.
+
+        Args:
+            offset: what a reader of it said; None: from the journal's beginning.
+        Raises:
+            SourceError: the journal cannot be read.
+        """
+        raise NotImplementedError(f"{self.label()} keeps no journal")
 
     def with_fields(self, fields: Sequence[str]) -> Source:
         """The same source reading only ``fields``: for columnar ones, which can leave the others on disk."""

@@ -46,6 +46,10 @@ def split_mark(payload: bytes) -> tuple[bytes | None, bytes]:
     return payload[start:end], payload[end:]
 
 
+def _marked(header: bytes) -> bytes:
+    return b"".join((_MARK, len(header).to_bytes(4, "little"), header))
+
+
 def line_ends(data: bytes, at_end: bool) -> Ends | None:
     """Records are lines."""
     return None
@@ -92,9 +96,16 @@ class BlockCutter:
         self._ends: Ends | None = None
         self._next = 0  # in _ends, the first that was not handed out
 
-    def resume(self, offset: int, line: int) -> None:
+    @property
+    def header(self) -> bytes | None:
+        """The header that blocks bring along, once it was read."""
+        return None if self._mark is None else split_mark(self._mark)[0]
+
+    def resume(self, offset: int, line: int, header: bytes | None = None) -> None:
         """Forget what was read: bytes come from this offset on, with this line. The header, if any, was passed over."""
         self.offset, self.line = offset, line
+        if header is not None:
+            self._mark = _marked(header)
         self._data, self._start, self._whole, self._ends, self._next = b"", 0, 0, None, 0
         self.at_start = self.at_start and offset == 0
 
@@ -135,7 +146,7 @@ class BlockCutter:
             length, header = self._header(self.origin, self._data[self._start : self._whole])
             self._skip(length)
             if header is not None:
-                self._mark = b"".join((_MARK, len(header).to_bytes(4, "little"), header))
+                self._mark = _marked(header)
 
     def _skip(self, nbytes: int) -> None:
         end = self._start + nbytes

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import pyarrow as pa
 
-from millstream.connectors.base import Block, Decoder, Reader, Source
-from millstream.connectors.blocks import BlockCutter, EndsOf, ReadHeader, csv_ends, line_ends
+from millstream.connectors.base import Block, Decoder, Offset, Reader, Source
+from millstream.connectors.blocks import BlockCutter, csv_ends, line_ends
 from millstream.connectors.decoders import LINE_SCHEMA, CsvFilesDecoder, LineDecoder, json_decoder
 from millstream.connectors.infer import split_header
+from millstream.connectors.journal import Journal
 from millstream.errors import FlowError, SourceError
 
 Format = Literal["jsonl", "csv", "text"]
@@ -31,6 +32,7 @@ class StdinSource(Source):
     """
 
     live = True
+    journaled = True
 
     def __init__(self, *, format: Format = "jsonl", schema: pa.Schema | None = None, descriptor: int = 0) -> None:
         if format not in ("jsonl", "csv", "text"):
@@ -49,9 +51,19 @@ class StdinSource(Source):
         return ["stdin"]
 
     def open(self, partition: str) -> Reader:
+        return DescriptorReader(self.descriptor, self._cutter())
+
+    def open_journaled(self, partition: str, journal: Journal, offset: Offset | None) -> Reader:
+        cutter = self._cutter()
+        if offset is not None:
+            header = offset["header"]
+            cutter.resume(offset["position"], offset["line"], None if header is None else header.encode("latin-1"))
+        return DescriptorReader(self.descriptor, cutter, journal)
+
+    def _cutter(self) -> BlockCutter:
         if self.format == "csv":
-            return DescriptorReader(self.descriptor, csv_ends(_QUOTE, _DELIMITER), _bring_header)
-        return DescriptorReader(self.descriptor)
+            return BlockCutter("stdin", csv_ends(_QUOTE, _DELIMITER), _bring_header)
+        return BlockCutter("stdin", line_ends)
 
     def decoder(self, fields: Sequence[str] | None) -> Decoder:
         if self.format == "text":
@@ -70,11 +82,16 @@ def _bring_header(path: str, records: bytes) -> tuple[int, bytes | None]:
 
 
 class DescriptorReader(Reader):
-    """A pipe, a terminal or a file by its descriptor, which stays open: it belongs to whoever passed it on."""
+    """A pipe, a terminal or a file by its descriptor, which stays open: it belongs to whoever passed it on.
 
-    def __init__(self, descriptor: int, ends_of: EndsOf = line_ends, header: ReadHeader | None = None) -> None:
+    With a journal, what it holds is read first, from where the cutter is.
+    """
+
+    def __init__(self, descriptor: int, cutter: BlockCutter, journal: Journal | None = None) -> None:
         self._descriptor = descriptor
-        self._cutter = BlockCutter("stdin", ends_of, header)
+        self._cutter = cutter
+        self._journal = journal
+        self._kept: Iterator[bytes] = iter(()) if journal is None else journal.go_on_from(cutter.offset)
         # The descriptor's own non-blocking flag is shared with other programs on the same terminal: ask first instead.
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
@@ -91,8 +108,19 @@ class DescriptorReader(Reader):
                 return None
         return None
 
-    def wait_on(self) -> int:
-        return self._descriptor
+    def offset(self) -> Offset | None:
+        if self._journal is None:
+            return None
+        header = self._cutter.header
+        named = None if header is None else header.decode("latin-1")
+        return {"position": self._cutter.offset, "line": self._cutter.line, "header": named}
+
+    def wait_on(self) -> int | None:
+        return None if self._full else self._descriptor
+
+    @property
+    def _full(self) -> bool:
+        return self._journal is not None and self._journal.full
 
     def close(self) -> None:
         self.ended = True
@@ -101,11 +129,7 @@ class DescriptorReader(Reader):
         """Read what is there; whether there was anything, be it the end."""
         pieces = [self._cutter.rest()]
         wanted = max(nbytes, len(pieces[0]))
-        while wanted > 0 and not self._finished and self._poll.poll(0):
-            try:
-                piece = os.read(self._descriptor, wanted)
-            except OSError as error:
-                raise SourceError(f"stdin: cannot be read: {error.strerror}") from error
+        while wanted > 0 and not self._finished and (piece := self._next(wanted)) is not None:
             pieces.append(piece)
             wanted -= len(piece)
             self._finished = not piece
@@ -113,3 +137,17 @@ class DescriptorReader(Reader):
             return False
         self._cutter.refill(b"".join(pieces), at_end=self._finished)
         return True
+
+    def _next(self, nbytes: int) -> bytes | None:
+        """What was kept, then what is there; None: nothing now; empty: the end."""
+        if (kept := next(self._kept, None)) is not None:
+            return kept
+        if self._full or not self._poll.poll(0):
+            return None
+        try:
+            piece = os.read(self._descriptor, nbytes)
+        except OSError as error:
+            raise SourceError(f"stdin: cannot be read: {error.strerror}") from error
+        if self._journal is not None and piece:
+            self._journal.append(piece)
+        return piece

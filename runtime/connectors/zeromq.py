@@ -16,16 +16,18 @@ version, is refused; a message that is too long ends its connection; one that ca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal
 
 import pyarrow as pa
 import zmq
 
 from millstream.connectors import curve
-from millstream.connectors.base import Block, Decoder, Placement, Reader, Sink, Source, Writer
+from millstream.connectors.base import Block, Decoder, Offset, Placement, Reader, Sink, Source, Writer
+from millstream.connectors.journal import Journal
 from millstream.connectors.messages import FRAME_BYTES, Payload, Per, join_messages, message_decoder, message_encoder
 from millstream.errors import FlowError, SinkError, SourceError
 from millstream.times import Duration, duration_us
@@ -44,6 +46,8 @@ class ZeroMQSource(Source):
     """Messages that other programs push or publish. Of a message with several parts, the last one counts."""
 
     live = True
+    journaled = True
+    taken_once = True
 
     def __init__(
         self,
@@ -84,6 +88,12 @@ class ZeroMQSource(Source):
         return [self.endpoint]
 
     def open(self, partition: str) -> ZeroMQReader:
+        return self._open(None, 0)
+
+    def open_journaled(self, partition: str, journal: Journal, offset: Offset | None) -> ZeroMQReader:
+        return self._open(journal, journal.begin if offset is None else offset["position"])
+
+    def _open(self, journal: Journal | None, position: int) -> ZeroMQReader:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = context.socket(zmq.PULL if self.kind == "pull" else zmq.SUB)
         socket.rcvhwm = self.high_water_mark
@@ -96,7 +106,7 @@ class ZeroMQSource(Source):
             guard = _attach(socket, context, self.endpoint, self.bind, self.keys, self.label())
         except zmq.ZMQError as error:
             raise SourceError(_unreachable(self.endpoint, self.bind, error)) from error
-        return ZeroMQReader(context, socket, guard, self.endpoint, self.high_water_mark)
+        return ZeroMQReader(context, socket, guard, self.endpoint, self.high_water_mark, journal, position)
 
     def decoder(self, fields: Sequence[str] | None) -> Decoder:
         return message_decoder(self.payload, self.declared, fields, self.label())
@@ -109,6 +119,8 @@ class ZeroMQReader(Reader):
     worked on does not wait again; and after a silence the first message leaves at once. No more
     than 200 blocks a second leave either way, unless they are full. A message is never cut: a list of events may
     make a block longer than was asked for.
+
+    With a journal, the blocks that it holds come first, as they were.
     """
 
     def __init__(
@@ -118,12 +130,16 @@ class ZeroMQReader(Reader):
         guard: curve.Guard | None,
         endpoint: str,
         high_water_mark: int,
+        journal: Journal | None = None,
+        position: int = 0,
     ) -> None:
         self._context, self._socket, self._guard = context, socket, guard
         self._endpoint, self._high_water_mark = endpoint, high_water_mark
+        self._journal = journal
+        self._kept: Iterator[bytes] = iter(()) if journal is None else journal.go_on_from(position)
         self._messages: list[bytes] = []
         self._nbytes = 0
-        self._offset = 0
+        self._offset = position
         self._leave_s = 0.0  # when the next block may leave that is not full
         self._looked_s = 0.0  # when the socket was last found empty
         self._pause_s = _LEAST_PAUSE_S
@@ -134,25 +150,52 @@ class ZeroMQReader(Reader):
         return self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        if (kept := next(self._kept, None)) is not None:
+            return self._block(kept)
+        if self._full:
+            return None
         full = self._gather(max_rows, max_bytes)
         now_s = time.monotonic()
         if not self._messages or not (full or now_s >= self._leave_s):
             return None
         self._leave_s = now_s + LINGER_S
-        block = Block(join_messages(self._messages), self._offset, 0, self._endpoint)
-        self._offset += block.nbytes
+        return self._block(self._joined())
+
+    def _joined(self) -> bytes:
+        """What was gathered as the payload of a block, and in the journal, if there is one."""
+        payload = join_messages(self._messages)
         self._messages, self._nbytes = [], 0
+        if self._journal is not None:
+            self._journal.append(payload)
+        return payload
+
+    def _block(self, payload: bytes) -> Block:
+        block = Block(payload, self._offset, 0, self._endpoint)
+        self._offset += len(payload)
         return block
+
+    @property
+    def _full(self) -> bool:
+        return self._journal is not None and self._journal.full
+
+    def offset(self) -> Offset | None:
+        return None if self._journal is None else {"position": self._offset}
 
     def due_s(self) -> float | None:
         return min(self._leave_s, self._looked_s + self._pause_s) if self._messages else None
 
     def wait_on(self) -> zmq.Socket[bytes] | None:
         # While messages are gathered, waking up for each of them would cost more than they do.
-        return None if self._messages else self._socket
+        return None if self._messages or self._full else self._socket
 
     def close(self) -> None:
+        """Let go of the socket; what lies in it goes into the journal, for the next life of the run."""
         self.ended = True
+        if self._journal is not None and not self._full:
+            with contextlib.suppress(SourceError):  # whatever ended the run is the reason to tell
+                self._gather(self._high_water_mark, MESSAGE_BYTES)
+                if self._messages:
+                    self._joined()
         if self._guard is not None:
             self._guard.close()
         self._context.destroy(linger=0)

@@ -88,12 +88,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a flow file under ``millstream run``; whatever is left of it at the end is killed."""
     runs: list[Run] = []
 
-    def begin(source: str, *arguments: str, name: str = "flow.py") -> Run:
+    def begin(source: str, *arguments: str, name: str = "flow.py", stdin: int = subprocess.DEVNULL) -> Run:
         (tmp_path / name).write_text(source)
         (tmp_path / "sockets").mkdir(exist_ok=True)
         process = subprocess.Popen(
             [str(Path(sys.executable).parent / "millstream"), "run", name, "--plain", *arguments],
-            cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "TMPDIR": str(tmp_path / "sockets")},
         )  # fmt: skip
         runs.append(Run(process, tmp_path))
