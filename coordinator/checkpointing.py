@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from millstream.checkpoints.manifest import Manifest, PartitionState, SinkState, TableFile
+from millstream.meters import add_counts
 from millstream.plan import PhysicalPlan
 from millstream.wire import Acknowledged
 
@@ -113,16 +115,28 @@ class Checkpointing:
         self.under_way.waiting.discard(message.process)
         self.under_way.answers.append(message)
 
-    def manifest(self, clocks: Mapping[int, Mapping[int, list[int]]], created_us: int) -> Manifest:
+    def manifest(
+        self,
+        clocks: Mapping[int, Mapping[int, list[int]]],
+        created_us: int,
+        counters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+        started_us: int = 0,
+    ) -> Manifest:
         """The manifest of the checkpoint under way, which everyone has acknowledged.
 
         Args:
             clocks: by source partition and ``event_time()``, what the clock had seen at the barrier.
+            counters: by operator, what the coordinator's own stages had counted.
+            started_us: when the run began, by the clock of `begin`.
         """
         under_way = self.under_way
         assert under_way is not None
         plan = self._plan
         sinks: dict[str, list[SinkState]] = {}
+        totals: dict[str, dict[str, int]] = {}
+        for counted in (counters, *(answer.counters for answer in under_way.answers)):
+            for name, figures in counted.items():
+                add_counts(totals.setdefault(name, {}), figures)
         for answer in under_way.answers:
             for name, (state, commits) in answer.sinks.items():
                 sinks.setdefault(name, []).append(SinkState(state, commits))
@@ -135,7 +149,8 @@ class Checkpointing:
             flow=plan.name, epoch=under_way.epoch, attempt=self._attempt, workers=plan.workers, created_us=created_us,
             operators={n.name: n.spec.describe() for n in plan.nodes.values()},
             tables=tuple(TableFile(*t) for a in under_way.answers for t in a.tables),
-            partitions=tuple(partitions), sinks=sinks, finished=under_way.last,
+            partitions=tuple(partitions), sinks=sinks, finished=under_way.last, counters=totals,
+            seconds=(under_way.begun_us - started_us) / 1e6,
         )  # fmt: skip
 
     def sizes(self) -> dict[str, list[int]]:

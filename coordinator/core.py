@@ -7,13 +7,14 @@ blocks when it is told to and gives them in, moves messages, and tells the time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
 from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.checkpoints.manifest import Manifest
+from millstream.checkpoints.part import counted
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
@@ -163,6 +164,11 @@ class Coordinator:
         """The epochs of checkpoints of which nothing is to be removed."""
         self._worked_off = False
         self._recovered = recovery is not None
+        self._started_us: int | None = None
+        self.seconds_before = 0.0 if recovery is None else recovery.manifest.seconds
+        """For how long earlier lives of the run went on, up to the checkpoint from which it goes on."""
+        self._counted: dict[int, tuple[int, dict[int, dict[str, int]]]] = {}
+        """By stage in this process, the epoch of the last barrier that passed it, and what it had counted by then."""
         if recovery is not None:
             self._restore(recovery)
 
@@ -193,6 +199,7 @@ class Coordinator:
                 self._member(message.process, now_us).hello = True
                 if self.state is State.STARTING and all(m.hello for m in self.members.values()):
                     self.state = State.ENDING if self._announced_end else State.RUNNING
+                    self._started_us = now_us - int(self.seconds_before * 1e6)
                     for name in self.members:
                         self.outbox.append((name, Start(len(self.partitions))))
                     self._tell_recovered()
@@ -385,7 +392,9 @@ class Coordinator:
 
     def work(self, steps: int) -> bool:
         more = self.runner.work(steps)
-        self.runner.snapshots.clear()  # its stages have no state: where readers and clocks are is in the manifest
+        while self.runner.snapshots:  # its stages have no state: where readers and clocks are is in the manifest
+            snapshot = self.runner.snapshots.popleft()
+            self._counted[snapshot.stage] = (snapshot.epoch, snapshot.counters)
         # The coordinator's own stages report to the clocks in the same process; what they read there may
         # be answered by a further report, and is work in any case.
         while self._route_own_reports():
@@ -460,7 +469,14 @@ class Coordinator:
         if not all(self.clocks.passed_barrier(under_way.epoch, p) for p in open_):
             return None
         clocks = {p: self.clocks.take_barrier(under_way.epoch, p) for p in open_}
-        return self.checkpointing.manifest(clocks, self._now_us())
+        counters = counted(self.plan, self._counters_at(under_way.epoch))
+        return self.checkpointing.manifest(clocks, self._now_us(), counters, self._started_us or 0)
+
+    def _counters_at(self, epoch: int) -> Iterator[dict[int, dict[str, int]]]:
+        """What the stages in this process had counted at a barrier; those that had ended before never met it."""
+        for number, stage in self.runner.stages.items():
+            met, counters = self._counted.get(number, (0, {}))
+            yield counters if met == epoch else stage.counters()
 
     def checkpoint_written(self, failure: str = "") -> None:
         """The manifest is on disk, and everyone may show what it counts; or, with a failure, it is not."""

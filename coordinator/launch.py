@@ -122,6 +122,7 @@ def _lead(
         if manifest is not None:
             repeat_commits(plan, manifest)
             recovery = Recovery(manifest, directory.checkpoints)
+        directory.cut_back_letters(0 if manifest is None else manifest.epoch)
         life = Life(
             directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
             options.drain, options.import_paths,

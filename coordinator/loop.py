@@ -151,7 +151,8 @@ class _Shell:
         add_counts(mine["busy_us"], {self.core.plan.nodes[n].name: us for n, us in self.reading_us.items()})
         add_counts(mine["waited_us"], {self.core.plan.nodes[n].name: us for n, us in self.waited_us.items()})
         end_s = time.monotonic() if self.ended_s is None else self.ended_s
-        figures["seconds"] = 0.0 if self.started_s is None else end_s - self.started_s
+        elapsed_s = 0.0 if self.started_s is None else end_s - self.started_s
+        figures["seconds"] = self.core.seconds_before + elapsed_s
         return figures
 
     def close(self) -> None:

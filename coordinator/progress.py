@@ -152,6 +152,8 @@ class Meter:
         )
 
     def _remember(self, sample: _Sample) -> None:
+        if self._samples and sample.seconds < self._samples[-1].seconds:
+            self._samples.clear()  # the run has gone back to a checkpoint
         self._samples.append(sample)
         while len(self._samples) > 2 and self._samples[1].seconds <= sample.seconds - _SPEED_WINDOW_S:
             self._samples.popleft()

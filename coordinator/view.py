@@ -98,7 +98,7 @@ class PlainView(QuietView):
     def update(self, figures: Mapping[str, Any]) -> None:
         progress = self._meter.read(figures)
         news = (progress.events_in, progress.rows_out, progress.late, progress.dead_letters, progress.watermark_us)
-        if progress.seconds - self._said_s >= _LINE_EVERY_S and news != self._said:
+        if not 0 <= progress.seconds - self._said_s < _LINE_EVERY_S and news != self._said:
             self._said_s, self._said = progress.seconds, news
             self.line(plain_line(progress))
 

@@ -9,7 +9,10 @@ from typing import IO, Any, Final
 
 from millstream.operators.base import DeadLetter
 
+LETTERS: Final = "dead-letters"
+"""The folder in the state directory."""
 LETTERS_KEPT: Final = 1_000
+_AFTER: Final = "after_checkpoint"
 
 
 class DeadLetterFile:
@@ -39,6 +42,28 @@ class DeadLetterFile:
             self._file.close()
 
 
+def cut_back(folder: Path, epoch: int) -> None:
+    """Take out the letters from after a checkpoint: a run that goes on from there refuses those records again.
+
+    Args:
+        epoch: of the checkpoint; 0: the run starts anew.
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for path in folder.glob("*.jsonl"):
+        kept = path.with_suffix(".kept")
+        with path.open("rb") as letters, kept.open("wb") as out:
+            out.writelines(line for line in letters if _is_before(line, epoch))
+        kept.replace(path)
+
+
+def _is_before(line: bytes, epoch: int) -> bool:
+    try:
+        return bool(json.loads(line).get(_AFTER, 0) < epoch)
+    except ValueError:
+        return False  # whoever wrote it was killed in the middle
+
+
 def as_json(letter: DeadLetter) -> dict[str, Any]:
     """A dead letter as it is stored: what is unknown is left out, bytes that are no text are base64."""
     fields: dict[str, Any] = {"operator": letter.operator, "reason": letter.reason}
@@ -48,6 +73,8 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
         fields["line"] = letter.line
     if letter.offset >= 0:
         fields["offset"] = letter.offset
+    if letter.after:
+        fields[_AFTER] = letter.after
     if isinstance(letter.record, str):
         fields["record"] = letter.record
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from millstream.block_stage import BlockStage
@@ -18,7 +18,7 @@ from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
 from millstream.meters import KeySketch, add_counts, last_rows
-from millstream.operators.base import Context, DeadLetter, Operator
+from millstream.operators.base import Context, DeadLetter, Operator, Passed
 from millstream.operators.build import make_operator
 from millstream.operators.decode import Decode
 from millstream.operators.grouped import GroupRows
@@ -26,7 +26,6 @@ from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
 from millstream.sending import ExchangeOutput, Outgoing, splitter
-from millstream.specs.base import MAIN
 from millstream.stage import Emission, StageRun, StageSnapshot
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
@@ -106,16 +105,17 @@ class Runner:
     # --- setting up ---
 
     def _add_stage(self, stage: Stage) -> None:
+        wanted = self.topology.wanted_ports(stage)
+        passed = Passed()
+        operators = {n: self._operator(n, wanted.get(n, frozenset()), passed) for n in stage.nodes}
         outputs: dict[Port, list[ExchangeOutput]] = {}
         for exchange in self.plan.exchanges:
             ports = [port for upstream, port in exchange.outputs if upstream == stage.id]
             if ports:
-                output = self._output(exchange, stage)
+                output = self._output(exchange, stage, operators[ports[0].node].context)
                 for port in ports:
                     outputs.setdefault(port, []).append(output)
         edges = self.topology.edges_within(stage)
-        wanted = self.topology.wanted_ports(stage)
-        operators = {n: self._operator(n, wanted.get(n, frozenset())) for n in stage.nodes}
         # Blocks are worked on in the order they were dealt, whatever their source. Where they were taken by
         # exchange, each worker could fill up with blocks that wait for one at the end of another's queue.
         dealt = Inbox(in_order=False)
@@ -141,13 +141,17 @@ class Runner:
             self._lanes.append(_Lane(run, second=False))
         self.stages[stage.id] = run
 
-    def _operator(self, node: int, wanted: frozenset[str]) -> Operator:
+    def _operator(self, node: int, wanted: frozenset[str], passed: Passed) -> Operator:
         """
         Raises:
             FlowError: it has state that checkpoints would lose.
         """
         described = self.plan.nodes[node]
-        operator = make_operator(self.plan, node, self._context(described.title, wanted))
+        context = Context(
+            described.title, self.index, self.plan.workers, self._now_us, self._dead_letter, wanted, self._checkpoints,
+            passed=passed,
+        )  # fmt: skip
+        operator = make_operator(self.plan, node, context)
         has_state = described.spec.keyed or described.spec.holds_rows
         if self._checkpoints and has_state and type(operator).snapshot is Operator.snapshot:
             raise FlowError(
@@ -156,18 +160,18 @@ class Runner:
             )
         return operator
 
-    def _context(self, name: str, wanted: frozenset[str] = frozenset((MAIN,))) -> Context:
-        return Context(name, self.index, self.plan.workers, self._now_us, self._dead_letter, wanted, self._checkpoints)
-
-    def _output(self, exchange: Exchange, stage: Stage) -> ExchangeOutput:
+    def _output(self, exchange: Exchange, stage: Stage, before: Context) -> ExchangeOutput:
+        """
+        Args:
+            before: of the operator whose rows leave: those that have no key count as its dead letters.
+        """
         receivers = self.topology.receivers_of(exchange)
         for receiver in receivers:
             self._credit(exchange.id, stage.id, receiver)
         partitioner = None
         if exchange.kind is ExchangeKind.KEY:
-            partitioner = KeyPartitioner(
-                exchange.keys, exchange.fields, len(receivers), self._context(exchange.keys_where), exchange.keyed
-            )
+            context = replace(before, name=exchange.keys_where)
+            partitioner = KeyPartitioner(exchange.keys, exchange.fields, len(receivers), context, exchange.keyed)
             self._partitioners[exchange.id] = partitioner
         split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id, stage.id))
         choose = (lambda: self.roomiest(exchange.id, stage.id)) if exchange.kind is ExchangeKind.DEAL else None
@@ -192,8 +196,12 @@ class Runner:
             partition = recovery.partition(self.plan.nodes[node].name, name)
             sequences[number] = 0 if partition is None else partition.sequence
         for stage in self.stages.values():
+            first = self.me == self.topology.processes_of(stage.stage)[0]
             for node, operator in stage.operators.items():
                 name = self.plan.nodes[node].name
+                operator.context.passed.epoch = recovery.manifest.epoch
+                if first:
+                    operator.context.counters.add(recovery.manifest.counters.get(name, {}))
                 if isinstance(operator, Decode):
                     operator.first_sequences = sequences
                 elif isinstance(operator, WriteSink):

@@ -31,12 +31,14 @@ class StageSnapshot(NamedTuple):
     Attributes:
         tables: by node, the state of its operator; written while the stage goes on.
         sinks: by node, what its writer said.
+        counters: by node, what its operator had counted.
     """
 
     stage: int
     epoch: int
     tables: dict[int, list[StateTable]]
     sinks: dict[int, Prepared]
+    counters: dict[int, dict[str, int]]
 
 
 Emission = Outgoing | TimeReport | StageSnapshot | None
@@ -134,11 +136,18 @@ class StageRun(ABC):
         Args:
             last: the run has ended; sinks say what makes their output whole.
         """
+        for operator in self.operators.values():
+            operator.context.passed.epoch = epoch
         return StageSnapshot(
             self.stage.id, epoch,
             {node: tables for node, operator in self.operators.items() if (tables := operator.snapshot())},
             {n: o.prepare(epoch, last=last) for n, o in self.operators.items() if isinstance(o, WriteSink)},
+            self.counters(),
         )  # fmt: skip
+
+    def counters(self) -> dict[int, dict[str, int]]:
+        """By node, what its operator has counted."""
+        return {node: operator.context.counters.figures() for node, operator in self.operators.items()}
 
     def on_abort(self) -> None:
         for operator in self.operators.values():

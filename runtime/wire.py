@@ -8,7 +8,7 @@ ever unpickled, and a message that does not fit raises `WireError` before anythi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, cast, get_args
 
 import msgpack
@@ -330,11 +330,12 @@ class Checkpoint:
 class Acknowledged:
     """A process has its part of a checkpoint on disk.
 
-    Header: [tag, version, attempt, process, epoch, tables, sinks, failure]; no frames.
+    Header: [tag, version, attempt, process, epoch, tables, sinks, failure, counters]; no frames.
 
     Attributes:
         tables: of each state table the fields of a `millstream.checkpoints.manifest.TableFile`.
         sinks: by operator, what its writer said: [state, commits].
+        counters: by operator, what it had counted.
         failure: why it has not, so that there will be no such checkpoint; empty: it has.
     """
 
@@ -344,16 +345,17 @@ class Acknowledged:
     tables: list[list[Any]]
     sinks: dict[str, list[Any]]
     failure: str = ""
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def encode(self, attempt: int) -> list[Frame]:
         header = (
-            self.TAG, VERSION, attempt, self.process, self.epoch, self.tables, self.sinks, self.failure,
+            self.TAG, VERSION, attempt, self.process, self.epoch, self.tables, self.sinks, self.failure, self.counters,
         )  # fmt: skip
         return [_pack(header)]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Acknowledged:
-        return cls(*_fields("acknowledged", header, 5, frames))
+        return cls(*_fields("acknowledged", header, 6, frames))
 
 
 @dataclass(frozen=True, slots=True)

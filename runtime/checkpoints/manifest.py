@@ -78,6 +78,7 @@ class Manifest:
     sinks: by operator, what each of its writers said: what it goes on from, and what is made visible now that the
         checkpoint is complete (a restart does it again).
     finished: the input had ended and everything was put out: there is nothing to go on with.
+    counters: by operator, what it had counted since the run began; seconds: how long that was.
     """
 
     flow: str
@@ -90,6 +91,8 @@ class Manifest:
     partitions: tuple[PartitionState, ...] = ()
     sinks: dict[str, list[SinkState]] = field(default_factory=dict)
     finished: bool = False
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def size_bytes(self) -> int:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from typing import NamedTuple
 
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.store import CheckpointStore
 from millstream.checkpoints.tables import Saved, StateTable
+from millstream.meters import add_counts
 from millstream.operators.sinks import WriteSink
+from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.stage import StageSnapshot
 from millstream.wire import Acknowledged
@@ -65,7 +67,17 @@ def acknowledgement(
         for stage in snapshot.stages
         for node, prepared in stage.sinks.items()
     }
-    return Acknowledged(process, snapshot.epoch, [list(astuple(t)) for t in tables], sinks, failure)
+    counters = counted(runner.plan, (stage.counters for stage in snapshot.stages))
+    return Acknowledged(process, snapshot.epoch, [list(astuple(t)) for t in tables], sinks, failure, counters)
+
+
+def counted(plan: PhysicalPlan, stages: Iterable[Mapping[int, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    """By operator, what several stages have counted."""
+    totals: dict[str, dict[str, int]] = {}
+    for counters in stages:
+        for node, figures in counters.items():
+            add_counts(totals.setdefault(plan.nodes[node].name, {}), figures)
+    return totals
 
 
 class CheckpointPart:

@@ -7,7 +7,7 @@ only when there is room for it, and gives the operator no further input until th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class DeadLetter(NamedTuple):
         offset: its first byte in the file; -1 where unknown.
         reason: a sentence: what was expected, what was found.
         record: the raw bytes, or the row as text.
+        after: the newest checkpoint when it was refused; one that goes on from there refuses it again.
     """
 
     operator: str
@@ -42,6 +43,14 @@ class DeadLetter(NamedTuple):
     offset: int
     reason: str
     record: bytes | str
+    after: int = 0
+
+
+@dataclass(slots=True)
+class Passed:
+    """The newest barrier that has passed a stage: its epoch."""
+
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -58,6 +67,11 @@ class Counters:
     def figures(self) -> dict[str, int]:
         return {name: value for name in self.__slots__ if (value := getattr(self, name))}
 
+    def add(self, figures: Mapping[str, int]) -> None:
+        """Go on from what `figures` had said."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + figures.get(name, 0))
+
 
 @dataclass(slots=True)
 class Context:
@@ -69,6 +83,7 @@ class Context:
         dead_letter: takes a record that cannot be processed.
         wanted: the ports that somebody consumes; outputs for others need not be made.
         checkpoints: whether the run makes checkpoints: sinks then show nothing that could come again.
+        passed: of the operator's stage.
     """
 
     name: str
@@ -79,11 +94,12 @@ class Context:
     wanted: frozenset[str] = frozenset((MAIN,))
     checkpoints: bool = False
     counters: Counters = field(default_factory=Counters)
+    passed: Passed = field(default_factory=Passed)
 
     def reject(self, reason: str, record: bytes | str, origin: str = "", line: int = 0, offset: int = -1) -> None:
         """Send a record to the dead letters, counted."""
         self.counters.dead_letters += 1
-        self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record))
+        self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch))
 
 
 class Operator:

@@ -24,7 +24,7 @@ from millstream.operators.automaton import Automaton, KeyState, Match, Partial, 
 from millstream.operators.base import SLICE_ROWS, Context, Output
 from millstream.operators.columnar import evaluate_all
 from millstream.operators.ordering import OrderedOperator
-from millstream.operators.scan import key_values, keys_from
+from millstream.operators.scan import key_values, keys_from, widened
 from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.patterns import MATCH_FIELDS, MatchSpec
@@ -79,7 +79,7 @@ class MatchPattern(OrderedOperator):
         batch, met = batch.take(candidates), met[candidates]
         assert batch.keys is not None
         keys = key_values(batch.keys.distinct)
-        self._key_schema = batch.keys.distinct.schema
+        self._key_schema = widened(self._key_schema, batch.keys.distinct.schema)
         first = self.kept.add(batch)
         times = np.zeros(batch.num_rows, np.int64) if batch.time_us is None else batch.time_us
         begins = self.automaton.steps[0].bit
@@ -209,7 +209,7 @@ class MatchPattern(OrderedOperator):
 
     def _restore_matches(self, table: StateTable) -> None:
         assert table.keys is not None
-        self._key_schema = table.keys.distinct.schema
+        self._key_schema = widened(self._key_schema, table.keys.distinct.schema)
         steps, first_us, last_us = (python_values(c) for c in table.columns.columns[:3])
         numbers: Any
         events: Any

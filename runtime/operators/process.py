@@ -35,7 +35,7 @@ from millstream.operators.emissions import Emissions, Origin, Outputs
 from millstream.operators.line import Line, place_us
 from millstream.operators.process_context import Call
 from millstream.operators.process_state import KeyRecord, NoKey, ProcessState
-from millstream.operators.scan import key_values, keys_from
+from millstream.operators.scan import key_values, keys_from, widened
 from millstream.operators.timers import Due
 from millstream.processing import Process, Timer, TimerClock, declared_states
 from millstream.rows import Row, python_values, rows_of
@@ -183,7 +183,7 @@ class ProcessOperator(Operator):
         if batch.num_rows == 0:
             return
         yield from self.outputs.flush(None)
-        self.outputs.key_schema = keys.distinct.schema
+        self.outputs.key_schema = widened(self.outputs.key_schema, keys.distinct.schema)
         if batch.time_us is not None:
             self.largest_us = max(self.largest_us, int(batch.time_us.max()))
         values = key_values(keys.distinct)
@@ -379,7 +379,7 @@ class ProcessOperator(Operator):
         self._attributes.update(self.table.readable_shared())
         for table in tables:
             if table.keys is not None:
-                self.outputs.key_schema = table.keys.distinct.schema
+                self.outputs.key_schema = widened(self.outputs.key_schema, table.keys.distinct.schema)
             if table.name == _WAITING:
                 self.lines[EVENTS].restore(table)
             elif table.name == _RECORDS and table.keys is not None:

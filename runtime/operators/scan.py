@@ -52,6 +52,13 @@ def _hashable(column: Array) -> list[Any]:
     return values
 
 
+def widened(known: pa.Schema | None, seen: pa.Schema) -> pa.Schema:
+    """Key fields of which all batches so far can be: where no schema is declared, one may have nothing but nulls."""
+    if known is None or known.equals(seen):
+        return seen
+    return pa.unify_schemas([known, seen], promote_options="permissive")
+
+
 def keys_from(values: Sequence[Any], schema: pa.Schema) -> Keys:
     """The way back from `key_values`: each key once, in this order."""
     parts: Sequence[Sequence[Any]] = [values] if len(schema) == 1 else list(zip(*values, strict=True))
@@ -99,7 +106,7 @@ class Scan(Operator):
 
     def _scan(self, batch: Batch, at_us: IntArray | None) -> Iterator[Output]:
         assert batch.keys is not None
-        self._key_schema = batch.keys.distinct.schema
+        self._key_schema = widened(self._key_schema, batch.keys.distinct.schema)
         used = np.unique(batch.keys.codes).tolist()
         keys = key_values(batch.keys.distinct)
         held: list[Any] = [_MISSING] * len(keys)
@@ -215,7 +222,7 @@ class Scan(Operator):
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:
             assert table.keys is not None
-            self._key_schema = table.keys.distinct.schema
+            self._key_schema = widened(self._key_schema, table.keys.distinct.schema)
             if table.name == _WAITING:
                 self.line.restore(table)
                 continue

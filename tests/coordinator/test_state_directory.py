@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from millstream.coordinator.state_directory import locked
+from millstream.deadletters import DeadLetterFile
 from millstream.errors import ProcessError
+from millstream.operators.base import DeadLetter
 
 
 def full(descriptor: int, data: Any) -> int:
@@ -26,3 +29,18 @@ def test_a_full_disk_is_said_and_no_attempt_is_counted(tmp_path: Path, monkeypat
             directory.next_attempt()
         monkeypatch.setattr(os, "write", write)
         assert directory.next_attempt() == 2
+
+
+def test_dead_letters_from_after_a_checkpoint_are_taken_out(tmp_path: Path) -> None:
+    with locked(tmp_path) as directory:
+        path = tmp_path / "dead-letters" / "worker-0.jsonl"
+        letters = DeadLetterFile(path)
+        for record, after in (("early", 0), ("first", 1), ("second", 2)):
+            letters(DeadLetter("map", "", 0, -1, "no", record, after))
+        letters.close()
+        with path.open("a") as file:
+            file.write('{"operator": "map", "rea')
+        directory.cut_back_letters(2)
+        assert [json.loads(line)["record"] for line in path.read_text().splitlines()] == ["early", "first"]
+        directory.cut_back_letters(0)
+        assert path.read_text() == ""

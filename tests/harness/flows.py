@@ -269,10 +269,28 @@ def joined_to_itself(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     put(stream.key_by("k").join(counts.key_by("k"), within=(span(0), span(40))), ledger, "pairs")
 
 
+def refusing(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Events that functions do not take, before an exchange and behind it, are dead letters."""
+
+    def checked(event: Any) -> Any:
+        if event.n == 3:
+            raise ValueError("three")
+        return event
+
+    def add_up(state: int, event: Any) -> tuple[int, dict[str, Any]]:
+        if event.n == 7:
+            raise ValueError("seven")
+        return state + event.n, {"id": event.id, "sum": state + event.n}
+
+    rows = timed(flow, seed).map(checked, on_error="dead_letter")
+    sums = rows.key_by("k").scan(0, add_up, order="event_time", on_error="dead_letter", schema={"id": int, "sum": int})
+    put(sums, ledger, "sums")
+
+
 FLOWS: list[MakeFlow] = [
     stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, united, ends_early, far_ahead,
     scanned, timers, deduplicated, ranked, previous, small_then_large,
-    joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself,
+    joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself, refusing,
 ]  # fmt: skip
 
 

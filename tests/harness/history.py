@@ -21,7 +21,12 @@ from millstream.coordinator.core import State
 from millstream.coordinator.local import LocalCheckpoints, LocalRun
 from millstream.errors import CheckpointError, MillstreamError
 from millstream.flow import Flow
+from millstream.operators.base import DeadLetter
+from millstream.plan import PhysicalPlan
 from millstream.planner import make_plan
+from millstream.result import operator_totals
+from millstream.runner import Runner
+from millstream.specs.ends import ReadSpec
 from millstream.topology import CALLER, COORDINATOR, worker_name
 
 from .faults import Killed, SimulatedDisk, Trouble, was_injected
@@ -88,6 +93,8 @@ class History:
         self.ledger = Ledger(self._trouble)
         self.story = Story()
         self._late_messages: Queued = {}
+        self._letters: list[DeadLetter] = []
+        self._counted: dict[str, int] = {}
         self._damaged = False
 
     def run(self) -> Story:
@@ -142,6 +149,8 @@ class History:
             if not was_injected(error):
                 raise
             return self._ended("commits failed", None)
+        epoch = 0 if manifest is None else manifest.epoch
+        self._letters = [letter for letter in self._letters if letter.after < epoch]
         policy = CheckpointPolicy(interval_us=dice.choice([0, 0, 1_000, 5_000]))
         conditions = Conditions(
             dice.choice([1, 1, 600, 16 * 2**20]), dice.choice([1, 3, 50]), dice.choice([0.0, 0.3, 0.8]),
@@ -162,6 +171,8 @@ class History:
             error.add_note(str(simulation))
             raise
         finally:
+            self._letters += simulation.letters
+            self._counted = _counts(plan, list(simulation.runners.values()))
             story.turns += simulation.turns
             checkpointing = simulation.coordinator.checkpointing
             assert checkpointing is not None
@@ -245,17 +256,37 @@ class History:
     # --- what must be there ---
 
     def _compare(self) -> None:
-        calm = self._calm()
+        calm, letters, counted = self._calm()
         for name in sorted(calm.names | self.ledger.names):
             expected, found = (self._answer(name, ledger.rows(name)) for ledger in (calm, self.ledger))
             if expected != found:
                 raise Wrong(f"{name}: {_difference(expected, found)}")
 
-    def _calm(self) -> Ledger:
-        """What an undisturbed run writes."""
+        found_letters = Counter(letter.record for letter in self._letters)
+        if found_letters != letters:
+            raise Wrong(f"dead letters: {_difference(letters, found_letters)}")
+        if self.story.endings[-1] == "ended" and self._counted != counted:
+            raise Wrong(f"events in, late events, dead letters: expected {counted}, counted {self._counted}")
+
+    def _calm(self) -> tuple[Ledger, Counter[bytes | str], dict[str, int]]:
+        """What an undisturbed run writes, refuses and counts."""
         ledger = Ledger(Trouble(random.Random(0)))
-        LocalRun(make_plan(self.build(ledger), workers=1, batch_rows=50), lambda letter: None).run()
-        return ledger
+        letters: list[DeadLetter] = []
+        plan = make_plan(self.build(ledger), workers=1, batch_rows=50)
+        run = LocalRun(plan, letters.append)
+        run.run()
+        runners = [run.coordinator.runner, run.caller.runner, *(w.runner for w in run.workers.values())]
+        return ledger, Counter(letter.record for letter in letters), _counts(plan, runners)
+
+
+def _counts(plan: PhysicalPlan, runners: list[Runner]) -> dict[str, int]:
+    """What must be counted the same however a run went: events of each source, late events and dead letters."""
+    totals = operator_totals({str(number): runner.figures() for number, runner in enumerate(runners)})
+    sources = [node.name for node in plan.nodes.values() if isinstance(node.spec, ReadSpec)]
+    counts = {name: totals.get(name, {}).get("rows_in", 0) for name in sources}
+    for what in ("late", "dead_letters"):
+        counts[what] = sum(counters.get(what, 0) for counters in totals.values())
+    return counts
 
 
 def _difference(expected: object, found: object) -> str:
