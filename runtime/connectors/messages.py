@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.batch import concat_columns
+from millstream.connectors.arrow_messages import read_batches
 from millstream.connectors.base import BadRecord, Decoded, Decoder
 from millstream.connectors.decoders import Bytes, FirstBlockDecoder
 from millstream.connectors.infer import infer_json
@@ -241,7 +242,7 @@ class ArrowMessages:
         bad: list[Bad] = []
         for number, data in enumerate(messages.data):
             try:
-                parts += [conform(columns, self._schema, "the message") for columns in _arrow_batches(data)]
+                parts += [conform(columns, self._schema, "the message") for columns in read_batches(data)]
             except (pa.ArrowException, SchemaError, OSError) as error:
                 bad.append(Bad(number, data, f"{error}"))
         columns = concat_columns(parts) if parts else pa.RecordBatch.from_pylist([], schema=self._schema)
@@ -256,15 +257,6 @@ class ArrowMessages:
             except (pa.ArrowException, OSError):
                 continue
         raise SourceError("no Arrow IPC stream in the first messages")
-
-
-def _arrow_batches(data: bytes) -> list[pa.RecordBatch]:
-    with pa.ipc.open_stream(data) as reader:
-        batches = list(reader)
-    for columns in batches:
-        # A stranger's offsets are not to be trusted: Arrow itself follows them without a look.
-        columns.validate(full=True)
-    return batches
 
 
 _DECODERS: dict[Payload, type[JsonMessages] | type[MsgpackMessages] | type[ArrowMessages]]
