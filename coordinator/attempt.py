@@ -28,6 +28,7 @@ from millstream.coordinator.collected import collected_tables
 from millstream.coordinator.core import State
 from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
+from millstream.coordinator.silence import Silence
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.ui.watching import Watch
 from millstream.coordinator.view import View
@@ -56,6 +57,8 @@ from millstream.wire import (
 _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
 _STACK_S: Final = 0.5
+_START_GRACE_S: Final = 10.0
+"""How much longer the coordinator may take for its first sign of life: it has to start."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Life:
         drain: when it is asked to stop, open windows fire and the output is finished; else a checkpoint is made
             from which it can go on.
         import_paths: where the user's modules are, beside those of this process.
+        lost_s: when a process of the life before was lost, by `time.monotonic`; None: this is the first.
     """
 
     attempt: int
@@ -80,6 +84,7 @@ class Life:
     hang_timeout_s: float
     drain: bool
     import_paths: tuple[str, ...]
+    lost_s: float | None = None
 
 
 class Attempt:
@@ -106,7 +111,9 @@ class Attempt:
         self.finished = False
         self.interrupts = 0
         self._gone_since_s: dict[str, float] = {}
+        self._silence = Silence(life.hang_timeout_s + _START_GRACE_S)
         self._handled = 0
+        self._goes_on = False
         self._link: Link | None = None
 
     def run(self) -> RunResult:
@@ -184,7 +191,7 @@ class Attempt:
             for message in link.received():
                 match message:
                     case Beat():
-                        self._show(message.figures)
+                        self._heard(message.figures)
                     case Finished():
                         self.figures, self.finished = message.figures, True
                         self._show(message.figures)
@@ -205,6 +212,15 @@ class Attempt:
             if not more:
                 self._check_children(link)
                 link.wait(50)
+
+    def _heard(self, figures: dict[str, Any]) -> None:
+        """The coordinator lives, and says how the run goes."""
+        self._silence.heard()
+        self._silence.limit_s = self.life.hang_timeout_s
+        if self.life.lost_s is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
+            self._goes_on = True
+            self.view.line(f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss")
+        self._show(figures)
 
     @property
     def stopped(self) -> bool:
@@ -231,6 +247,11 @@ class Attempt:
     def _check_children(self, link: Link) -> None:
         if self.finished:
             return
+        if self._silence.too_long(time.monotonic()):
+            silent = f"{COORDINATOR} gave no sign of life for {self._silence.silent_s:.0f} s: it hangs"
+            failed = Failed(COORDINATOR, [ProcessLost.__name__, silent])
+            self._ask_for_stack(failed)
+            raise self._failure(failed)
         for child in self.children:
             death = child.died() or self._left_early(child)
             if death is None:

@@ -53,6 +53,8 @@ from millstream.wire import (
 BLOCK_BYTES: Final = 2**21
 QUIET_STEP_US: Final = 200_000
 HANG_TIMEOUT_S: Final = 60.0
+_SLOWEST_RESTORE_BYTES_PER_US: Final = 10
+"""Before its hello a worker reads its state: it may take longer for as long as it reads 10 MB a second."""
 PARTITIONS_SHOWN: Final = 100
 CHECKPOINTS_SHOWN: Final = 20
 
@@ -128,6 +130,8 @@ class Coordinator:
         self.plan = plan
         self._offset_of = offset_of
         self._hang_timeout_us = int(hang_timeout_s * 1e6)
+        restored_bytes = 0 if recovery is None else recovery.manifest.size_bytes
+        self._restore_us = restored_bytes // _SLOWEST_RESTORE_BYTES_PER_US
         self.topology = Topology(plan)
         self.state = State.STARTING
         self.failure: Failed | None = None
@@ -522,14 +526,17 @@ class Coordinator:
         return routed
 
     def check_members(self, now_us: int) -> None:
-        """Find out who hangs: from the start on everyone says something every quarter of a second."""
+        """Find out who hangs: after its hello everyone says something every quarter of a second."""
         since_us = self._watch_since(now_us)
         for name, member in self.members.items():
             silent_us = now_us - max(member.seen_us, since_us)
-            if not member.finished and silent_us > self._hang_timeout_us:
+            limit_us = self._hang_timeout_us if member.hello else self._hang_timeout_us + self._restore_us
+            if not member.finished and silent_us > limit_us:
                 text = (
                     f"{name} gave no sign of life for {silent_us // 1_000_000} s: it hangs, or the machine was asleep"
                 )
+                if not member.hello:
+                    text = f"{name} did not start within {silent_us // 1_000_000} s"
                 self.fail(Failed(name, ["ProcessLost", text]))
 
     def _watch_since(self, now_us: int) -> int:

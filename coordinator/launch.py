@@ -117,6 +117,7 @@ def _lead(
         savepoint=None if options.savepoint is None else Path(options.savepoint),
     )  # fmt: skip
     restarts = Restarts(options.restarts)
+    lost_s: float | None = None
     while True:
         recovery = None
         if manifest is not None:
@@ -125,12 +126,13 @@ def _lead(
         directory.cut_back_letters(0 if manifest is None else manifest.epoch)
         life = Life(
             directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
-            options.drain, options.import_paths,
+            options.drain, options.import_paths, lost_s,
         )  # fmt: skip
         watch.begin(life.attempt, None if manifest is None else manifest.epoch)
         try:
             result = Attempt(plan, life, view, steering, watch).run()
         except ProcessLost as error:
+            lost_s = time.monotonic()
             watch.lost(error)
             if checkpoint_us is None:
                 raise ProcessLost(f"{error}; the run ends, and is run again from its start") from error

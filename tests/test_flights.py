@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import duckdb
 import pytest
+from harness.resuming import run_resumed
 
 import millstream as ms
 from millstream import col
@@ -131,6 +132,18 @@ def test_january_is_the_same_however_it_is_run(
 def test_january_is_the_same_in_one_process(tmp_path: Path, january: Expected, batch_size: int) -> None:
     build(_JANUARY, tmp_path).run_here(batch_size=batch_size)
     check(tmp_path, january)
+
+
+@pytest.mark.parametrize("ingests", [("coordinator", "workers"), ("workers", "coordinator")])
+def test_january_is_the_same_when_it_goes_on_from_a_checkpoint_with_another_worker(
+    tmp_path: Path, january: Expected, ingests: tuple[Ingest, Ingest]
+) -> None:
+    letters: list[object] = []
+    run_resumed(
+        lambda: build(_JANUARY, tmp_path), tmp_path / "state", letters.append, blocks=1, batch_rows=500, ingests=ingests
+    )
+    check(tmp_path, january)
+    assert letters == []
 
 
 @pytest.mark.slow

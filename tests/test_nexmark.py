@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 import pytest
 from click.testing import CliRunner
+from harness.resuming import run_resumed
 from harness.running import Way
 
 import millstream as ms
@@ -81,6 +82,23 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("query", [name for name in QUERIES if name != BY_THE_CLOCK])
 def test_a_query_gives_the_published_answer(query: str, answers: Path) -> None:
     assert_same_rows(canonical(answers / f"{query}.jsonl"), published(query))
+
+
+@pytest.fixture(scope="module")
+def resumed_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the answers of a run that was killed half-way and went on from a checkpoint with another worker."""
+    out, state = tmp_path_factory.mktemp("resumed"), tmp_path_factory.mktemp("state")
+    letters: list[object] = []
+    run_resumed(lambda: answering(EVENTS, out, list(QUERIES)), state, letters.append, blocks=8, batch_rows=7_000)
+    assert letters == []
+    return out
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.parametrize("query", [name for name in QUERIES if name != BY_THE_CLOCK])
+def test_a_query_that_goes_on_from_a_checkpoint_gives_the_published_answer(query: str, resumed_answers: Path) -> None:
+    assert_same_rows(canonical(resumed_answers / f"{query}.jsonl"), published(query))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.part import CheckpointPart, Snapshot, acknowledgement
-from millstream.errors import described
+from millstream.errors import ProcessLost, described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
@@ -100,6 +100,9 @@ class Worker:
     def failed(self, error: BaseException, traceback: str) -> Failed:
         """The message for an error that this worker cannot go on after."""
         self.runner.abort()
+        if isinstance(error, MemoryError):
+            text = f"{self.name} is out of memory ({error}): give the machine more, or the flow less state or fewer workers"
+            return Failed(self.name, [ProcessLost.__name__, text])
         return Failed(self.name, described(error, traceback))
 
     def figures(self) -> dict[str, Any]:

@@ -163,3 +163,22 @@ def test_a_run_can_be_repeated_and_replaces_its_output(start: Start) -> None:
         last = {line["key"]: line["total"] for line in lines}
         assert last == {f"k{k}": sum(range(k, 1_000, 7)) for k in range(7)}
         assert run.survivors() == []
+
+
+@pytest.mark.parametrize("victim", ["worker-1", "coordinator"])
+def test_a_process_that_hangs_is_replaced_and_the_run_goes_on(start: Start, victim: str) -> None:
+    run = start(ENDLESS, "--workers", "2", "--hang-timeout", "2s", "--checkpoint-interval", "1s")
+    run.wait_until_working(2)
+    first = run.roles[victim]
+    first.suspend()
+    run.wait_for(lambda: victim in run.roles and run.roles[victim].pid != first.pid, "another one")
+    out = run.directory / "out.jsonl"
+    before = out.stat().st_size
+    run.wait_for(lambda: out.stat().st_size > before, "output")
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130
+    assert f"{victim} gave no sign of life for" in errors
+    assert "the run goes on" in errors
+    assert "after the loss" in errors
+    assert run.survivors() == []
