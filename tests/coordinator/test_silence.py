@@ -20,7 +20,7 @@ def test_what_is_silent_for_longer_than_the_limit_is_found() -> None:
 def test_who_says_something_in_time_is_not() -> None:
     silence = Silence(2.0)
     for start in range(0, 20, 2):
-        assert not listen(silence, start, start + 1.8)
+        assert not listen(silence, start, start + 1.5)
         silence.heard()
 
 
