@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from millstream.connectors.float_text import float_text
 from millstream.errors import SchemaError
+from millstream.times import MAX_US
 
 Times = Literal["iso", "s", "ms", "us"]
 
@@ -52,9 +53,17 @@ def epoch_unit(field: Field) -> str | None:
     return unit.decode()
 
 
-def times_from_epoch(numbers: Array, unit: Any, type_: pa.DataType) -> Array:
-    """Integers since 1970 as times."""
-    return numbers.cast(pa.int64()).cast(pa.timestamp(unit, "UTC")).cast(UTC_US, safe=False).cast(type_)
+def times_from_epoch(numbers: Array, unit: Any, type_: Any) -> Array:
+    """Integers since 1970 as times. Raises one of `MISFIT` when one of them does not fit 64 bits as microseconds."""
+    numbers = numbers.cast(pa.int64())
+    if unit in ("s", "ms"):
+        most = MAX_US // _US_PER[unit]
+        lowest, highest = pc.min_max(numbers).values()
+        if lowest.is_valid and not -most <= lowest.as_py() <= highest.as_py() <= most:
+            raise ValueError("beyond the range of times")
+    if type_.unit == unit and unit != "ns":
+        return numbers.cast(type_)
+    return numbers.cast(pa.timestamp(unit, "UTC")).cast(UTC_US, safe=False).cast(type_)
 
 
 def times_from_text(text: Array, type_: pa.DataType) -> Array:

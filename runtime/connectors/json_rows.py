@@ -34,6 +34,7 @@ from millstream.connectors.cells import (
     reader_of_text,
     times_from_epoch,
 )
+from millstream.connectors.json_scan import positions
 from millstream.connectors.text import RAW_BYTES, is_utf8
 from millstream.errors import SchemaError
 
@@ -155,7 +156,7 @@ def _one_a_line(data: bytes, rows: int) -> bool:
     be followed by {, nor can a string hold a newline, so every line starts and ends between objects.
     """
     raw = np.frombuffer(data, np.uint8)
-    newlines = np.flatnonzero(raw == ord("\n"))
+    newlines = positions(raw == ord("\n"))
     if not data.endswith(b"\n"):
         newlines = np.append(newlines, len(raw))
     if not rows or len(newlines) != rows:
@@ -201,20 +202,20 @@ def _reader(field: Field, where: str) -> _Reader:
         fields = list(type_)
         row_type, readers = _row_reader(fields, where + ".")
         children = list(zip(fields, readers, strict=True))
-        return _Reader(
-            row_type, partial(_build_struct, row_type(), list(map(_taker, range(len(fields)))), children), children
-        )
+        return _Reader(row_type, partial(_build_struct, list(map(_taker, range(len(fields)))), children), children)
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
         item = _reader(type_.value_field, where + "[]")
         children = [(type_.value_field, item)]
         return _Reader(list.__class_getitem__(Optional[item.accepts]), partial(_build_list, type_, item), children)  # noqa: UP045
     if (unit := epoch_unit(field)) is not None:
-        return _Reader(int, lambda values: times_from_epoch(pa.array(values, pa.int64()), unit, type_))
+        return _Reader(int, lambda values: times_from_epoch(_integers(values), unit, type_))
     if pa.types.is_dictionary(type_):
         inner = _reader(pa.field(field.name, type_.value_type), where)
         return _Reader(inner.accepts, lambda values: inner.build(values).cast(type_))
     if pa.types.is_duration(type_):
-        return _Reader(int, lambda values: pa.array(values, pa.int64()).cast(pa.duration("us")).cast(type_))
+        return _Reader(int, lambda values: _integers(values).cast(pa.duration("us")).cast(type_))
+    if pa.types.is_integer(type_) and type_ != pa.uint64():
+        return _Reader(int, lambda values: _integers(values).cast(type_))
     if pa.types.is_temporal(type_) or is_binary(type_):
         read = reader_of_text(field)
         return _Reader(str, lambda values: read(pa.array(values, pa.string())))
@@ -238,16 +239,27 @@ def _python_type(field: Field, where: str) -> Any:
     raise SchemaError(f"field {where!r}: JSON cannot be read as {type_}")
 
 
-def _build_struct(
-    absent: msgspec.Struct, takers: Sequence[_Taker], children: Sequence[tuple[Field, _Reader]], values: list[Any]
-) -> Array:
-    missing = pa.array([value is None for value in values], pa.bool_())
+def _integers(values: list[Any]) -> Array:
+    """Integers and nulls as int64."""
+    try:
+        return pa.array(np.fromiter(values, np.int64, len(values)))
+    except TypeError:  # a null; nothing else that is no integer comes here
+        return pa.array(values, pa.int64())
+
+
+def _build_struct(takers: Sequence[_Taker], children: Sequence[tuple[Field, _Reader]], values: list[Any]) -> Array:
     fields = [field for field, _ in children]
     if not fields:
         return pa.array([None if value is None else {} for value in values], pa.struct([]))
-    rows = [absent if value is None else value for value in values]
-    arrays = [reader.build(take(rows)) for take, (_, reader) in zip(takers, children, strict=True)]
-    return pa.StructArray.from_arrays(arrays, fields=fields, mask=missing)
+    # Of several records that a line may hold most are missing: only those that are there are looked into.
+    there = [value for value in values if value is not None]
+    arrays = [reader.build(take(there)) for take, (_, reader) in zip(takers, children, strict=True)]
+    if len(there) == len(values):
+        return pa.StructArray.from_arrays(arrays, fields=fields)
+    missing = np.array([value is None for value in values])
+    places = pa.array(np.cumsum(~missing) - 1, mask=missing)
+    spread = [array.take(places) for array in arrays]
+    return pa.StructArray.from_arrays(spread, fields=fields, mask=pa.array(missing))
 
 
 def _taker(position: int) -> _Taker:

@@ -159,6 +159,30 @@ def test_a_field_with_a_unit_reads_integers_as_times(unit: str, number: int) -> 
     assert JsonDecoder(pa.schema([field])).decode(b'{"t":"2024-05-14"}').bad[0].reason.startswith("field 't'")
 
 
+@pytest.mark.parametrize("kind", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("number", [9_000_000_000_000_000_000, -9_000_000_000_000_000_000])
+def test_an_integer_beyond_the_range_of_times_is_bad_whatever_the_type(kind: Any, number: int) -> None:
+    field = pa.field("t", pa.timestamp(kind, "UTC"), metadata={"unit": "ms"})
+    decoded = JsonDecoder(pa.schema([field])).decode(b'{"t":1715713100000}\n{"t":%d}' % number)
+    assert decoded.columns["t"].to_pylist() == [datetime(2024, 5, 14, 18, 58, 20, tzinfo=UTC)]
+    assert [record.line for record in decoded.bad] == [1]
+
+
+@pytest.mark.parametrize("there", [0, 1, 3, 4])
+def test_of_records_that_are_mostly_missing_each_row_gets_its_own(there: int) -> None:
+    inner = pa.struct([("n", pa.int64()), ("s", pa.string()), ("deep", pa.struct([("x", pa.int32())]))])
+    full: list[dict[str, Any]] = [{"n": n, "s": f"row {n}", "deep": {"x": n}} for n in range(there)]
+    lines: list[dict[str, Any]] = [{"r": row} for row in full] + [
+        {"r": None},
+        {"r": {"n": None, "s": "no number", "deep": None}},
+        {},
+    ]
+    data = b"\n".join(json.dumps(line).encode() for line in lines[::-1])
+    found = JsonDecoder(pa.schema([("r", inner)])).decode(data).columns
+    found.validate(full=True)
+    assert found["r"].to_pylist() == [line.get("r") for line in lines[::-1]]
+
+
 def test_decimals_dates_and_binary_are_read_to_the_digit() -> None:
     schema = pa.schema([("d", pa.decimal128(38, 9)), ("day", pa.date32()), ("b", pa.binary())])  # type: ignore[arg-type]
     line = b'{"d":12345678901234567890.123456789,"day":"2024-05-14","b":"AAH/"}'
