@@ -53,9 +53,7 @@ class Decode(Operator):
     def _columns(self, block: Block) -> pa.RecordBatch:
         payload = block.payload
         if isinstance(payload, pa.RecordBatch):
-            if self.fields is not None and payload.schema.names != list(self.fields):
-                payload = payload.select([f for f in payload.schema.names if f in self.fields])
-            return payload
+            return payload if self.fields is None else self._read_of(payload, self.fields)
         assert self.decoder is not None
         columns, bad = self.decoder.decode(payload)
         for record in bad:
@@ -63,3 +61,10 @@ class Decode(Operator):
             self.context.counters.rows_in += 1
             self.context.reject(record.reason, record.raw, block.origin, line, block.offset + record.offset)
         return columns
+
+    @staticmethod
+    def _read_of(columns: pa.RecordBatch, fields: Sequence[str]) -> pa.RecordBatch:
+        """Only the columns that the plan reads something of: "bid.price" reads a part of "bid"."""
+        names = columns.schema.names
+        read = {field if field in names else field.partition(".")[0] for field in fields}
+        return columns if len(read) == len(names) else columns.select([name for name in names if name in read])

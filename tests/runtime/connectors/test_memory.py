@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pytest
 
+import millstream as ms
 from millstream.connectors.base import Reader
 from millstream.connectors.memory import IterableSource, TableSource
 from millstream.errors import SourceError
@@ -141,3 +142,11 @@ def test_closing_early_ends_a_generator() -> None:
     reader.read(1, 100)
     reader.close()
     assert ended == [True]
+
+
+def test_a_part_of_a_nested_field_is_read_from_a_table_as_from_text() -> None:
+    table = pa.table({"kind": [1, 2], "a.b": [5, 6], "bid": [{"price": 7, "url": "x"}, None], "left": ["out", "out"]})
+    flow = ms.Flow("nested")
+    prices = flow.read_arrow(table).filter(ms.col("kind") > 0)
+    prices.select(ms.col("bid").struct.field("price"), dotted=ms.col("a.b")).collect("prices")
+    assert flow.run_here().tables["prices"].to_pylist() == [{"price": 7, "dotted": 5}, {"price": None, "dotted": 6}]
