@@ -68,7 +68,8 @@ class DistinctValues:
 
     def _add(self, slots: IntArray, values: Array, totals: IntArray) -> IntArray:
         """Add so many rows of pairs, each given once; returns 1 for those that are there now, -1 for those that went."""
-        at, new = self._pairs.add(make_columns(["slot", "value"], [pa.array(slots), values]))
+        pairs = make_columns(["slot", "value"], [pa.array(slots), values])
+        at, new = self._pairs.add(pairs, come_again=False)  # some are new nearly always
         if not self._signed:
             return new.astype(np.int64)
         self._rows = grown(self._rows, self._pairs.capacity)

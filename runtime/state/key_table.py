@@ -24,7 +24,7 @@ from millstream.state.columns import SlotColumn, grown
 _EMPTY: Final = -1
 _FREED: Final = -2
 _FIRST_SIZE: Final = 2_048
-_SMALL_BATCH: Final = 1_024
+_SMALL_BATCH: Final = 256  # above, looking each key up in a dict takes longer
 _REMEMBERED: Final = 1 << 15
 
 Rows = npt.NDArray[np.intp]
@@ -55,15 +55,16 @@ class KeyTable:
         """The slot of each key, -1 for one that has none, int64[n]."""
         return self._find(keys, hash_keys(keys.columns))
 
-    def add(self, keys: pa.RecordBatch) -> tuple[IntArray, BoolArray]:
+    def add(self, keys: pa.RecordBatch, *, come_again: bool = True) -> tuple[IntArray, BoolArray]:
         """The slot of each key; keys that have none get one.
 
         Args:
             keys: each at most once.
+            come_again: whether small batches are likely to hold the same keys as those before.
         Returns:
             The slots, int64[n], and which of them are new, bool[n].
         """
-        if keys.num_rows <= _SMALL_BATCH:
+        if come_again and keys.num_rows <= _SMALL_BATCH:
             return self._add_few(keys)
         return self._add(keys)
 
