@@ -18,6 +18,9 @@ from typing import Any
 
 from bench.checksum import Checksum
 
+FIXED_EVENTS = 1_000
+"""So few events that a job over them takes what any job takes."""
+
 
 class BenchError(Exception):
     """A benchmark cannot be run: a missing tool, a contestant that failed, an unknown name."""
@@ -61,7 +64,7 @@ class Outcome:
     spans: list[Span] = field(default_factory=list)
     checksum: str | None = None
     fixed_s: float = 0.0
-    """What a job over hardly any events costs: start-up that a warm engine pays for each job. Taken off."""
+    """What a job over `FIXED_EVENTS` takes, which is taken off: nothing where it was not measured."""
     note: str = ""
 
     @classmethod

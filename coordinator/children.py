@@ -12,7 +12,7 @@ from typing import IO, Final
 from millstream.bootstrap import Bootstrap, write_bootstrap
 from millstream.coordinator.view import View
 
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     "PYTHONUNBUFFERED": "1",
     # glibc gives freed arrays back to the system after every batch, and the page faults of getting them
     # again cost more than the work on them (grouping: 15 ns a row instead of 6). Keep up to 256 MiB.
@@ -21,6 +21,7 @@ _ENVIRONMENT: Final = {
     # One process, one core: the workers are the parallelism.
     "OMP_NUM_THREADS": "1",
 }
+"""What every process of a run is started with."""
 
 
 class Child:
@@ -33,7 +34,7 @@ class Child:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments, str(read_end)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=pass_fds, start_new_session=True, env={**os.environ, **_ENVIRONMENT},
+            pass_fds=pass_fds, start_new_session=True, env={**os.environ, **ENVIRONMENT},
         )  # fmt: skip
         os.close(read_end)
         # The plan may be larger than the pipe: write while the child starts.

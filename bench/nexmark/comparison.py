@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import median
 from typing import Any, Final
 
 from rich.console import Console
@@ -44,11 +44,17 @@ class Row:
             return None
         return self.millstream.rate.median / other.rate.median
 
+    def over_per_core(self, other: Result | None) -> float | None:
+        """The same for events per second of CPU: what a machine that does other work as well changes less."""
+        ratio = self.over(other)
+        return None if ratio is None or other is None else ratio * other.cores / self.millstream.cores
+
     def as_json(self) -> dict[str, Any]:
         results = [result for result in (self.millstream, self.flink, self.decoding) if result]
         return {
             "query": self.query,
             "over_flink": self.over(self.flink),
+            "over_flink_per_core": self.over_per_core(self.flink),
             "of_decoding": self.over(self.decoding),
             "results": [result.as_json() for result in results],
         }
@@ -94,16 +100,19 @@ def _result(contestant: Contestant, job: Job, console: Console) -> Result:
 
 def _table(rows: Sequence[Row], workers: int, events: int) -> Table:
     table = Table(title=f"Nexmark, {events:,} events, parallelism {workers}", title_justify="left")
-    titles = ("query", "millstream ev/s", "cores", "RSS MB", "flink ev/s", "cores", "x flink", "of decoding", "rows")
+    titles = (
+        "query", "millstream ev/s", "cores", "RSS MB", "flink ev/s", "cores", "x flink", "per core", "of decoding", "rows",
+    )  # fmt: skip
     for title in titles:
         table.add_column(title, justify="left" if title == "query" else "right")
     for row in rows:
         table.add_row(row.query, *_figures(row.millstream), *_figures(row.flink)[:2], *_ratios(row))
-    times = [times for row in rows if (times := row.over(row.flink)) is not None]
-    shares = [share for row in rows if (share := row.over(row.decoding)) is not None]
+    ratios = ([row.over(row.flink), row.over_per_core(row.flink), row.over(row.decoding)] for row in rows)
+    known = [[ratio for ratio in column if ratio is not None] for column in zip(*ratios, strict=True)]
     table.add_section()
-    means = [f"{geometric_mean(values):.2f}" if values else "" for values in (times, shares)]
-    table.add_row("mean", *[""] * 5, *means, "", style="bold")
+    table.add_row(
+        "median", *[""] * 5, *(f"{median(column):.2f}" if column else "" for column in known), "", style="bold"
+    )
     return table
 
 
@@ -115,7 +124,8 @@ def _figures(result: Result | None) -> list[str]:
 
 def _ratios(row: Row) -> list[str]:
     rows = row.millstream.runs[-1].outcome.rows if row.millstream.runs else None
-    ratios = ["" if ratio is None else f"{ratio:.2f}" for ratio in (row.over(row.flink), row.over(row.decoding))]
+    found = (row.over(row.flink), row.over_per_core(row.flink), row.over(row.decoding))
+    ratios = ["" if ratio is None else f"{ratio:.2f}" for ratio in found]
     return [*ratios, "" if rows is None else f"{rows:,}"]
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench.job import Job, Outcome, serve
+from bench.job import FIXED_EVENTS, Job, Outcome, serve
 from bench.nexmark.data import event_file
-from bench.peers.flink_sql import FIXED_EVENTS, timed
+from bench.peers.flink_sql import timed
 
 EVENTS = """
 create table events (

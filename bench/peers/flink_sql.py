@@ -19,11 +19,10 @@ from statistics import median
 
 from bench import checksum, data
 from bench.checksum import Checksum, Pane
-from bench.job import BenchError, Job, Outcome, Span, serve
+from bench.job import FIXED_EVENTS, BenchError, Job, Outcome, Span, serve
 
 JAVA = Path(__file__).parent / "java"
 CLASSES = data.DIRECTORY / "flink-classes"
-FIXED_EVENTS = 1_000
 MEMORY = ["-Xmx4g", "-XX:+UseParallelGC"]  # of the collectors, the one with the most events/s here
 
 # Flink reflects on the JDK's own classes; Java 17 asks for leave.
