@@ -7,7 +7,7 @@ message's place in the block. On the way out, a message is a row or a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -158,14 +158,14 @@ class MsgpackMessages:
             return Decoded(self._columns(events), _bad_records(messages, bad))
         except SchemaError:
             pass
-        fit: list[msgspec.Struct] = []
+        # One at a time, and put together as columns: values that fit, each by itself, may not go into one list together.
+        fit = [self._columns([])]
         for event, owner in zip(events, owners, strict=True):
             try:
-                self._columns([event])
-                fit.append(event)
+                fit.append(self._columns([event]))
             except SchemaError as error:
                 bad.append(Bad(owner, msgspec.msgpack.encode(event), str(error)))
-        return Decoded(self._columns(fit), _bad_records(messages, bad))
+        return Decoded(concat_columns(fit), _bad_records(messages, bad))
 
     def _events(self, messages: Sequence[bytes]) -> tuple[list[msgspec.Struct], list[int], list[Bad]]:
         """The events, the number of the message that each is from, and the messages or parts of them that are none."""
@@ -230,6 +230,10 @@ def _msgpack_rows(messages: Sequence[bytes]) -> tuple[list[dict[str, Any]], list
     return rows, owners, bad
 
 
+_NOT_ARROW = (pa.ArrowException, SchemaError, OSError, ValueError, KeyError, TypeError)
+"""What pyarrow raises over a damaged stream: not its own errors alone, where a name is no text or a type has no class."""
+
+
 class ArrowMessages:
     """An Arrow IPC stream with any number of rows."""
 
@@ -243,7 +247,7 @@ class ArrowMessages:
         for number, data in enumerate(messages.data):
             try:
                 parts += [conform(columns, self._schema, "the message") for columns in read_batches(data)]
-            except (pa.ArrowException, SchemaError, OSError) as error:
+            except _NOT_ARROW as error:
                 bad.append(Bad(number, data, f"{error}"))
         columns = concat_columns(parts) if parts else pa.RecordBatch.from_pylist([], schema=self._schema)
         return Decoded(columns, _bad_records(messages, bad))
@@ -253,10 +257,19 @@ class ArrowMessages:
         for data in split_messages(block).data:
             try:
                 with pa.ipc.open_stream(data) as reader:
-                    return plain_schema(reader.schema).remove_metadata()
-            except (pa.ArrowException, OSError):
+                    schema = plain_schema(reader.schema).remove_metadata()
+                _look_at_names(schema)
+                return schema
+            except _NOT_ARROW:
                 continue
         raise SourceError("no Arrow IPC stream in the first messages")
+
+
+def _look_at_names(fields: Iterable[pa.Field[Any]]) -> None:
+    """Arrow takes any bytes for a name, and pyarrow finds out when it is asked for one."""
+    for field in fields:
+        assert isinstance(field.name, str)
+        _look_at_names(field.type.field(number) for number in range(field.type.num_fields))
 
 
 _DECODERS: dict[Payload, type[JsonMessages] | type[MsgpackMessages] | type[ArrowMessages]]

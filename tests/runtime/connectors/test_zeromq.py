@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ import pytest
 import zmq
 
 from millstream.connectors.base import Block, Placement, Reader
-from millstream.connectors.messages import join_messages, message_decoder, message_encoder, split_messages
+from millstream.connectors.messages import (
+    ArrowMessages,
+    join_messages,
+    message_decoder,
+    message_encoder,
+    split_messages,
+)
 from millstream.connectors.zeromq import ZeroMQSink, ZeroMQSource, pause_s
 from millstream.errors import FlowError, SinkError, SourceError
 from millstream.schema import to_schema
@@ -226,6 +233,14 @@ def test_malformed_msgpack_messages_are_bad_records_each_by_itself() -> None:
     assert [number for number, _ in bad] == [1, 2, 3, 3, 4, 5]
 
 
+def test_values_that_fit_each_by_itself_fit_together() -> None:
+    schema = to_schema({"d": pa.decimal128(38, 9)})
+    messages = [msgpack.packb({"d": value}) for value in ("1.50", 2, None, "x")]
+    columns, bad = message_decoder("msgpack", schema, None, "here").decode(join_messages(messages))
+    assert columns.to_pylist() == [{"d": Decimal("1.50")}, {"d": Decimal(2)}, {"d": None}]
+    assert [record.line for record in bad] == [3]
+
+
 def test_malformed_arrow_messages_are_bad_records() -> None:
     (good,) = message_encoder("arrow", "batch")(pa.RecordBatch.from_pylist(ROWS, schema=SCHEMA))
     (other,) = message_encoder("arrow", "batch")(pa.record_batch({"n": ["x"], "s": ["y"]}))
@@ -236,6 +251,17 @@ def test_malformed_arrow_messages_are_bad_records() -> None:
     rows, bad = decode("arrow", b"nonsense", good, other)
     assert rows == ROWS
     assert [number for number, _ in bad] == [0, 2]
+
+
+def test_a_field_whose_name_is_no_text_is_a_bad_record() -> None:
+    (good,) = message_encoder("arrow", "batch")(pa.record_batch({"nn": [1]}))
+    rows, bad = decode("arrow", good.replace(b"nn", b"n\xff"))
+    assert rows == []
+    assert "'utf-8' codec can't decode byte 0xff" in bad[0][1]
+    block = join_messages([good.replace(b"nn", b"n\xff")])
+    with pytest.raises(SourceError, match="no Arrow IPC stream"):
+        ArrowMessages.infer(block)
+    assert len(message_decoder("arrow", None, None, "here").decode(block).bad) == 1
 
 
 def test_damaged_arrow_messages_never_reach_the_flow() -> None:
