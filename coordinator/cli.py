@@ -25,7 +25,9 @@ from millstream.coordinator import flowfile, inspection, launch
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
-from millstream.coordinator.ui.address import parse_address
+from millstream.coordinator.ui.address import open_door, parse_address
+from millstream.coordinator.ui.top import PageClient, watch
+from millstream.coordinator.ui.watching import serve_past
 from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
 from millstream.times import SECOND_US, duration_us
@@ -328,6 +330,34 @@ def resume(run: str, state: Path, timeout_s: float) -> None:
 def stop(run: str, savepoint: bool, to: Path | None, drain: bool, state: Path, timeout_s: float) -> None:
     """End a running flow at a last checkpoint, from which it can go on."""
     _ask(run, state, timeout_s, lambda running: running.stop(drain=drain, savepoint=savepoint, to=to))
+
+
+@main.command()
+@_running
+@_state
+@click.option("--once", is_flag=True, help="Show one picture and end.")
+def top(run: str, state: Path, once: bool) -> None:
+    """Show a running flow in the terminal: what its operators and processes do, and what limits it."""
+    with _told():
+        client = PageClient(inspection.state_of(run, state))
+        console = Console()
+        watch(client, console if console.is_terminal else Console(width=_PIPE_WIDTH), once=once)
+
+
+@main.command()
+@_running
+@_state
+@click.option("--ui", "page", metavar="on|HOST:PORT", default="on", show_default=True, help="Where the page is served.")
+def history(run: str, state: Path, page: str) -> None:
+    """Serve the page of a flow's earlier runs, until Ctrl-C: all that it showed, without what is live."""
+    with _told():
+        directory = inspection.state_of(run, state)
+        address = parse_address(page)
+        if address is None:
+            raise FlowError("--ui off: there would be nothing to see; leave it out, or say HOST:PORT")
+        door = open_door(address)
+        click.echo(f"page: {door.link}", err=True)
+        serve_past(directory, door)
 
 
 @main.command()

@@ -110,7 +110,7 @@ export class Graph {
     draw("title", {}, `${operator.description}\n${operator.where}`),
     draw("rect", { class: "card", width: WIDTH, height: HEIGHT, rx: 11 }),
     draw("text", { class: "title", x: 14, y: 24 }, cut(operator.name, 19)),
-    draw("text", { class: "soft", x: 14, y: 41 }, cut(operator.description, 32)),
+    draw("text", { class: "soft", x: 14, y: 41 }, cut(operator.description, 28)),
     draw("rect", { class: "track", x: 14, y: HEIGHT - 18, width: WIDTH - 28, height: 5, rx: 2.5 }),
     ...Object.values(parts));
     this.nodes.set(operator.name, { node, parts, operator });

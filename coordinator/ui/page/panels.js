@@ -13,7 +13,7 @@ export const numbers = (element, picture) => {
     ["Events read", rate(picture.events_per_s), `${count(picture.events_in)} in all`],
     ["Rows written", rate(picture.rows_per_s), `${count(picture.rows_out)} in all`],
     ["Latency p50", span(picture.latency_p50_us), "from source to sink"],
-    ["Latency p99", span(picture.latency_p99_us), "last 10 s"],
+    ["Latency p99", span(picture.latency_p99_us), "99 of 100 rows are faster"],
     ["Watermark lag", span(picture.lag_us), eventTime(picture.watermark_us)],
     ["State", bytes(picture.state_bytes), `${count(picture.keys)} keys`],
     ["Late", count(picture.late), "events", picture.late],

@@ -1,0 +1,175 @@
+"""The page of a run while the run goes on, as a reader uses it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from browser.conftest import Running, start
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
+
+SECONDS = 1_000
+
+
+def count(page: Page, name: str) -> int:
+    """How many there are in all, by what stands below a number."""
+    text = page.locator("#numbers div", has_text=name).locator("small").inner_text()
+    return int(re.sub(r"\D", "", text))
+
+
+def test_the_graph_shows_every_operator_and_how_rows_go(page: Page) -> None:
+    names = page.locator(".node .title").all_text_contents()
+    assert names == ["generate", "event_time", "map", "agg", "write_jsonl"]
+    assert "by shop" in page.locator(".edge-label").all_text_contents()
+
+
+def test_numbers_move_while_the_run_goes_on(page: Page) -> None:
+    before = count(page, "Events read")
+    page.wait_for_function(
+        "before => Number(document.querySelector('#numbers small').textContent.replace(/\\D/g, '')) > before",
+        arg=before,
+    )
+
+
+def test_the_limiting_operator_is_the_one_that_is_slow(page: Page) -> None:
+    expect(page.locator("#limit")).to_contain_text("map limits the run", timeout=60 * SECONDS)
+    expect(page.locator(".node.limits .title")).to_have_text("map")
+
+
+def test_the_slider_goes_back_and_live_returns(page: Page) -> None:
+    page.wait_for_function("document.querySelectorAll('.chart path.line').length > 5", timeout=60 * SECONDS)
+    page.wait_for_timeout(4 * SECONDS)  # so that there is a past to go to
+    now = count(page, "Events read")
+    page.locator("#slider").fill("100")
+    expect(page.locator("#moment")).to_contain_text("earlier")
+    page.wait_for_function(
+        "now => Number(document.querySelector('#numbers small').textContent.replace(/\\D/g, '')) < now", arg=now
+    )
+    expect(page.locator(".chart .cursor").first).to_be_attached()
+    page.get_by_role("button", name="Live").click()
+    expect(page.locator("#moment")).to_have_text("now")
+    page.wait_for_function(
+        "now => Number(document.querySelector('#numbers small').textContent.replace(/\\D/g, '')) >= now", arg=now
+    )
+
+
+def test_the_hot_key_is_named_and_what_looks_like_markup_is_text(page: Page) -> None:
+    first = page.locator("#keys .key").first
+    expect(first).to_have_text("<b>Berlin</b>", timeout=60 * SECONDS)
+    assert page.locator("#keys b").count() == 0
+
+
+def test_an_operator_opens_by_keyboard_and_shows_its_last_rows(page: Page) -> None:
+    node = page.locator('[data-operator="map"]')
+    node.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#detail h3").first).to_have_text("map")
+    expect(page.locator("#detail tbody tr").first).to_be_visible(timeout=60 * SECONDS)
+    assert "shop" in page.locator("#detail thead").inner_text()
+    page.locator("#detail .close").click()
+    expect(page.locator("#detail")).to_be_hidden()
+    assert page.evaluate("document.activeElement.dataset.operator") == "map"
+
+
+def test_dead_letters_are_shown_with_their_reason(page: Page) -> None:
+    expect(page.locator("#letters tbody tr").first).to_contain_text("no price for order", timeout=60 * SECONDS)
+
+
+def test_a_checkpoint_is_made_by_a_button_and_appears(page: Page) -> None:
+    page.get_by_role("button", name="Checkpoint").click()
+    expect(page.locator("#said")).to_contain_text("checkpoint", timeout=60 * SECONDS)
+    expect(page.locator("#said")).to_contain_text("after")
+    expect(page.locator("#checkpoints tbody tr").first).to_be_visible(timeout=60 * SECONDS)
+
+
+def test_pause_and_resume_do_what_they_say(page: Page) -> None:
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#state")).to_have_text("paused", timeout=60 * SECONDS)
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#state")).to_have_text("running", timeout=60 * SECONDS)
+
+
+def test_everything_is_reached_and_named_without_a_mouse(page: Page) -> None:
+    named = page.locator("button, input, [tabindex='0'], [role=tab]")
+    assert named.count() > 10
+    for element in named.all():
+        name = element.evaluate(
+            "e => e.getAttribute('aria-label') || e.textContent.trim() || e.getAttribute('aria-labelledby') || e.id"
+        )
+        assert name, element.evaluate("e => e.outerHTML.slice(0, 200)")
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (1600, 1000)])
+def test_nothing_sticks_out_of_a_narrow_or_a_wide_window(page: Page, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(browser: Browser, running: Running, scheme: str) -> None:
+    opened = browser.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    opened.goto(running.url)
+    opened.wait_for_selector(".node .rate:not(:empty)")
+    ratios = opened.evaluate(
+        """() => {
+        const style = getComputedStyle(document.documentElement);
+        const light = (name) => {
+            const hex = style.getPropertyValue(name).trim().slice(1);
+            const [r, g, b] = [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255)
+                .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
+        return ["--ink", "--soft", "--faint", "--hot", "--bad"].flatMap((text) => ["--card", "--page"].map((back) => [text, back, ratio(text, back)]));
+    }"""
+    )
+    assert [r for r in ratios if r[2] < 4.5] == [], "WCAG AA asks for 4.5"
+    opened.close()
+
+
+def test_a_loss_is_told_and_the_page_outlives_it(page: Page, running: Running) -> None:
+    import psutil
+
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    worker = next(c for c in children if "millstream.workers" in c.cmdline())
+    worker.kill()
+    expect(page.locator("#happenings .lost")).to_contain_text("was killed by SIGKILL", timeout=60 * SECONDS)
+    expect(page.locator("#meta")).to_contain_text("attempt 2", timeout=60 * SECONDS)
+
+
+def test_a_token_is_demanded_where_there_is_one(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLSTREAM_TOKEN", "token-of-this-test")
+    run = start(tmp_path)
+    try:
+        opened = browser.new_context().new_page()
+        answer = opened.goto(run.url)
+        assert answer is not None and answer.status == 401
+        assert "a token is needed" in opened.inner_text("body")
+        opened.goto(f"{run.url}?token={run.token}")
+        opened.wait_for_selector(".node .rate:not(:empty)", timeout=60 * SECONDS)
+        assert opened.url == run.url, "the token is not left in the address"
+    finally:
+        run.process.kill()
+        run.process.wait()
+
+
+def test_the_end_of_a_run_is_told_and_what_was_seen_stays(browser: Browser, tmp_path: Path) -> None:
+    run = start(tmp_path)
+    try:
+        opened = browser.new_page()
+        opened.goto(run.url)
+        opened.wait_for_selector(".node .rate:not(:empty)", timeout=60 * SECONDS)
+        opened.on("dialog", lambda dialog: dialog.accept())
+        opened.get_by_role("button", name="Stop").click()
+        expect(opened.locator("#said")).to_contain_text("The run has ended", timeout=60 * SECONDS)
+        assert opened.locator(".node").count() == 5
+    finally:
+        run.process.kill()
+        run.process.wait()
