@@ -72,9 +72,14 @@ def _of_run(flow: str, report: Mapping[str, Any], drawn: Mapping[str, Any]) -> I
             gauge = GaugeMetricFamily(name, text, labels=["flow"])
             gauge.add_metric([flow], float(value))
             yield gauge
-    read = CounterMetricFamily("millstream_read_bytes", "Bytes read from sources.", labels=["flow"])
-    read.add_metric([flow], float(report.get("bytes_in", 0)))
-    yield read
+    for name, text, total in (
+        ("millstream_read_bytes", "Bytes read from sources.", report.get("bytes_in", 0)),
+        ("millstream_read_rows", "Events read from sources.", drawn["events_in"]),
+        ("millstream_written_rows", "Rows written to sinks.", drawn["rows_out"]),
+    ):
+        counter = CounterMetricFamily(name, text, labels=["flow"])
+        counter.add_metric([flow], float(total))
+        yield counter
 
 
 def _of_operators(flow: str, report: Mapping[str, Any], drawn: Mapping[str, Any]) -> Iterator[Metric]:
@@ -100,8 +105,9 @@ def _of_operators(flow: str, report: Mapping[str, Any], drawn: Mapping[str, Any]
             f"millstream_operator_{what}_seconds", f"For how long an operator has {text}.", labels=[*labels, "process"]
         )
         for process, figures in report["processes"].items():
-            for operator, spent_us in figures.get(f"{what}_us", {}).items():
-                spent.add_metric([flow, operator, process], spent_us / 1e6)
+            told = figures.get(f"{what}_us", {})
+            for operator in dict.fromkeys([*figures.get("busy_us", {}), *told]):
+                spent.add_metric([flow, operator, process], told.get(operator, 0) / 1e6)
         yield spent
 
 
