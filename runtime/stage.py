@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from millstream.batch import Batch
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part
 from millstream.connectors.base import Prepared
 from millstream.meters import LatencyHistogram
 from millstream.operators.base import Operator
@@ -36,7 +36,7 @@ class StageSnapshot(NamedTuple):
 
     stage: int
     epoch: int
-    tables: dict[int, list[StateTable]]
+    tables: dict[int, Sequence[Part]]
     sinks: dict[int, Prepared]
     counters: dict[int, dict[str, int]]
 

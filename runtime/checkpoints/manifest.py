@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import xxhash
 
 from millstream.errors import CheckpointError
 
 FORMAT: Final = 1
+
+
+Change = Literal["adds", "replaces", "removes"]
+"""What a table does: its rows come beside what there is, or in the place of all rows of their keys, or those just go."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class TableFile:
         rows: how many of the file's rows count; first: the first of them.
         size_bytes: of the whole file.
         checksum: XXH3 (128 bits) of the file, in hex.
+        change: what becomes of the rows that tables of this name before it have for its keys.
     """
 
     operator: str
@@ -39,6 +44,7 @@ class TableFile:
     size_bytes: int
     checksum: str
     first: int = 0
+    change: Change = "adds"
 
 
 @dataclass(frozen=True)

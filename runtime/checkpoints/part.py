@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.store import CheckpointStore
-from millstream.checkpoints.tables import Saved, StateTable
+from millstream.checkpoints.tables import Part, Saved, StateTable
 from millstream.meters import add_counts
 from millstream.operators.sinks import WriteSink
 from millstream.plan import PhysicalPlan
@@ -28,8 +28,8 @@ class Snapshot(NamedTuple):
     last: bool
     stages: list[StageSnapshot]
 
-    def tables(self) -> Iterator[tuple[int, int, int, StateTable]]:
-        """Every table, with its stage, its node and its number among the tables of that."""
+    def tables(self) -> Iterator[tuple[int, int, int, Part]]:
+        """Every table, or the file that has it, with its stage, its node and its number among the tables of that."""
         for stage in self.stages:
             for node, tables in stage.tables.items():
                 for number, table in enumerate(tables):
@@ -49,8 +49,9 @@ def write_snapshot(
     plan, worker = runner.plan, runner.index
     files: list[TableFile] = []
     for stage, node, number, table in snapshot.tables():
-        file = table.on_disk
+        file = table if isinstance(table, TableFile) else table.on_disk
         if file is None:
+            assert isinstance(table, StateTable)
             name = f"{snapshot.epoch:08d}-{attempt}-{process}-{stage}-{node}-{number}"
             operator = plan.nodes[node].name
             file = store.write_table(operator, table, worker=worker, workers=plan.workers, name=name)
@@ -114,7 +115,9 @@ class CheckpointPart:
         """The tables of a snapshot are on disk; whether they will be kept is not known before the checkpoint is complete."""
         tables = (table for *_, table in snapshot.tables())
         self._written[snapshot.epoch] = [
-            (table.saved, file, table.first) for table, file in zip(tables, files, strict=True)
+            (table.saved, file, table.first)
+            for table, file in zip(tables, files, strict=True)
+            if isinstance(table, StateTable)
         ]
 
     def completed(self, epoch: int) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from millstream.checkpoints.folding import folded
 from millstream.checkpoints.manifest import Manifest, PartitionState
 from millstream.checkpoints.store import CheckpointStore
 from millstream.checkpoints.tables import StateTable
@@ -32,7 +33,7 @@ class Recovery:
             CheckpointError: it is damaged.
         """
         files = [t for t in self.manifest.tables if t.operator == operator]
-        return self._store.load_owned(files, worker, workers)
+        return folded(self._store.load_owned(files, worker, workers))
 
     def sink_states(self, operator: str) -> list[dict[str, Any]] | None:
         """What all writers of a sink said; None: it was not there then."""

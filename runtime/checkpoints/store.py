@@ -49,7 +49,9 @@ class CheckpointStore:
         path = f"data/{name}.arrow"
         self.disk.write(path, [data])
         checksum = xxhash.xxh3_128_hexdigest(memoryview(data))
-        return TableFile(operator, table.name, worker, workers, path, table.num_rows, data.size, checksum)
+        return TableFile(
+            operator, table.name, worker, workers, path, table.num_rows, data.size, checksum, change=table.change
+        )
 
     def complete(self, manifest: Manifest) -> None:
         """Make a checkpoint exist, and remove what no kept one needs.
@@ -167,6 +169,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{file.path}: has {table.num_rows} rows, and the manifest counts on {file.first + file.rows}"
             )
+        table = replace(table, change=file.change)
         whole = (file.first, file.rows) == (0, table.num_rows)
         return table if whole else table.slice(file.first, file.rows)
 

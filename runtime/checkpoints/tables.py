@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import Array, Keys, index_array, make_columns
-from millstream.checkpoints.manifest import TableFile
+from millstream.batch import Array, Keys, index_array, make_columns, take_columns
+from millstream.checkpoints.manifest import Change, TableFile
 from millstream.errors import CheckpointError
 from millstream.keys import group_owners, hash_keys, key_groups
 
@@ -59,6 +60,7 @@ class StateTable:
         keys: the key of each row; None where the rows belong to the worker and to no key.
         columns: the rest; as many rows as there are keys.
         saved: where the rows lie on disk already, if they do; first: the first of them among the rows that it speaks of.
+        change: what becomes of the rows that tables of this name before it have for its keys.
     """
 
     name: str
@@ -66,6 +68,7 @@ class StateTable:
     columns: pa.RecordBatch
     saved: Saved = field(default_factory=Saved, compare=False)
     first: int = 0
+    change: Change = "adds"
 
     @property
     def num_rows(self) -> int:
@@ -78,7 +81,18 @@ class StateTable:
 
     def slice(self, first: int, rows: int) -> StateTable:
         keys = None if self.keys is None else Keys(self.keys.distinct, self.keys.codes[first : first + rows])
-        return StateTable(self.name, keys, self.columns.slice(first, rows), self.saved, self.first + first)
+        columns = self.columns.slice(first, rows)
+        return replace(self, keys=keys, columns=columns, first=self.first + first)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> StateTable:
+        """Some of the rows; on disk they are not by themselves."""
+        assert self.keys is not None
+        columns = take_columns(self.columns, index_array(rows))
+        return StateTable(self.name, self.keys.take(rows), columns, change=self.change)
+
+
+Part = StateTable | TableFile
+"""A part of an operator's state: as it is now, or the file in which a complete checkpoint has it."""
 
 
 def to_ipc(table: StateTable) -> pa.Buffer:
@@ -144,8 +158,7 @@ def owned(table: StateTable, worker: int, workers: int) -> StateTable:
     rows = np.flatnonzero((owners == worker)[table.keys.codes])
     if len(rows) == table.num_rows:
         return table
-    columns = table.columns.take(index_array(rows)) if table.columns.num_columns else table.columns
-    return StateTable(table.name, table.keys.take(rows), columns)
+    return table.take(rows)
 
 
 def _used(keys: Keys) -> Keys:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from millstream.batch import Batch
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import InternalError
 from millstream.specs.base import MAIN
 from millstream.times import saturating_add
@@ -132,8 +132,8 @@ class Operator:
         """All inputs have ended, and the last watermark has been handled."""
         return iter(())
 
-    def snapshot(self) -> list[StateTable]:
-        """Everything that the operator holds, as columns that nobody changes any more.
+    def snapshot(self) -> Sequence[Part]:
+        """Everything that the operator holds, as columns that nobody changes any more; what is on disk by its file.
 
         Called between batches; the tables are written while the operator goes on.
         """

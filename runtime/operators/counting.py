@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.batch import Array, Batch, index_array, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
@@ -88,7 +88,7 @@ class CountWindow(OrderedOperator):
             return nothing, nothing
         return pa.array(seen.time_us[first]).view(STAMP), pa.array(seen.time_us[last] + 1).view(STAMP)
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         return [*super().snapshot(), *self.history.snapshot(_HISTORY)]
 
     def restore(self, tables: Sequence[StateTable]) -> None:

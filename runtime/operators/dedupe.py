@@ -18,14 +18,14 @@ import pyarrow as pa
 
 from millstream.accumulators import to_arrow
 from millstream.accumulators.ordered import choose
-from millstream.batch import EMPTY_COLUMNS, Array, Batch, BoolArray, IntArray, index_array, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.batch import EMPTY_COLUMNS, Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import SchemaError
 from millstream.grouping import group_codes
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.ordering import OrderedOperator
-from millstream.operators.row_tables import notes_and_fields, rows_table
+from millstream.operators.row_tables import notes_and_fields, row_columns
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import DedupeSpec, FirstSpec
 from millstream.state.columns import SlotColumn, grown
@@ -112,6 +112,7 @@ class Dedupe(Operator):
         self.time_us = grown(self.time_us, self.keys.capacity)
         self.position = grown(self.position, self.keys.capacity)
         self.time_us[slots], self.position[slots] = time_us, position
+        self.keys.changed(slots)
         names = list(fields)
         if self.names is None:
             self.names, self.fields = names, [SlotColumn() for _ in names]
@@ -147,15 +148,16 @@ class Dedupe(Operator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
-        slots = self.keys.live()
-        if not len(slots):
+    def snapshot(self) -> list[Part]:
+        if not len(self.keys):
             return []
+        carried = make_columns([_TIME, _POSITION], [pa.array([self.timed]), pa.array([self.placed])])
+        return [StateTable(_CARRIED, None, carried), *self.keys.snapshot(_STANDING, self._rows_of)]
+
+    def _rows_of(self, slots: IntArray) -> tuple[Keys, pa.RecordBatch]:
         notes = {_TIME: pa.array(self.time_us[slots]), _POSITION: pa.array(self.position[slots])}
         fields = {n: to_arrow(c.take(slots)) for n, c in zip(self.names or (), self.fields, strict=True)}
-        carried = make_columns([_TIME, _POSITION], [pa.array([self.timed]), pa.array([self.placed])])
-        rows = rows_table(_STANDING, self.keys.row_keys(slots), notes, fields)
-        return [StateTable(_CARRIED, None, carried), rows]
+        return self.keys.row_keys(slots), row_columns(notes, fields)
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:
@@ -233,6 +235,7 @@ class FirstInOrder(OrderedOperator):
         last = np.flatnonzero(np.append(codes[1:] != codes[:-1], True)) if len(codes) else np.zeros(0, np.intp)
         touched = slots[codes[last]]
         self.accepted_us[touched] = time_us[last]
+        self.keys.changed(touched)
         assert self.within_us is not None
         self.expiry.set(touched, time_us[last] + self.within_us)
 
@@ -243,13 +246,14 @@ class FirstInOrder(OrderedOperator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
-        slots = self.keys.live()
+    def snapshot(self) -> list[Part]:
+        return [*super().snapshot(), *self.keys.snapshot(_SEEN, self._rows_of)]
+
+    def _rows_of(self, slots: IntArray) -> tuple[Keys, pa.RecordBatch]:
         columns = EMPTY_COLUMNS
-        if self.within_us is not None and len(slots):
+        if self.within_us is not None:
             columns = make_columns([_TIME], [pa.array(self.accepted_us[slots])])
-        seen = [StateTable(_SEEN, self.keys.row_keys(slots), columns)] if len(slots) else []
-        return [*super().snapshot(), *seen]
+        return self.keys.row_keys(slots), columns
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from millstream.accumulators import AccumulatorSet, Column, concat, take
 from millstream.batch import Batch, BoolArray, IntArray, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.evaluate import evaluate_all
 from millstream.grouping import Groups
 from millstream.operators.accumulator_tables import AccumulatorTables
@@ -132,7 +132,7 @@ class ExpiringAggregate(OrderedOperator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         return [*super().snapshot(), *self.tables.snapshot(), *self.standing.snapshot(self.tables)]
 
     def restore(self, tables: Sequence[StateTable]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Array, Batch, IntArray, concat, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
 from millstream.runs import trimmed, unify_keys
@@ -232,7 +232,7 @@ class OrderedOperator(Operator):
                 yield from self.on_rows(part)
         yield from self.on_time(watermark_us)
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> Sequence[Part]:
         return self.order.snapshot(_WAITING)
 
     def restore(self, tables: Sequence[StateTable]) -> None:

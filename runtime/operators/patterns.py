@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, IntArray, Keys, concat, index_array, make_columns, struct_fields
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import UserFunction, user_error
 from millstream.operators.automaton import Automaton, KeyState, Match, Partial, rows_of_partials
@@ -175,7 +175,7 @@ class MatchPattern(OrderedOperator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> Sequence[Part]:
         """Each match under way by itself, with its events: what refers to them by number means nothing elsewhere."""
         tables = super().snapshot()
         under_way = [

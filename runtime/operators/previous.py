@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns, take_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.evaluate import evaluate_rows
 from millstream.expr import col
 from millstream.operators.base import Context, Output
@@ -142,7 +142,7 @@ class WithPrevious(OrderedOperator):
         elapsed = pa.array(elapsed_us / per_us, mask=elapsed_us <= 0)  # of two events at one time there is no rate
         return pc.divide(difference, elapsed)
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         expired = make_columns(["expired_before_us"], [pa.array([self.expired_before_us])])
         return [*super().snapshot(), *self.history.snapshot(_HISTORY), StateTable(_EXPIRED, None, expired)]
 

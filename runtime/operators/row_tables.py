@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from millstream.batch import Array, Keys, make_columns
+import pyarrow as pa
+
+from millstream.batch import Array, make_columns
 from millstream.checkpoints.tables import StateTable
 
 _FIELD: Final = "row."
 
 
-def rows_table(name: str, keys: Keys, notes: Mapping[str, Array], fields: Mapping[str, Array]) -> StateTable:
-    """A table of rows with these keys."""
-    names = [*notes, *(_FIELD + n for n in fields)]
-    return StateTable(name, keys, make_columns(names, [*notes.values(), *fields.values()]))
+def row_columns(notes: Mapping[str, Array], fields: Mapping[str, Array]) -> pa.RecordBatch:
+    """The columns of a table of rows, beside their keys."""
+    return make_columns([*notes, *(_FIELD + n for n in fields)], [*notes.values(), *fields.values()])
 
 
 def notes_and_fields(table: StateTable) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -19,7 +19,7 @@ from millstream.accumulators import AccumulatorSet, Column
 from millstream.accumulators.columns import Input
 from millstream.aggregates import CountDistinct
 from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.evaluate import evaluate_all
 from millstream.grouping import group_codes
 from millstream.operators.accumulator_tables import AccumulatorTables
@@ -124,7 +124,7 @@ class RunningAggregate(Operator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         values = [table for held in self.values for table in held.snapshot(self.standing.keys)]
         return [*self.tables.snapshot(), *self.standing.snapshot(self.tables), *values]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millstream.batch import Batch, index_array
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.columnar import with_arrays
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, Moments, sorted_by_key
@@ -76,7 +76,7 @@ class Sliding(OrderedOperator):
         moments = Moments(seen)
         return moments.first_from(starts, time_us - self.size_us), moments.first_from(starts, time_us + 1)
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         return [*super().snapshot(), *self.history.snapshot(_HISTORY)]
 
     def restore(self, tables: Sequence[StateTable]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat
-from millstream.batch import BoolArray, IntArray, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.batch import BoolArray, IntArray, Keys, make_columns
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.grouping import Groups
 from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.state.columns import SlotColumn, grown
@@ -77,6 +77,7 @@ class Standing:
         return [c.take(slots) for c in self.columns]
 
     def put(self, slots: IntArray, columns: list[Column], time_us: IntArray) -> None:
+        self.keys.changed(slots)
         self.columns = self.columns or [SlotColumn() for _ in columns]
         for state, values in zip(self.columns, columns, strict=True):
             state.put(slots, values)
@@ -89,13 +90,14 @@ class Standing:
         for state in self.columns:
             state.forget(slots)
 
-    def snapshot(self, tables: AccumulatorTables) -> list[StateTable]:
+    def snapshot(self, tables: AccumulatorTables) -> list[Part]:
         """A row for each key."""
-        slots = self.keys.live()
-        if not len(slots):
-            return []
-        arrays = {_TIME: pa.array(self.time_us[slots]), **tables.columns(self.take(slots))}
-        return [StateTable(_STANDING, self.keys.row_keys(slots), make_columns(list(arrays), list(arrays.values())))]
+
+        def rows_of(slots: IntArray) -> tuple[Keys, pa.RecordBatch]:
+            arrays = {_TIME: pa.array(self.time_us[slots]), **tables.columns(self.take(slots))}
+            return self.keys.row_keys(slots), make_columns(list(arrays), list(arrays.values()))
+
+        return self.keys.snapshot(_STANDING, rows_of)
 
     def restore(self, tables: Sequence[StateTable], from_table: AccumulatorTables) -> IntArray:
         """Take what stood before; returns the slots that it got."""

@@ -22,13 +22,13 @@ import pyarrow as pa
 from millstream.accumulators import Column, concat, take, to_arrow
 from millstream.accumulators.sorting import Codes, Content, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
 from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, index_array, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import InternalError, SchemaError
 from millstream.grouping import Groups
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.columnar import evaluate_all
-from millstream.operators.row_tables import notes_and_fields, rows_table
+from millstream.operators.row_tables import notes_and_fields, row_columns
 from millstream.operators.taking_back import cancelled
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import TopNSpec
@@ -154,6 +154,7 @@ class TopN(Operator):
         numbers[held + added] = self.log.append([take(c, added) for c in rows.columns], len(added))
         counts = np.bincount(both.groups.codes[order], minlength=len(touched)).astype(np.int64)
         self.lists.put(touched, counts, numbers[order])
+        self.keys.changed(touched)
         if not self.spec.signed:
             self.worst.set(touched, counts >= n, order[np.cumsum(counts) - 1], both.by[0], both.kind)
         return _Change(touched[both.groups.codes], numbers, old, new, order)
@@ -268,11 +269,13 @@ class TopN(Operator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         """The rows of each key, the best first."""
-        if self.log is None or not self.lists.numbers:
-            return []
-        slots, counts, numbers = self.lists.all()
+        return [] if self.log is None else self.keys.snapshot(_ROWS, self._rows_of)
+
+    def _rows_of(self, slots: IntArray) -> tuple[Keys, pa.RecordBatch]:
+        assert self.log is not None
+        counts, numbers = self.lists.take(slots)
         *columns, time_us, position = [to_arrow(self.log.take(i, numbers)) for i in range(self.log.width)]
         notes = {f"{_BY}{i}": values for i, values in enumerate(columns[len(self.fields) :])}
         if self.timed:
@@ -280,7 +283,7 @@ class TopN(Operator):
         if self.placed:
             notes[_POSITION] = position
         fields = dict(zip(self.fields, columns, strict=False))
-        return [rows_table(_ROWS, self.keys.row_keys(slots, counts), notes, fields)]
+        return self.keys.row_keys(slots, counts), row_columns(notes, fields)
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:

@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 
 from millstream.accumulators import Column, to_arrow
 from millstream.batch import Array, BoolArray, CodeArray, IntArray, Keys, index_array, make_columns
+from millstream.checkpoints.tables import Part
 from millstream.grouping import raw_values
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
 from millstream.state.columns import SlotColumn, grown
+from millstream.state.pieces import RowsOf, SlotPieces
 
 _EMPTY: Final = -1
 _FREED: Final = -2
@@ -47,6 +49,7 @@ class KeyTable:
         self._table: IntArray = np.full(_FIRST_SIZE, _EMPTY)
         self._entries = 0  # of the table, those of freed keys among them
         self._remembered: dict[Any, int] = {}
+        self._pieces = SlotPieces()
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)
@@ -121,6 +124,7 @@ class KeyTable:
         if len(slots) == 0:
             return
         self._remembered.clear()
+        self._pieces.freed(slots, self.keys)
         at = self._positions(slots)
         self._table[at] = _FREED
         self._live[slots] = False
@@ -132,9 +136,19 @@ class KeyTable:
         """All slots that have a key, ascending."""
         return np.flatnonzero(self._live[: self.capacity])
 
+    # --- checkpoints ---
+
+    def changed(self, slots: IntArray) -> None:
+        """What an operator keeps by these slots is not what it was: the next snapshot has it anew."""
+        self._pieces.changed(slots)
+
+    def snapshot(self, name: str, rows_of: RowsOf) -> list[Part]:
+        """The rows that an operator keeps by slot, those of them as tables that have changed since the last checkpoint."""
+        return self._pieces.snapshot(name, self._live[: self.capacity], rows_of)
+
     @property
     def nbytes(self) -> int:
-        beside = self._hashes.nbytes + self._table.nbytes + self._free.nbytes + self._live.nbytes
+        beside = self._hashes.nbytes + self._table.nbytes + self._free.nbytes + self._live.nbytes + self._pieces.nbytes
         return beside + sum(c.nbytes for c in self._columns)
 
     # --- probing ---
@@ -206,6 +220,7 @@ class KeyTable:
         self.capacity += len(fresh)
         self._hashes = grown(self._hashes, self.capacity)
         self._live = grown(self._live, self.capacity)
+        self._pieces.reach(self.capacity)
         return np.concatenate([reused, fresh])
 
     def _store(self, slots: IntArray, keys: pa.RecordBatch) -> None:

@@ -1,0 +1,124 @@
+"""State by slot in checkpoints: what has changed since the last one, as one more piece beside those that are on disk.
+
+For each slot it is known in which piece its rows lie, so a snapshot costs what has changed and not what there is.
+A piece takes the place of the rows that earlier ones have for the same keys, and may say which keys are gone. Small
+pieces are written again as one when there are many, and all of them when most of what they hold does not count any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from millstream.batch import EMPTY_COLUMNS, BoolArray, CodeArray, IntArray, Keys, concat_columns
+from millstream.checkpoints.tables import Part, Saved, StateTable
+from millstream.runs import first_small
+from millstream.state.columns import grown
+
+_NEVER: Final = -1
+"""In no piece."""
+_CHANGED: Final = -2
+"""In a piece, but not as it is now."""
+_PIECES_KEPT: Final = 24
+_SPARE_ROWS: Final = 4_096
+
+RowsOf = Callable[[IntArray], tuple[Keys, pa.RecordBatch]]
+"""The rows of some slots: the key of each, and the rest."""
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What one snapshot wrote.
+
+    Attributes:
+        saved: of each of its tables, with the number of rows.
+        gone: keys that earlier pieces have and that are not there any more.
+    """
+
+    number: int
+    saved: list[tuple[Saved, int]] = field(default_factory=list)
+    gone: list[pa.RecordBatch] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, rows in self.saved)
+
+    def on_disk(self) -> list[Part] | None:
+        """Where its tables are; None where some of them are in no complete checkpoint."""
+        files = [saved.part(0, rows) for saved, rows in self.saved]
+        found: list[Part] = [f for f in files if f is not None]
+        return found if len(found) == len(files) else None
+
+
+class SlotPieces:
+    """Which slots have changed since which snapshot."""
+
+    def __init__(self) -> None:
+        self._piece: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+        self._pieces: list[_Piece] = []
+        self._gone: list[pa.RecordBatch] = []
+        self._next = 0
+
+    def reach(self, capacity: int) -> None:
+        """All slots are below this."""
+        self._piece = grown(self._piece, capacity, _NEVER)
+
+    def changed(self, slots: IntArray) -> None:
+        """The rows of these slots are others now."""
+        if self._pieces:
+            self._piece[slots[self._piece[slots] >= 0]] = _CHANGED
+
+    def freed(self, slots: IntArray, keys_of: Callable[[IntArray], pa.RecordBatch]) -> None:
+        """These slots have no rows any more, nor their keys."""
+        if self._pieces:
+            known = slots[self._piece[slots] != _NEVER]
+            if len(known):
+                self._gone.append(keys_of(known))
+            self._piece[known] = _NEVER
+
+    def snapshot(self, name: str, live: BoolArray, rows_of: RowsOf) -> list[Part]:
+        """The rows of all slots that are live: what is on disk by its files, the rest as tables of this name."""
+        kept = self._kept(int(live.sum()))
+        gone = [batch for piece in self._pieces[len(kept) :] for batch in piece.gone] + self._gone
+        first = self._pieces[len(kept)].number if len(kept) < len(self._pieces) else self._next
+        held = self._piece[: len(live)]
+        slots = np.flatnonzero(live & ((held < 0) | (held >= first)))
+        del self._pieces[len(kept) :]
+        tables: list[StateTable] = []
+        if kept and gone:
+            tables.append(_removal(name, concat_columns(gone)))
+        if len(slots):
+            tables.append(StateTable(name, *rows_of(slots), change="replaces" if kept else "adds"))
+        if tables:
+            self._pieces.append(_Piece(self._next, [(t.saved, t.num_rows) for t in tables], gone if kept else []))
+            held[slots] = self._next
+            self._next += 1
+        self._gone = []
+        return [*(part for parts in kept for part in parts), *tables]
+
+    def _kept(self, live: int) -> list[list[Part]]:
+        """What is on disk of the pieces that are not written again, the oldest first."""
+        kept: list[list[Part]] = []
+        for piece in self._pieces:
+            parts = piece.on_disk()
+            if parts is None:
+                break
+            kept.append(parts)
+        sizes = [piece.rows for piece in self._pieces[: len(kept)]]
+        if sum(sizes) > 2 * live + _SPARE_ROWS:
+            return []
+        return kept[: first_small(sizes)] if len(kept) > _PIECES_KEPT else kept
+
+    @property
+    def nbytes(self) -> int:
+        return self._piece.nbytes
+
+
+def _removal(name: str, keys: pa.RecordBatch) -> StateTable:
+    codes: CodeArray = np.arange(keys.num_rows, dtype=np.int32)
+    return StateTable(name, Keys(keys, codes), EMPTY_COLUMNS, change="removes")
