@@ -166,7 +166,8 @@ class Attempt:
         if in_host:
             self._spawn(SOURCE_HOST, "millstream.coordinator.hosting", [], bootstrap(in_host))
         if in_caller:
-            host_in_thread(self.plan, in_caller, Link(self.directory, CALLER_HOST, self.life.attempt))
+            link = Link(self.directory, CALLER_HOST, self.life.attempt)
+            host_in_thread(self.plan, in_caller, link, self.life.recovery)
         if stdin >= 0:
             os.close(stdin)
 

@@ -20,7 +20,8 @@ import zmq
 
 from millstream.bootstrap import read_bootstrap
 from millstream.channel import SendCredit
-from millstream.connectors.base import Block
+from millstream.checkpoints.recovery import Recovery
+from millstream.connectors.base import Block, Reader
 from millstream.coordinator.core import BLOCK_BYTES
 from millstream.coordinator.reading import HOSTED_BUDGET_BYTES, hosted_exchange
 from millstream.errors import MillstreamError, described
@@ -38,10 +39,17 @@ _QUEUED_BLOCKS: Final = 2
 
 
 class SourceHost:
-    """Reads these partitions and sends them to the coordinator."""
+    """Reads these partitions and sends them to the coordinator.
 
-    def __init__(self, plan: PhysicalPlan, partitions: Sequence[int], link: Link) -> None:
+    Args:
+        recovery: the checkpoint to go on from; None: from the start.
+    """
+
+    def __init__(
+        self, plan: PhysicalPlan, partitions: Sequence[int], link: Link, recovery: Recovery | None = None
+    ) -> None:
         self._plan = plan
+        self._recovery = recovery
         self._link = link
         self._credits = {p: SendCredit(HOSTED_BUDGET_BYTES) for p in partitions}
         self._sequences = dict.fromkeys(partitions, 0)
@@ -105,7 +113,7 @@ class SourceHost:
         items = self._queues[partition]
         source = self._plan.source_of(partition)
         try:
-            reader = source.open(self._plan.partitions[partition][1])
+            reader = self._opened(partition)
             while not reader.ended and not self.stopping.is_set():
                 block = reader.read(self._plan.batch_rows, BLOCK_BYTES)
                 if block is not None or reader.ended:
@@ -120,6 +128,14 @@ class SourceHost:
             items.put(user_error(source.label(), f"reading partition {self._plan.partitions[partition][1]!r}", error))
         self._wake()
 
+    def _opened(self, partition: int) -> Reader:
+        node, name = self._plan.partitions[partition]
+        source = self._plan.source_of(partition)
+        known = None if self._recovery is None else self._recovery.partition(self._plan.nodes[node].name, name)
+        if known is None or known.offset is None:
+            return source.open(name)
+        return source.open_at(name, known.offset)
+
     def _wake(self) -> None:
         try:
             os.write(self._wake_write, b"x")
@@ -133,12 +149,14 @@ class SourceHost:
             return
 
 
-def host_in_thread(plan: PhysicalPlan, partitions: Sequence[int], link: Link) -> threading.Thread:
+def host_in_thread(
+    plan: PhysicalPlan, partitions: Sequence[int], link: Link, recovery: Recovery | None = None
+) -> threading.Thread:
     """Host partitions in a thread of this process; its failures reach the coordinator as any other's."""
 
     def serve() -> None:
         try:
-            SourceHost(plan, partitions, link).run()
+            SourceHost(plan, partitions, link, recovery).run()
         except Exception as error:
             link.send(COORDINATOR, Failed(link.me, described(error, traceback.format_exc())))
         finally:
@@ -156,7 +174,7 @@ def main(descriptor: int) -> int:
     sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
     link = Link(bootstrap.directory, SOURCE_HOST, bootstrap.attempt)
     try:
-        SourceHost(bootstrap.load_plan(), bootstrap.hosted, link).run()
+        SourceHost(bootstrap.load_plan(), bootstrap.hosted, link, bootstrap.recovery()).run()
         return 0
     except Exception as error:
         link.send(COORDINATOR, Failed(SOURCE_HOST, described(error, traceback.format_exc())))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import pyarrow as pa
 import zmq
 
 from millstream.channel import RECEIVER_BUDGET_BYTES
@@ -39,10 +40,15 @@ def hosted_exchange(partition: int) -> int:
 
 
 class HostedReader(Reader):
-    """The receiving end of a partition that another process reads."""
+    """The receiving end of a partition that another process reads.
 
-    def __init__(self) -> None:
+    Args:
+        row: where it begins; None: it cannot be read from the middle.
+    """
+
+    def __init__(self, row: int | None = None) -> None:
         self.ended = False
+        self._row = row
         self._blocks: deque[Data] = deque()
         self.credits: list[tuple[str, Credit]] = []
 
@@ -56,8 +62,15 @@ class HostedReader(Reader):
         if data.size_bytes:
             self.credits.append((data.sender, Credit(data.exchange, SOURCE_STAGE, COORDINATOR, data.size_bytes)))
         self.ended = data.status is InputStatus.ENDED
-        assert data.payload is None or isinstance(data.payload, Block)
-        return data.payload
+        block = data.payload
+        assert block is None or isinstance(block, Block)
+        if self._row is not None and block is not None:
+            assert isinstance(block.payload, pa.RecordBatch)
+            self._row = block.offset + block.payload.num_rows
+        return block
+
+    def offset(self) -> Offset | None:
+        return None if self._row is None else {"row": self._row}
 
     def close(self) -> None:
         return None
@@ -89,13 +102,15 @@ class Readers:
         for partition, (node, name) in enumerate(plan.partitions):
             known = None if recovery is None else recovery.partition(plan.nodes[node].name, name)
             if partition in hosted:
-                if known is not None and known.sequence and not known.ended:
+                replayable = plan.source_of(partition).replayable
+                if known is not None and known.sequence and not known.ended and not replayable:
                     # Whoever hosts it begins at its beginning: what the checkpoint counts would come again.
                     raise SourceError(
                         f"{plan.source_of(partition).label()}: cannot go on from a checkpoint: it cannot be read from the "
                         "middle. Start anew with --fresh, or read from files"
                     )
-                self._readers[partition] = HostedReader()
+                begun = 0 if known is None or known.offset is None else known.offset["row"]
+                self._readers[partition] = HostedReader(begun if replayable else None)
             elif journals is not None and plan.source_of(partition).journaled:
                 journal = Journal(journals / quote(f"{plan.nodes[node].name}.{name}", safe=""))
                 self._journals[partition], self._counted[partition] = journal, deque(maxlen=KEPT)

@@ -153,7 +153,11 @@ class Flow:
         )
 
     def source(self, source: Any, *, name: str = "source") -> Stream:
-        """A source of your own: a `millstream.Source`, or an object with ``partitions()`` and ``read(partition)``."""
+        """A source of your own: a `millstream.Source`, or an object with ``partitions()`` and ``read(partition)``.
+
+        One with ``replayable = True`` gives the same rows in the same order whenever it is read: after a failure a
+        run goes on in the middle of them.
+        """
         if not isinstance(source, Source):
             source = connectors.PythonSource(UserFunction(source))
         return Stream(self, self.add(name, ReadSpec(source), ()))

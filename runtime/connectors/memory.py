@@ -95,7 +95,11 @@ class TableSource(Source):
 
 
 class IterableSource(Source):
-    """Any Python iterable, read in the process that runs the flow."""
+    """Any Python iterable, read in the process that runs the flow.
+
+    One that can be iterated over again, as a list can, is read again after a failure, and what was counted is passed over.
+    An iterator cannot: what it has given is gone.
+    """
 
     in_caller = True
 
@@ -107,6 +111,7 @@ class IterableSource(Source):
             live: rows come as things happen, so a block leaves when its first row has waited for 5 ms.
         """
         self.rows, self.declared, self.live = rows, schema, live
+        self.replayable = not isinstance(rows, Iterator)
 
     def __getstate__(self) -> dict[str, Any]:
         # It stays in this process; only what it is called and its fields go to the others.
@@ -122,21 +127,40 @@ class IterableSource(Source):
         return ["iterable"]
 
     def open(self, partition: str) -> Reader:
-        return RowReader(iter(self.rows), self.declared, self.label(), live=self.live)
+        return self._reader(0)
+
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return self._reader(offset["row"])
+
+    def _reader(self, skip: int) -> RowReader:
+        return RowReader(
+            iter(self.rows), self.declared, self.label(), live=self.live, skip=skip, replayable=self.replayable
+        )
 
 
 class RowReader(Reader):
-    """Python rows from an iterator, as columns.
+    """Python rows from an iterator, as columns; the first ones are passed over, where an earlier life has read them.
 
     How long a read takes is up to the iterator: one that waits belongs into a process, or a thread, of its own.
     """
 
-    def __init__(self, rows: Iterator[Any], schema: pa.Schema | None, label: str, *, live: bool = False) -> None:
+    def __init__(
+        self,
+        rows: Iterator[Any],
+        schema: pa.Schema | None,
+        label: str,
+        *,
+        live: bool = False,
+        skip: int = 0,
+        replayable: bool = False,
+    ) -> None:
         self._rows, self._schema, self._label, self._live = rows, schema, label, live
         self._declared = schema is not None
         self._ready: ColumnReader | None = None
         self._held: list[Any] = []
         self._offset = 0
+        self._skip = skip
+        self._replayable = replayable
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
         while not self.ended:
@@ -149,9 +173,15 @@ class RowReader(Reader):
                 rows = block.payload
                 assert isinstance(rows, pa.RecordBatch)
                 start, self._offset = self._offset, self._offset + rows.num_rows
-                return Block(rows, start, 0, self._label)
+                if self._offset <= self._skip:
+                    continue  # read all the same: the first rows may have settled the fields
+                passed = max(0, self._skip - start)
+                return Block(rows.slice(passed), start + passed, 0, self._label)
             self._ready = None
         return None
+
+    def offset(self) -> Offset | None:
+        return {"row": max(self._offset, self._skip)} if self._replayable else None
 
     def close(self) -> None:
         self.ended = True

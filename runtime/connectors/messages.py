@@ -7,6 +7,7 @@ message's place in the block. On the way out, a message is a row or a batch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -138,6 +139,9 @@ def _json_events(data: bytes) -> list[bytes]:
     return [text]
 
 
+_PLAIN_NAME = re.compile(r'[^\\"\x00-\x1f]*')
+
+
 class MsgpackMessages:
     """One msgpack map, or an array of them. Timestamps are the extension type of the specification."""
 
@@ -145,10 +149,11 @@ class MsgpackMessages:
         self._schema = schema
         places = {f"f{i}": name for i, name in enumerate(schema.names)}
         fields = [(place, Any, None) for place in places]
-        self._event = msgspec.defstruct("Event", fields, rename=places, gc=False, omit_defaults=True)
+        plain = all(map(_PLAIN_NAME.fullmatch, schema.names))  # others msgspec does not take
+        self._event = msgspec.defstruct("Event", fields, rename=places if plain else None, gc=False, omit_defaults=True)
         self._values = [attrgetter(place) for place in places]
         # msgspec rounds the nanoseconds of a timestamp: one just before midnight would become midnight.
-        exact = not any(pa.types.is_temporal(f.type) or pa.types.is_nested(f.type) for f in schema)
+        exact = plain and not any(pa.types.is_temporal(f.type) or pa.types.is_nested(f.type) for f in schema)
         self._decoder = msgspec.msgpack.Decoder(self._event | list[self._event]) if exact else None  # type: ignore[name-defined]
 
     def decode(self, block: Bytes) -> Decoded:

@@ -1,7 +1,8 @@
 """Connectors in the user's own Python.
 
 A source is an object, or a class without arguments, with ``read(partition)`` that gives rows, and
-``partitions()`` if there are several; or just a function that gives rows. A sink is an object, or a class,
+``partitions()`` if there are several; or just a function that gives rows. Where its ``replayable`` is true, it gives the
+same rows whenever it is read, and a run goes on in the middle of them. A sink is an object, or a class,
 with ``write(rows)``, and ``open(worker, workers)``, ``flush()``, ``close()`` and ``abort()`` where it wants
 them. What they raise ends the run with their own traceback.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.connectors.base import Reader, Sink, Source, Writer
+from millstream.connectors.base import Offset, Reader, Sink, Source, Writer
 from millstream.connectors.memory import RowReader
 from millstream.errors import FlowError
 from millstream.functions import UserFunction, user_error
@@ -30,6 +31,7 @@ class PythonSource(Source):
 
     def __init__(self, source: UserFunction, *, schema: pa.Schema | None = None) -> None:
         self.source, self.declared = source, schema
+        self.replayable = bool(getattr(source.load(), "replayable", False))
 
     def label(self) -> str:
         return f"source({self.source.name})"
@@ -51,13 +53,19 @@ class PythonSource(Source):
         return names
 
     def open(self, partition: str) -> Reader:
+        return self._reader(partition, 0)
+
+    def open_at(self, partition: str, offset: Offset) -> Reader:
+        return self._reader(partition, offset["row"])
+
+    def _reader(self, partition: str, skip: int) -> Reader:
         source = self._instance()
         try:
             if hasattr(source, "read"):
                 rows = source.read(partition)
             else:
                 rows = source(partition) if inspect.signature(source).parameters else source()
-            return RowReader(self._guarded(iter(rows)), self.declared, self.label(), live=True)
+            return RowReader(self._guarded(iter(rows)), self.declared, self.label(), live=True, skip=skip)
         except Exception as error:
             raise user_error(self.label(), f"partition {partition!r}", error) from error
 

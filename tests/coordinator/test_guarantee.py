@@ -67,6 +67,9 @@ def test_sources_that_give_everything_once_are_kept_in_a_journal_or_named(tmp_pa
         flow.read_zeromq("ipc://x", schema=SCHEMA).write_csv(tmp_path / "x.csv")
 
     def iterable(flow: ms.Flow) -> None:
+        flow.read_iterable(iter([{"k": 1}])).write_jsonl(f"{tmp_path}/out/")
+
+    def again(flow: ms.Flow) -> None:
         flow.read_iterable([{"k": 1}]).write_jsonl(f"{tmp_path}/out/")
 
     hands = "a coordinator that dies loses what lay in its hands"
@@ -76,6 +79,7 @@ def test_sources_that_give_everything_once_are_kept_in_a_journal_or_named(tmp_pa
     )
     lost = "not kept through failures: what read_iterable() has read cannot be read again"
     assert promise(iterable) == f"{lost}, so events since the last checkpoint are lost with a process"
+    assert promise(again) == "exactly once"
     for build in (stdin, zeromq):
         assert promise(build, checkpoints=False).startswith("not kept through failures: what read_")
 

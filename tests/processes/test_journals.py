@@ -28,6 +28,21 @@ STDIN = FLOW.replace("SOURCE", 'flow.read_stdin(schema={"i": int, "k": int})')
 ZEROMQ = FLOW.replace("SOURCE", 'flow.read_zeromq("ipc://events", schema={"i": int, "k": int})')
 
 
+REPLAYABLE = """
+import time
+
+
+class Numbers:
+    replayable = True
+
+    def read(self, partition):
+        for i in range(6_000):
+            if i % 100 == 99:
+                time.sleep(0.05)
+            yield {"i": i, "k": i % 7}
+""" + FLOW.replace("SOURCE", "flow.source(Numbers)")
+
+
 def rows_in(path: Path) -> list[int]:
     return [json.loads(line)["i"] for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -71,6 +86,16 @@ def test_nothing_of_standard_input_is_lost_or_doubled(start: Start) -> None:
     assert status == 0, errors
     assert rows_in(run.directory / "out.jsonl") == list(range(sent + 1))
     assert "exactly once after a recovery: limited by write_jsonl" in errors
+
+
+def test_a_source_of_ones_own_that_gives_the_same_again_is_gone_on_with(start: Start) -> None:
+    run = start(REPLAYABLE, "--workers", "2", "--checkpoint-interval", "1s")
+    for count, victim in ((500, "worker-0"), (2_500, "source-host"), (4_500, "coordinator")):
+        come_out(run, count)
+        kill_and_wait_for_the_next(run, victim)
+    status, _, errors = run.finish(60)
+    assert status == 0, errors
+    assert rows_in(run.directory / "out.jsonl") == list(range(6_000))
 
 
 def test_messages_that_a_run_has_read_are_worked_on_once_whoever_is_killed(start: Start, tmp_path: Path) -> None:

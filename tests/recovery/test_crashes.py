@@ -121,7 +121,14 @@ def tables(source: Path, out: Path) -> ms.Flow:
     return flow
 
 
-MAKERS = (stateless, windows, sessions, scanned_twice, patterns, asked, tables)
+def listed(source: Path, out: Path) -> ms.Flow:
+    flow = ms.Flow("crash")
+    rows = flow.read_iterable([json.loads(line) for line in source.read_text().splitlines()])
+    rows.write_jsonl(f"{out}/rows/")
+    return flow
+
+
+MAKERS = (stateless, windows, sessions, scanned_twice, patterns, asked, tables, listed)
 FLOWS: dict[str, Callable[[Path, Path], Any]] = {make.__name__: make for make in MAKERS}
 
 

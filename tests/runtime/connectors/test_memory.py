@@ -129,6 +129,26 @@ def test_the_rows_themselves_never_leave_the_process() -> None:
     assert list(source.rows) == []
 
 
+def all_rows(reader: Reader) -> list[Any]:
+    return [row for block in iter(lambda: reader.read(2, 1 << 20), None) for row in block.payload.to_pylist()]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 5])
+def test_a_list_is_gone_on_with_and_an_iterator_is_not(first: int) -> None:
+    rows = [{"n": 1}, {"n": 2}, pa.table({"n": [3, 4, 5]}), pa.table({"n": [6]})]
+    for given in ([{"n": n} for n in range(1, 7)], rows[2:]):
+        source = IterableSource(given)
+        assert source.replayable
+        whole = source.open("")
+        before = whole.read(first, 1 << 20)
+        assert before is not None
+        again = source.open_at("", whole.offset() or {})
+        assert all_rows(again) == all_rows(whole)
+        assert again.offset() == whole.offset()
+    assert not IterableSource(iter(rows)).replayable
+    assert IterableSource(iter(rows)).open("").offset() is None
+
+
 def test_closing_early_ends_a_generator() -> None:
     ended = []
 

@@ -233,6 +233,12 @@ def test_malformed_msgpack_messages_are_bad_records_each_by_itself() -> None:
     assert [number for number, _ in bad] == [1, 2, 3, 3, 4, 5]
 
 
+def test_fields_of_msgpack_may_have_any_name() -> None:
+    event = {'a"b': 1, "\n": "x"}
+    columns, bad = message_decoder("msgpack", None, None, "here").decode(join_messages([msgpack.packb(event)]))
+    assert (columns.to_pylist(), bad) == ([event], [])
+
+
 def test_values_that_fit_each_by_itself_fit_together() -> None:
     schema = to_schema({"d": pa.decimal128(38, 9)})
     messages = [msgpack.packb({"d": value}) for value in ("1.50", 2, None, "x")]
