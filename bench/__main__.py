@@ -48,7 +48,8 @@ def answer(work: Workload, entrant: Contestant, job: Job, repeats: int, checked:
         runs = timed(entrant, job, repeats) if repeats else []
         result = Result(entrant.name, job, runs, small)
         if work.keys and runs:
-            few = measure.run(entrant.command(Job("W1", CHECKED_EVENTS, job.parallelism)), TIMEOUT_S)
+            base = (work.few_keys, job.events) if work.few_keys else ("W1", CHECKED_EVENTS)
+            few = measure.run(entrant.command(Job(*base, job.parallelism)), TIMEOUT_S)
             result.keys, result.base_rss = work.keys(job.events), few.peak_rss
         return result
     except BenchError as error:

@@ -43,6 +43,16 @@ def w1u(flow: ms.Flow, job: Job) -> ms.Stream:
     return panes(flow.read_arrow(data.arrow_files("uuid", job.events)))
 
 
+def w8(flow: ms.Flow, job: Job, stream: str = "uuid") -> ms.Stream:
+    events = flow.read_arrow(data.arrow_files(stream, job.events)).event_time("ts", out_of_orderness="2s")
+    held = events.key_by("key").window(ms.tumbling("1d"))
+    return held.agg(count=ms.count(), total=ms.sum("value"), top=ms.max("value"))
+
+
+def w8few(flow: ms.Flow, job: Job) -> ms.Stream:
+    return w8(flow, job, "zipf")
+
+
 def w3(flow: ms.Flow, job: Job) -> ms.Stream:
     words = flow.read_text(data.text_file(job.events)).select(word=col("line").str.split(" ")).explode("word")
     return words.key_by("word").agg(count=ms.count())
@@ -91,6 +101,13 @@ def w7(flow: ms.Flow, job: Job) -> ms.Stream:
 def panes_checksum(table: pa.Table) -> Checksum:
     panes = zip(_millis(table["window_start"]), *_lists(table, "key", "count", "total", "mean", "top"), strict=True)
     return checksum.of_panes(panes)
+
+
+def held_checksum(table: pa.Table) -> Checksum:
+    starts, columns = _millis(table["window_start"]), _lists(table, "key", "count", "total", "top")
+    return checksum.of_panes(
+        (at, k, n, total, total / n, top) for at, k, n, total, top in zip(starts, *columns, strict=True)
+    )
 
 
 def words_checksum(table: pa.Table) -> Checksum:
@@ -181,6 +198,8 @@ if __name__ == "__main__":
         {
             "W1": lambda job: run(w1, panes_checksum, job),
             "W1u": lambda job: run(w1u, panes_checksum, job),
+            "W8": lambda job: run(w8, held_checksum, job),
+            "W8few": lambda job: run(w8few, held_checksum, job),
             "W2": w2,
             "W3": lambda job: run(w3, words_checksum, job),
             "W3f": lambda job: run(w3f, words_checksum, job),

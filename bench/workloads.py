@@ -28,6 +28,8 @@ class Workload:
     """Events of a timed run by contestant; who is missing cannot run this workload."""
     keys: Callable[[int], int] | None = None
     """Distinct keys of so many events, where memory per key is part of the question."""
+    few_keys: str = ""
+    """The job beyond whose memory that of the keys is counted: as many events, of which hardly any has a key of its own."""
 
     def events_for(self, contestant: str) -> int:
         if contestant not in self.events:
@@ -68,6 +70,15 @@ WORKLOADS = {
             _columns("uuid"),
             dict.fromkeys(("millstream", "duckdb", "flink"), 10 * MILLION) | {"bytewax": 200_000, "pathway": MILLION},
             keys=lambda events: data.distinct_keys("uuid", events),
+        ),
+        Workload(
+            "W8",
+            "How much memory does a key take? Count, sum and max per key in a window of a day, over a million events of ten "
+            "million uniform UUID keys; beyond what as many events of 10,000 keys take.",
+            _columns("uuid"),
+            dict.fromkeys(("millstream", "flink", "bytewax"), MILLION),
+            keys=lambda events: data.distinct_keys("uuid", events),
+            few_keys="W8few",
         ),
         Workload(
             "W2",

@@ -35,6 +35,7 @@ from bench.job import Job, Outcome, Span, serve
 
 BLOCK_ROWS = 1_000
 WINDOW_MS = 10_000
+DAY_MS = 86_400_000
 ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 Event = tuple[str, int, float]
@@ -118,10 +119,10 @@ def _rows(path: Path) -> Iterator[tuple[list[Any], list[Any], list[Any]]]:
             yield key.to_pylist(), (ts.cast(pa.int64()).to_numpy() // 1_000).tolist(), value.to_pylist()
 
 
-def panes(keyed: Stream[tuple[str, Event]]) -> Stream[Pane]:
-    """Count, sum, mean and maximum per key in tumbling windows of 10 s."""
+def panes(keyed: Stream[tuple[str, Event]], window_ms: int = WINDOW_MS) -> Stream[Pane]:
+    """Count, sum, mean and maximum per key in tumbling windows."""
     clock = win.EventClock(lambda event: ORIGIN + timedelta(milliseconds=event[1]), timedelta(seconds=2))
-    windower = win.TumblingWindower(timedelta(milliseconds=WINDOW_MS), ORIGIN)
+    windower = win.TumblingWindower(timedelta(milliseconds=window_ms), ORIGIN)
 
     def add(totals: Totals, event: Event) -> Totals:
         count, total, top = totals
@@ -133,19 +134,29 @@ def panes(keyed: Stream[tuple[str, Event]]) -> Stream[Pane]:
 
     def pane(item: tuple[str, tuple[int, Totals]]) -> Pane:
         key, (window, (count, total, top)) = item
-        return window * WINDOW_MS, key, count, total, total / count, top
+        return window * window_ms, key, count, total, total / count, top
 
     folded = win.fold_window("fold", keyed, clock, windower, lambda: (0, 0.0, float("-inf")), add, merge, ordered=False)
     return op.map("pane", folded.down, pane)
 
 
-def w1(flow: Dataflow, job: Job, process: int, _directory: Path, stream: str = "zipf") -> Stream[Pane]:
+def w1(
+    flow: Dataflow, job: Job, process: int, _directory: Path, stream: str = "zipf", window_ms: int = WINDOW_MS
+) -> Stream[Pane]:
     source = InMemory(process, events(stream, job, process))
-    return panes(op.map("key", op.input("in", flow, source), lambda event: (event[0], event)))
+    return panes(op.map("key", op.input("in", flow, source), lambda event: (event[0], event)), window_ms)
 
 
 def w1u(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
     return w1(flow, job, process, directory, "uuid")
+
+
+def w8(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
+    return w1(flow, job, process, directory, "uuid", DAY_MS)
+
+
+def w8few(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
+    return w1(flow, job, process, directory, "zipf", DAY_MS)
 
 
 def w2(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
@@ -235,6 +246,8 @@ def _free_addresses(count: int) -> list[str]:
 WORKLOADS: dict[str, tuple[Build, Callable[[Iterable[Any]], Checksum]]] = {
     "W1": (w1, checksum.of_panes),
     "W1u": (w1u, checksum.of_panes),
+    "W8": (w8, checksum.of_panes),
+    "W8few": (w8few, checksum.of_panes),
     "W2": (w2, checksum.of_panes),
     "W3": (w3, checksum.of_words),
     "W3f": (w3, checksum.of_words),

@@ -68,6 +68,12 @@ from table(tumble(table events, descriptor({time}), interval '10' second))
 group by window_start, window_end, `key`
 """
 
+HELD = """
+select window_start, `key`, count(*), sum(`value`), sum(`value`) / count(*), max(`value`)
+from table(tumble(table events, descriptor(ts), interval '1' day))
+group by window_start, window_end, `key`
+"""
+
 WORDS = "select word, count(*) from texts cross join unnest(split(line, ' ')) as words (word) group by word"
 
 SESSIONS = """
@@ -191,6 +197,14 @@ def w1u(job: Job) -> Outcome:
     return w1(job, "uuid")
 
 
+def w8(job: Job, stream: str = "uuid") -> Outcome:
+    return over_dump(HELD, lambda rows: checksum.of_panes(map(pane, rows)), job, {"events": stream})
+
+
+def w8few(job: Job) -> Outcome:
+    return w8(job, "zipf")
+
+
 def w2(job: Job) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -272,4 +286,4 @@ def written(directory: Path) -> Iterator[Pane]:
 
 
 if __name__ == "__main__":
-    serve({"W1": w1, "W1u": w1u, "W2": w2, "W3": w3, "W5": w5, "W6": w6, "W7": w7})
+    serve({"W1": w1, "W1u": w1u, "W8": w8, "W8few": w8few, "W2": w2, "W3": w3, "W5": w5, "W6": w6, "W7": w7})

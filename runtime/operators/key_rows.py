@@ -9,7 +9,7 @@ next, so that adding a batch costs a logarithm and reading touches only the keys
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from millstream.batch import (
     make_columns,
     take_columns,
 )
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Saved, StateTable
 from millstream.grouping import Groups
 from millstream.operators.scan import key_values
 from millstream.times import MIN_US
@@ -56,6 +56,7 @@ class KeyRows:
         position: int64[n], the row's place in its source.
         number: int64[n], how many rows of the key came before it.
         columns: what is remembered of the rows.
+        saved: where they lie on disk.
     """
 
     slots: IntArray
@@ -63,6 +64,7 @@ class KeyRows:
     position: IntArray
     number: IntArray
     columns: pa.RecordBatch
+    saved: Saved = field(default_factory=Saved, compare=False)
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -314,7 +316,8 @@ class KeyHistory:
         beside: list[Array] = [pa.array(b) for b in (level.time_us, level.position, level.number)]
         fields = [_FIELD + n for n in level.columns.schema.names]
         keys = Keys(self.slots.keys(), level.slots.astype(np.int32))
-        return StateTable(name, keys, make_columns([*_BESIDE, *fields], [*beside, *level.columns.columns]))
+        columns = make_columns([*_BESIDE, *fields], [*beside, *level.columns.columns])
+        return StateTable(name, keys, columns, level.saved)
 
     @property
     def rows(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,16 +34,29 @@ def table_of(rows: int) -> StateTable:
     return StateTable("windows", keys, make_columns(["n"], [pa.array(np.arange(rows) * 2)]))
 
 
-def many_keys() -> ms.Flow:
+KINDS: dict[str, tuple[str, Callable[[ms.KeyedStream], ms.Stream]]] = {
+    "windows": ("windows", lambda keyed: keyed.window(ms.tumbling("1h")).agg(n=ms.count())),
+    "running": ("standing", lambda keyed: keyed.agg(n=ms.count(), last=ms.max("t"))),
+    "expiring": ("standing", lambda keyed: keyed.agg(n=ms.count(), ttl="1h")),
+    "lasts": ("standing", lambda keyed: keyed.dedupe("last", emit="final")),
+    "first in a while": ("seen", lambda keyed: keyed.dedupe(within="1h")),
+    "ranking": ("rows", lambda keyed: keyed.top_n(2, ms.desc("t"))),
+    "neighbours": ("history", lambda keyed: keyed.with_previous(before=ms.lag("t"))),
+}
+"""The name of the table that grows, and what is made of a keyed stream."""
+
+
+def many_keys(kind: str = "windows") -> ms.Flow:
     flow = ms.Flow("many_keys")
     rows = pa.table({"k": np.arange(ROWS) * 7 % ROWS, "t": np.arange(ROWS)})
-    panes = flow.read_arrow(rows).event_time("t", unit="ms").key_by("k").window(ms.tumbling("1h")).agg(n=ms.count())
-    panes.collect("panes")
+    KINDS[kind][1](flow.read_arrow(rows).event_time("t", unit="ms").key_by("k")).collect("rows")
     return flow
 
 
-def run_of(store: CheckpointStore, attempt: int = 1, recovery: Recovery | None = None, workers: int = 1) -> LocalRun:
-    plan = make_plan(many_keys(), workers=workers, batch_rows=ROWS_A_BATCH)
+def run_of(
+    store: CheckpointStore, attempt: int = 1, recovery: Recovery | None = None, workers: int = 1, kind: str = "windows"
+) -> LocalRun:
+    plan = make_plan(many_keys(kind), workers=workers, batch_rows=ROWS_A_BATCH)
     checkpoints = LocalCheckpoints(store, CheckpointPolicy(0), attempt, recovery)
     return LocalRun(plan, lambda letter: None, checkpoints)
 
@@ -75,6 +89,19 @@ def test_what_has_not_changed_is_not_written_again(store: CheckpointStore) -> No
             t.path for t in before.tables if t.table == "windows"
         }
     assert bytes_written(others[-1]) < 0.5 * others[-1].size_bytes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_state_by_key_refers_to_what_was_written_before(store: CheckpointStore, kind: str) -> None:
+    found = checkpoints_of(run_of(store, kind=kind), store, 7)
+    assert sum(t.rows for t in found[-1].tables if t.table == KINDS[kind][0]) > ROWS_A_BATCH
+    again = [
+        t.rows
+        for manifest in found
+        for t in manifest.tables
+        if t.table == KINDS[kind][0] and not t.path.startswith(f"data/{manifest.epoch:08d}")
+    ]
+    assert sum(again) >= 3 * ROWS_A_BATCH
 
 
 def test_a_life_that_goes_on_refers_to_what_the_one_before_wrote(store: CheckpointStore) -> None:
