@@ -15,6 +15,8 @@ SATURATED: Final = 0.85
 _HAS_ROOM: Final = 0.65
 _HOT_KEY: Final = 0.1
 _NO_CPU_LEFT: Final = 0.95
+_AS_BUSY: Final = 0.03
+_HARDLY: Final = 0.3
 _MOSTLY: Final = 0.5
 
 
@@ -22,13 +24,10 @@ _MOSTLY: Final = 0.5
 class ProcessLoad:
     """Attributes:
     busy: the share of its time in which it did not wait, 0 to 1.
-    cpu: the share of a core that it had; None: not known. It is less where it waits for something other than rows, or
-        where others use the cores.
     operators: the share of its time for each operator.
     """
 
     busy: float
-    cpu: float | None = None
     operators: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -65,11 +64,16 @@ def limit_of(
         busiest = max(processes, key=lambda name: processes[name].busy)
         busy = processes[busiest].busy
         return Limit(None, None, busy, _keeps_up(busiest, busy, live))
-    # Where cores are short all seem busy: who has most of the cores has most to do.
-    busiest = max(saturated, key=lambda name: (processes[name].cpu or 0.0, processes[name].busy))
-    load = processes[busiest]
-    operator = max(load.operators, key=lambda name: load.operators[name])
-    share = load.operators[operator]
+    # Where cores are short all seem busy, those that wait for a core among them: then what takes most time counts.
+    most = max(processes[name].busy for name in saturated)
+    share, operator, busiest = max(
+        (share, operator, name)
+        for name in saturated
+        if processes[name].busy >= most - _AS_BUSY
+        for operator, share in processes[name].operators.items()
+    )
+    if share < _HARDLY and machine_cpu is not None and machine_cpu >= _NO_CPU_LEFT:
+        return Limit(None, None, most, "the machine limits the run: all of its cores are in use, by whomever")
     sentence = _reason(operator, share, busiest, processes, hot_keys.get(operator))
     if machine_cpu is not None and machine_cpu >= _NO_CPU_LEFT:
         sentence += "; all cores of the machine are in use"

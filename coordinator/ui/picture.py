@@ -56,9 +56,7 @@ class _Between:
         latency: dict[int, int] = {}
         for sink in graph.operators:
             add_counts(latency, self._latency(sink))
-        loads = {
-            n: ProcessLoad(p["busy"], p["cpu"], p["operators"]) for n, p in processes.items() if p["busy"] is not None
-        }
+        loads = {n: ProcessLoad(p["busy"], p["operators"]) for n, p in processes.items() if p["busy"] is not None}
         hottest = {
             n: (o["hot_keys"][0]["key"], o["hot_keys"][0]["share"]) for n, o in operators.items() if o["hot_keys"]
         }

@@ -36,7 +36,8 @@ class Chart {
       let d = "", pen = false;
       line.values.forEach((value, i) => {
         if (value == null) { pen = false; return; }
-        d += `${pen ? "L" : "M"}${x(points[i].time_us).toFixed(1)},${y(value).toFixed(1)}`;
+        const alone = !pen && line.values[i + 1] == null;
+        d += `${pen ? "L" : "M"}${x(points[i].time_us).toFixed(1)},${y(value).toFixed(1)}${alone ? "h0" : ""}`;
         pen = true;
       });
       parts.push(draw("path", { class: `line s${index % 6 + 1}`, d }));
