@@ -11,6 +11,7 @@ from typing import IO, Final
 
 from millstream.bootstrap import Bootstrap, write_bootstrap
 from millstream.coordinator.view import View
+from millstream.marking import unmarked
 
 ENVIRONMENT: Final = {
     "PYTHONUNBUFFERED": "1",
@@ -52,7 +53,7 @@ class Child:
 
     def _show(self, output: IO[bytes], view: View) -> None:
         for line in output:
-            view.line(f"[{self.name}] {line.decode(errors='replace').rstrip()}")
+            view.said(self.name, *unmarked(line.decode(errors="replace").rstrip()))
 
     def died(self) -> str | None:
         """How it ended, in words; None while it runs or when it ended well."""

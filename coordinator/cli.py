@@ -150,6 +150,10 @@ def main() -> None:
     "--ui", "page", metavar="on|off|HOST:PORT", default="on", show_default=True,
     help="Where the page of the run is served; on: on this machine, at port 7373 or one that is free.",
 )  # fmt: skip
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path),
+    help="Add what happens, and what the flow prints, to a file: JSON lines with run, attempt, process and operator.",
+)  # fmt: skip
 @click.option("--plain", is_flag=True, help="No live view, only what the flow prints and the summary.")
 def run(
     flow: str,
@@ -164,6 +168,7 @@ def run(
     savepoint: Path | None,
     drain: bool,
     page: str,
+    log: Path | None,
     plain: bool,
 ) -> None:
     """Run a flow until its input ends.
@@ -188,6 +193,7 @@ def run(
             savepoint=savepoint,
             drain=drain,
             page=parse_address(page),
+            log=log,
         )
         result = launch.run(loaded, options)
     sys.stdout.flush()

@@ -49,6 +49,7 @@ class RunOptions:
         drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
             made from which it goes on.
         page: where the page of the run is served; None: nowhere.
+        log: the file that its log is added to, as JSON lines; None: none.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -64,6 +65,7 @@ class RunOptions:
     restarts: int = 5
     drain: bool = False
     page: Address | None = None
+    log: Path | None = None
 
 
 def worker_count(wanted: int | Literal["auto"]) -> int:
@@ -97,7 +99,9 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
         requests = Requests()
         steering = Steering(requests, directory.path, directory.checkpoints)
         try:
-            watching = watched(plan, directory.path, options.page, requests, view, say_where=options.live_view)
+            watching = watched(
+                plan, directory.path, options.page, options.log, requests, view, say_where=options.live_view
+            )
             with watching as (view, watch), served(directory.path, requests, view.line), closing(steering):
                 result = _lead(plan, directory, options, view, steering, watch)
                 watch.ended(result)

@@ -52,7 +52,10 @@ class View(Protocol):
         """The newest figures, of all processes."""
 
     def line(self, text: str) -> None:
-        """A line of a child's output, or a notice. Any thread may call this."""
+        """A notice. Any thread may call this."""
+
+    def said(self, process: str, operator: str, text: str) -> None:
+        """A line of a child's output, and the operator that was at work; "": none was. Any thread may call this."""
 
     def close(self) -> None:
         """The run is over: leave the last state on the screen."""
@@ -76,6 +79,9 @@ class QuietView:
 
     def update(self, figures: Mapping[str, Any]) -> None:
         return None
+
+    def said(self, process: str, operator: str, text: str) -> None:
+        self.line(f"[{process}] {text}")
 
     def line(self, text: str) -> None:
         # One write, so that lines of several threads stay whole.
@@ -130,6 +136,9 @@ class LiveView:
 
     def line(self, text: str) -> None:
         self.write(text + "\n")
+
+    def said(self, process: str, operator: str, text: str) -> None:
+        self.line(f"[{process}] {text}")
 
     def write(self, text: str) -> None:
         """Text for above the view: shown at once when that is rare, with the next update when it pours."""

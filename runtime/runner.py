@@ -374,6 +374,11 @@ class Runner:
 
     # --- what there is to know ---
 
+    @property
+    def at_work(self) -> str:
+        """The operator that works at this moment; "": none does."""
+        return next((self._name(s.at_work) for s in self.stages.values() if s.at_work is not None), "")
+
     def look(self, operator: str) -> None:
         """Tell the last rows of an operator with the figures, for a while."""
         self._look_until_us = self._now_us() + LOOK_US

@@ -70,6 +70,8 @@ class StageRun(ABC):
         self.exchange_outputs = list(seen.values())
         self.busy_us = dict.fromkeys(operators, 0)
         """By node, for how long its operator has worked: what it gave to others to do is theirs."""
+        self.at_work: int | None = None
+        """The node whose operator works at this moment."""
         self.looked_at: int | None = None
         """The node whose rows somebody looks at: those that it puts out, or those that it takes where it ends there."""
         self.seen: Batch | None = None
@@ -111,11 +113,13 @@ class StageRun(ABC):
         now_us = self.operators[node].context.now_us
         while True:
             started_us = now_us()
+            self.at_work = node
             try:
                 output = next(outputs)
             except StopIteration:
                 return
             finally:
+                self.at_work = None
                 self.busy_us[node] += now_us() - started_us
             yield output
 

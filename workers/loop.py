@@ -12,6 +12,7 @@ import traceback
 from millstream.bootstrap import Bootstrap, read_bootstrap
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
+from millstream.marking import mark_output
 from millstream.process import ProcessMeter, exit_with_parent, now_us, spare_the_collector
 from millstream.topology import COORDINATOR
 from millstream.transport import LAST_WORDS_MS, Link
@@ -39,6 +40,7 @@ def run(bootstrap: Bootstrap, index: int) -> int:
         link.send(COORDINATOR, Failed(f"worker-{index}", described(error, traceback.format_exc())))
         link.close(linger_ms=LAST_WORDS_MS)
         return 1
+    mark_output(lambda: worker.runner.at_work)
     link.send(COORDINATOR, Hello(worker.name, os.getpid()))
     spare_the_collector()
     writer: SnapshotWriter | None = None

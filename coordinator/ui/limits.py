@@ -64,18 +64,20 @@ def limit_of(
         busiest = max(processes, key=lambda name: processes[name].busy)
         busy = processes[busiest].busy
         return Limit(None, None, busy, _keeps_up(busiest, busy, live))
-    # Where cores are short all seem busy, those that wait for a core among them: then what takes most time counts.
     most = max(processes[name].busy for name in saturated)
+    # Where cores are short all seem busy, those that wait for a core among them: then what takes most time counts.
+    short_of_cores = machine_cpu is not None and machine_cpu >= _NO_CPU_LEFT
+    least = SATURATED if short_of_cores else most - _AS_BUSY
     share, operator, busiest = max(
         (share, operator, name)
         for name in saturated
-        if processes[name].busy >= most - _AS_BUSY
+        if processes[name].busy >= least
         for operator, share in processes[name].operators.items()
     )
-    if share < _HARDLY and machine_cpu is not None and machine_cpu >= _NO_CPU_LEFT:
+    if share < _HARDLY and short_of_cores:
         return Limit(None, None, most, "the machine limits the run: all of its cores are in use, by whomever")
     sentence = _reason(operator, share, busiest, processes, hot_keys.get(operator))
-    if machine_cpu is not None and machine_cpu >= _NO_CPU_LEFT:
+    if short_of_cores:
         sentence += "; all cores of the machine are in use"
     return Limit(operator, busiest, share, sentence)
 

@@ -65,11 +65,10 @@ class Monitor:
 
     # --- from the supervisor ---
 
-    def begin(self, attempt: int, text: str) -> None:
+    def begin(self, attempt: int) -> None:
         """Another life of the run begins."""
         self.attempt = attempt
         self._processes.clear()
-        self.happened("attempt", text)
 
     def update(self, figures: Mapping[str, Any]) -> None:
         """The newest figures of all processes."""
@@ -98,9 +97,8 @@ class Monitor:
         """Something of note: see `Happening`."""
         self._put(Happening(time.time_ns() // 1_000, kind, self.attempt, text, detail))
 
-    def failed(self, text: str, detail: str) -> None:
+    def failed(self) -> None:
         """The run has failed: nobody will report that it has."""
-        self.happened("failed", text, detail)
         newest = self.newest()
         if newest is not None:
             self.update({**newest, "state": "failed"})

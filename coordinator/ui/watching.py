@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from millstream.coordinator.control import Requests
+from millstream.coordinator.log import LoggedView, RunLog
 from millstream.coordinator.ui.address import Address, Door, leave_address, open_door, take_address_away
 from millstream.coordinator.ui.graph import graph_of
 from millstream.coordinator.ui.monitor import Monitor
@@ -26,16 +27,20 @@ class Watch:
 
     Args:
         monitor: keeps and shows it; None: nobody does.
+        log: where it is written, too; None: nowhere.
     """
 
-    def __init__(self, monitor: Monitor | None) -> None:
+    def __init__(self, monitor: Monitor | None, log: RunLog | None = None) -> None:
         self._monitor = monitor
+        self._log = log
 
     def begin(self, attempt: int, epoch: int | None) -> None:
         """A life begins, anew or at a checkpoint."""
         if self._monitor is not None:
-            where = "from its start" if epoch is None else f"from checkpoint {epoch}"
-            self._monitor.begin(attempt, f"attempt {attempt} begins {where}")
+            self._monitor.begin(attempt)
+        if self._log is not None:
+            self._log.attempt = attempt
+        self._happened("attempt", f"attempt {attempt} begins {'anew' if epoch is None else f'from checkpoint {epoch}'}")
 
     def looked_at(self) -> list[str]:
         """The operators whose rows somebody wants to see, since this was last asked."""
@@ -43,24 +48,28 @@ class Watch:
 
     def lost(self, error: MillstreamError) -> None:
         """A life has ended by the loss of a process."""
-        if self._monitor is not None:
-            self._monitor.happened("lost", str(error))
+        self._happened("lost", str(error))
 
     def ended(self, result: RunResult) -> None:
-        if self._monitor is None:
-            return
         if result.stopped_at is not None:
-            self._monitor.happened("ended", f"stopped at checkpoint {result.stopped_at}")
+            self._happened("ended", f"stopped at checkpoint {result.stopped_at}")
         else:
-            self._monitor.happened("ended", "stopped early" if result.interrupted else "done: the input has ended")
+            self._happened("ended", "stopped early" if result.interrupted else "done: the input has ended")
 
     def failed(self, error: BaseException) -> None:
-        if self._monitor is None:
-            return
         if isinstance(error, UserCodeError):
-            self._monitor.failed(f"{error.operator}: the function raised on {error.event}", error.traceback)
+            text = f"{error.operator}: the function raised on {error.event}"
+            self._happened("failed", text, error.traceback, error.operator.partition(" (")[0])
         else:
-            self._monitor.failed(str(error) or type(error).__name__, "")
+            self._happened("failed", str(error) or type(error).__name__)
+        if self._monitor is not None:
+            self._monitor.failed()
+
+    def _happened(self, kind: str, text: str, detail: str = "", operator: str = "") -> None:
+        if self._monitor is not None:
+            self._monitor.happened(kind, text, detail)
+        if self._log is not None:
+            self._log.write(kind, text, operator=operator, detail=detail)
 
 
 class _Watched:
@@ -81,31 +90,62 @@ class _Watched:
     def line(self, text: str) -> None:
         self._view.line(text)
 
+    def said(self, process: str, operator: str, text: str) -> None:
+        self._view.said(process, operator, text)
+
     def close(self) -> None:
         self._view.close()
 
 
 @contextmanager
 def watched(
-    plan: PhysicalPlan, directory: Path, address: Address | None, requests: Requests, view: View, *, say_where: bool
+    plan: PhysicalPlan,
+    directory: Path,
+    address: Address | None,
+    log_path: Path | None,
+    requests: Requests,
+    view: View,
+    *,
+    say_where: bool,
 ) -> Iterator[tuple[View, Watch]]:
-    """Serve the page for as long as a run goes on, and keep its history.
+    """Serve the page for as long as a run goes on, keep its history, and write its log.
 
     Args:
         directory: the state directory, whose lock is held.
         address: where the page is; None: there is none, and no history.
+        log_path: the file that the log is added to; None: there is none.
         requests: takes the commands of readers.
         say_where: whether a line tells of the page.
     Raises:
-        FlowError: the address cannot be used.
+        FlowError: the address or the file cannot be used.
     """
+    log = None if log_path is None else RunLog(log_path, plan.name, view.line)
+    told = view if log is None else LoggedView(view, log)
+    try:
+        with _shown(plan, directory, address, log, requests, told, say_where=say_where) as shown:
+            yield shown
+    finally:
+        if log is not None:
+            log.close()
+
+
+@contextmanager
+def _shown(
+    plan: PhysicalPlan, directory: Path, address: Address | None, log: RunLog | None, requests: Requests, view: View,
+    *, say_where: bool,
+) -> Iterator[tuple[View, Watch]]:  # fmt: skip
     if address is None:
-        yield view, Watch(None)
+        watch = Watch(None, log)
+        try:
+            yield view, watch
+        except BaseException as error:
+            watch.failed(error)
+            raise
         return
     door = open_door(address)
     monitor = Monitor(graph_of(plan), directory)
     server = PageServer(door, Present(monitor, requests), Past(directory))
-    watch = Watch(monitor)
+    watch = Watch(monitor, log)
     leave_address(directory, door)
     try:
         yield _Watched(view, monitor, door.link if say_where else None), watch
