@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, TextIO
 
-_MARK: Final = "\x1d"
+_MARK: Final = "\x02"
 
 
 class MarkedStream(io.TextIOBase):
