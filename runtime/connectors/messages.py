@@ -271,9 +271,16 @@ class ArrowMessages:
 
 
 def _look_at_names(fields: Iterable[pa.Field[Any]]) -> None:
-    """Arrow takes any bytes for a name, and pyarrow finds out when it is asked for one."""
+    """Arrow takes any bytes for a name, as often as you like, and pyarrow finds out when it is asked for one.
+
+    Raises:
+        ValueError: a name is no text, or there twice.
+    """
+    seen: set[str] = set()
     for field in fields:
-        assert isinstance(field.name, str)
+        if field.name in seen:
+            raise ValueError(f"the field {field.name!r} is there twice")
+        seen.add(field.name)
         _look_at_names(field.type.field(number) for number in range(field.type.num_fields))
 
 

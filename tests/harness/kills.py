@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import psutil
@@ -116,11 +115,12 @@ def rows_in(folder: Path) -> dict[str, Counter[str]]:
 
 
 def _rows_of_tables(path: Path) -> Counter[str]:
-    lite = path.suffix == ".sqlite"
-    database: Any = sqlite3.connect(path) if lite else duckdb.connect(str(path))
-    with contextlib.closing(database):
-        tables = ("rows", "counts") if lite else ("rows",)
-        return Counter(f"{t}: {row}" for t in tables for row in database.execute(f"SELECT * FROM {t}").fetchall())
+    if path.suffix == ".duckdb":
+        with duckdb.connect(str(path)) as database:  # as text: times as Python values want a library of time zones
+            return Counter(row for (row,) in database.execute("SELECT rows::VARCHAR FROM rows").fetchall())
+    with contextlib.closing(sqlite3.connect(path)) as tables:
+        both = [(name, row) for name in ("rows", "counts") for row in tables.execute(f"SELECT * FROM {name}")]
+        return Counter(map(repr, both))
 
 
 class Kills:
