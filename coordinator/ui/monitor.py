@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ import psutil
 from millstream.coordinator.ui.graph import Graph
 from millstream.coordinator.ui.history import CheckpointMade, Happening, HistoryWriter
 from millstream.coordinator.ui.picture import picture
+from millstream.coordinator.ui.telemetry import start_telemetry
 from millstream.process import ProcessMeter
 from millstream.topology import CALLER
 
@@ -38,9 +39,10 @@ class Monitor:
 
     Args:
         directory: the state directory of the flow, where the history is kept.
+        say: is told what is configured and cannot be done.
     """
 
-    def __init__(self, graph: Graph, directory: Path) -> None:
+    def __init__(self, graph: Graph, directory: Path, say: Callable[[str], None] = lambda text: None) -> None:
         self.graph = graph
         self.directory = directory
         self.started_us = time.time_ns() // 1_000
@@ -59,6 +61,7 @@ class Monitor:
         self._to_write: queue.Queue[Any] = queue.Queue(maxsize=1_000)
         self._looks: queue.Queue[str] = queue.Queue(maxsize=16)
         self.run = 0
+        self._telemetry = start_telemetry(graph.flow, self.picture, say)
         self._writer = threading.Thread(target=self._write, name="history", daemon=True)
         self._writer.start()
         self.happened("started", f"{graph.flow} starts with {graph.workers} workers")
@@ -69,6 +72,8 @@ class Monitor:
         """Another life of the run begins."""
         self.attempt = attempt
         self._processes.clear()
+        if self._telemetry is not None:
+            self._telemetry.begin(attempt)
 
     def update(self, figures: Mapping[str, Any]) -> None:
         """The newest figures of all processes."""
@@ -82,7 +87,10 @@ class Monitor:
         for made in report.pop("checkpoints", ()):
             if made["epoch"] not in self._epochs:
                 self._epochs.add(made["epoch"])
-                self._put(CheckpointMade(**made))
+                checkpoint = CheckpointMade(**made)
+                self._put(checkpoint)
+                if self._telemetry is not None:
+                    self._telemetry.checkpoint(checkpoint)
         if time_us - self._recorded_us >= _RECORD_EVERY_US or report["state"] in _ENDED:
             self._recorded_us = time_us
             self._put(report)
@@ -95,6 +103,8 @@ class Monitor:
 
     def happened(self, kind: str, text: str, detail: str = "") -> None:
         """Something of note: see `Happening`."""
+        if self._telemetry is not None:
+            self._telemetry.happened(kind, text, detail)
         self._put(Happening(time.time_ns() // 1_000, kind, self.attempt, text, detail))
 
     def failed(self) -> None:
@@ -112,7 +122,9 @@ class Monitor:
         return sorted(names)
 
     def close(self) -> None:
-        """Write what there is to write; waits a moment for a slow disk, and no longer."""
+        """Write and export what there is; waits a moment for a slow disk or network, and no longer."""
+        if self._telemetry is not None:
+            self._telemetry.close()
         with suppress(queue.Full):
             self._to_write.put(None, timeout=_CLOSE_S)
         self._writer.join(timeout=_CLOSE_S)

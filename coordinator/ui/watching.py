@@ -143,7 +143,7 @@ def _shown(
             raise
         return
     door = open_door(address)
-    monitor = Monitor(graph_of(plan), directory)
+    monitor = Monitor(graph_of(plan), directory, view.line)
     server = PageServer(door, Present(monitor, requests), Past(directory))
     watch = Watch(monitor, log)
     leave_address(directory, door)

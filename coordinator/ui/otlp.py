@@ -1,0 +1,100 @@
+"""OpenTelemetry's SDK, fed by a run; imported only where it is configured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
+
+from millstream.coordinator.ui.history import CheckpointMade
+from millstream.coordinator.ui.telemetry import GAUGES, OPERATOR_COUNTERS, OPERATOR_GAUGES, PROCESS_GAUGES, measured
+
+_Picture = Callable[[], Mapping[str, Any] | None]
+_Observe = Callable[[CallbackOptions], Iterable[Observation]]
+
+
+class OtlpTelemetry:
+    """Exports until it is closed.
+
+    Args:
+        close_ms: how long the last export may take.
+    """
+
+    def __init__(self, flow: str, picture: _Picture, close_ms: int) -> None:
+        self._close_ms = close_ms
+        resource = Resource.create({"service.name": "millstream", "millstream.flow": flow})
+        self._metrics = MeterProvider(
+            resource=resource, metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())]
+        )
+        self._traces = TracerProvider(resource=resource)
+        self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._traces.get_tracer("millstream")
+        self._run = self._tracer.start_span(f"run {flow}")
+        self._life: Span | None = None
+        meter = self._metrics.get_meter("millstream")
+        for name, (field, unit, scale) in GAUGES.items():
+            meter.create_observable_gauge(name, [_of_run(picture, field, scale)], unit)
+        for name, field in OPERATOR_COUNTERS.items():
+            meter.create_observable_counter(name, [_of_group(picture, "operators", field)])
+        for name, field in OPERATOR_GAUGES.items():
+            meter.create_observable_gauge(name, [_of_group(picture, "operators", field)])
+        for name, field in PROCESS_GAUGES.items():
+            meter.create_observable_gauge(name, [_of_group(picture, "processes", field)])
+
+    def begin(self, attempt: int) -> None:
+        self._end_life()
+        self._life = self._tracer.start_span(
+            f"attempt {attempt}", set_span_in_context(self._run), attributes={"millstream.attempt": attempt}
+        )
+
+    def checkpoint(self, made: CheckpointMade) -> None:
+        parent = set_span_in_context(self._life or self._run)
+        sizes = {f"millstream.size.{name}": size for name, (_, size) in made.operators.items()}
+        span = self._tracer.start_span(
+            f"checkpoint {made.epoch}", parent, start_time=made.begun_us * 1_000,
+            attributes={"millstream.epoch": made.epoch, **sizes},
+        )  # fmt: skip
+        span.end((made.begun_us + made.duration_us) * 1_000)
+
+    def happened(self, kind: str, text: str, detail: str) -> None:
+        span = self._life or self._run
+        span.add_event(kind, {"text": text, **({"detail": detail} if detail else {})})
+        if kind in ("lost", "failed"):
+            span.set_status(Status(StatusCode.ERROR, text))
+
+    def close(self) -> None:
+        self._end_life()
+        self._run.end(time.time_ns())
+        self._traces.force_flush(self._close_ms)
+        self._traces.shutdown()
+        self._metrics.shutdown(self._close_ms)
+
+    def _end_life(self) -> None:
+        if self._life is not None:
+            self._life.end()
+            self._life = None
+
+
+def _of_run(picture: _Picture, field: str, scale: float) -> _Observe:
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        drawn = picture()
+        return [] if drawn is None or drawn[field] is None else [Observation(drawn[field] * scale)]
+
+    return observe
+
+
+def _of_group(picture: _Picture, group: str, field: str) -> _Observe:
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value, attributes) for value, attributes in measured(picture(), group, field)]
+
+    return observe
