@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -27,16 +29,22 @@ class OtlpTelemetry:
     """Exports until it is closed.
 
     Args:
-        close_ms: how long the last export may take.
+        say: is told, once, that exporting does not work.
+        close_s: how long the last export may take.
     """
 
-    def __init__(self, flow: str, picture: _Picture, close_ms: int) -> None:
-        self._close_ms = close_ms
+    def __init__(self, flow: str, picture: _Picture, say: Callable[[str], None], close_s: float) -> None:
+        self._close_s = close_s
+        logger = logging.getLogger("opentelemetry")
+        logger.addHandler(_Once(say))
+        logger.propagate = False
         resource = Resource.create({"service.name": "millstream", "millstream.flow": flow})
         self._metrics = MeterProvider(
-            resource=resource, metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())]
+            resource=resource,
+            shutdown_on_exit=False,
+            metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())],
         )
-        self._traces = TracerProvider(resource=resource)
+        self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._traces.get_tracer("millstream")
         self._run = self._tracer.start_span(f"run {flow}")
@@ -74,15 +82,36 @@ class OtlpTelemetry:
 
     def close(self) -> None:
         self._end_life()
-        self._run.end(time.time_ns())
-        self._traces.force_flush(self._close_ms)
-        self._traces.shutdown()
-        self._metrics.shutdown(self._close_ms)
+        self._run.end()
+        # Exporters try again for longer than a run should take to end; who cannot be reached is not waited for.
+        closing = [
+            threading.Thread(target=provider.shutdown, name="telemetry", daemon=True)
+            for provider in (self._traces, self._metrics)
+        ]
+        for thread in closing:
+            thread.start()
+        deadline_s = time.monotonic() + self._close_s
+        for thread in closing:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _end_life(self) -> None:
         if self._life is not None:
             self._life.end()
             self._life = None
+
+
+class _Once(logging.Handler):
+    """What exporters complain of, said once: they would go on complaining."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._said:
+            self._said = True
+            self._say(f"OpenTelemetry: {record.getMessage()}")
 
 
 def _of_run(picture: _Picture, field: str, scale: float) -> _Observe:

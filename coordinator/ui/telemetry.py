@@ -15,7 +15,7 @@ from millstream.coordinator.ui.history import CheckpointMade
 _CONFIGURED_BY: Final = (
     "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 )  # fmt: skip
-_CLOSE_MS: Final = 2_000
+_CLOSE_S: Final = 2.0
 
 
 class Telemetry(Protocol):
@@ -43,7 +43,7 @@ def start_telemetry(
     except ImportError as error:
         say(f"OpenTelemetry is configured, and {error.name} is not installed: pip install 'millstream[otel]'")
         return None
-    return OtlpTelemetry(flow, picture, _CLOSE_MS)
+    return OtlpTelemetry(flow, picture, say, _CLOSE_S)
 
 
 GAUGES: Final[Mapping[str, tuple[str, str, float]]] = {
