@@ -50,6 +50,7 @@ def quantile_us(buckets: Mapping[int, int], share: float) -> float | None:
 
 
 _SAMPLE_EVERY: Final = 8
+_SAMPLE_ROWS: Final = 4_096
 _SMALLEST_SHARE: Final = 1 / 128
 _KEYS_KEPT: Final = 64
 _KEYS_SHOWN: Final = 10
@@ -65,7 +66,7 @@ class _Counter:
 
 @dataclass(slots=True)
 class KeySketch:
-    """The keys with the most rows, of late: Space-Saving over one batch in eight.
+    """The keys with the most rows, of late: Space-Saving over a few thousand rows of one batch in eight.
 
     A key that is not among the counters takes the place of the one with the fewest rows, and its count with it as an
     error. Keys with few rows in a batch are not looked at: none of them is hot. Counts are halved now and then, so that
@@ -81,10 +82,11 @@ class KeySketch:
     def offer(self, keys: Keys) -> None:
         """Take note of a batch's keys, or leave it out."""
         self._batches += 1
-        rows = len(keys.codes)
-        if self._batches % _SAMPLE_EVERY != 1 or not rows:
+        if self._batches % _SAMPLE_EVERY != 1 or not len(keys.codes):
             return
-        counts = np.bincount(keys.codes, minlength=keys.distinct.num_rows)
+        codes = keys.codes[:: max(1, len(keys.codes) // _SAMPLE_ROWS)]
+        rows = len(codes)
+        counts = np.bincount(codes)
         heavy = np.flatnonzero(counts >= max(1.0, rows * _SMALLEST_SHARE))
         self.rows += rows
         for values, count in zip(keys.distinct.take(heavy).to_pylist(), counts[heavy].tolist(), strict=True):
