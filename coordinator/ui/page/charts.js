@@ -12,8 +12,8 @@ const niceTop = (value) => {
 };
 
 class Chart {
-  constructor({ title, format, lines, floor, bars }) {
-    Object.assign(this, { title, format, lines, floor, bars });
+  constructor({ title, format, lines, floor, bars, joined }) {
+    Object.assign(this, { title, format, lines, floor, bars, joined });
     this.value = make("span");
     this.svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", role: "img" });
     this.legend = make("div", { class: "legend" });
@@ -35,7 +35,8 @@ class Chart {
     lines.forEach((line, index) => {
       let d = "", pen = false;
       line.values.forEach((value, i) => {
-        if (value == null) { pen = false; return; }
+        // Rows that are written now and then have an age only then: those moments are joined.
+        if (value == null) { pen &&= this.joined; return; }
         const alone = !pen && line.values[i + 1] == null;
         d += `${pen ? "L" : "M"}${x(points[i].time_us).toFixed(1)},${y(value).toFixed(1)}${alone ? "h0" : ""}`;
         pen = true;
@@ -73,7 +74,7 @@ export class Charts {
     this.charts = [
       new Chart({ title: "Events read", format: rate, lines: one("events_per_s") }),
       new Chart({ title: "Rows written", format: rate, lines: one("rows_per_s") }),
-      new Chart({ title: "Latency, source to sink", format: span, lines: several(["latency_p50_us", "p50"], ["latency_p99_us", "p99"]) }),
+      new Chart({ title: "Latency, source to sink", format: span, lines: several(["latency_p50_us", "p50"], ["latency_p99_us", "p99"]), joined: true }),
       new Chart({ title: "Watermark lag", format: span, lines: one("lag_us") }),
       new Chart({ title: "State", format: bytes, lines: one("state_bytes") }),
       new Chart({ title: "Busy", format: percent, lines: processes("busy"), floor: 1 }),
