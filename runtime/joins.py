@@ -15,10 +15,11 @@ from millstream.specs.joins import (
     IntervalJoinSpec,
     JoinKind,
     JoinSpec,
+    SessionJoinSpec,
     UpdatingJoinSpec,
     WindowJoinSpec,
 )
-from millstream.specs.windows import Windows
+from millstream.specs.windows import SessionWindows, Windows
 from millstream.streams import Stream
 from millstream.times import MAX_US, Duration, duration_us
 from millstream.where import caller
@@ -38,12 +39,12 @@ class JoinResult(Stream):
 
     @property
     def late_left(self) -> Stream:
-        """Late rows of the left side, with one more field: ``late_reason``."""
+        """Late rows of the left side, with one more field: ``late_reason``. None where the join keeps that side."""
         return Stream(self.flow, Port(self.port.node, LATE_LEFT))
 
     @property
     def late_right(self) -> Stream:
-        """Late rows of the right side, with one more field: ``late_reason``."""
+        """Late rows of the right side, with one more field: ``late_reason``. None where the join keeps that side."""
         return Stream(self.flow, Port(self.port.node, LATE_RIGHT))
 
 
@@ -104,11 +105,20 @@ def join_windows(
 ) -> JoinResult:
     where = f"{caller()} join"
     _check_sides(where, left, right)
-    if type(windows) is not Windows:  # global and custom windows are windows of another kind
-        raise FlowError(f"{where}: windows of this kind cannot be joined; use tumbling(...) or hopping(...)")
+    kind = kind_of(where, how)
+    if (
+        not isinstance(windows, SessionWindows) and type(windows) is not Windows
+    ):  # global and custom ones derive from it
+        raise FlowError(
+            f"{where}: windows of this kind cannot be joined; use tumbling(...), hopping(...) or session(...)"
+        )
     if allowed_lateness_us == MAX_US:
         raise FlowError(f"{where}: a window's rows come out when it has expired, which infinite lateness never lets it")
-    spec = WindowJoinSpec(kind_of(where, how), suffix=suffix, windows=windows, allowed_lateness_us=allowed_lateness_us)
+    spec: JoinSpec
+    if isinstance(windows, SessionWindows):
+        spec = SessionJoinSpec(kind, suffix=suffix, windows=windows, allowed_lateness_us=allowed_lateness_us)
+    else:
+        spec = WindowJoinSpec(kind, suffix=suffix, windows=windows, allowed_lateness_us=allowed_lateness_us)
     return JoinResult(left.flow, left.flow.add("join", spec, [left.port, right.port], name))
 
 

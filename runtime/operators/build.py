@@ -16,6 +16,7 @@ from millstream.operators.grouped import GroupRows
 from millstream.operators.joins.as_of import AsOfJoin
 from millstream.operators.joins.interval import IntervalJoin
 from millstream.operators.joins.lookup import Lookup
+from millstream.operators.joins.session import SessionJoin
 from millstream.operators.joins.updating import UpdatingJoin
 from millstream.operators.joins.window import WindowJoin
 from millstream.operators.merged import MergedRunning, MergedWindows
@@ -46,7 +47,7 @@ from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.specs.free_windows import CustomWindows, GlobalWindows
 from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec
 from millstream.specs.groups import GroupRowsSpec, MergedRunningSpec, MergedWindowsSpec
-from millstream.specs.joins import AsOfJoinSpec, IntervalJoinSpec, UpdatingJoinSpec, WindowJoinSpec
+from millstream.specs.joins import AsOfJoinSpec, IntervalJoinSpec, SessionJoinSpec, UpdatingJoinSpec, WindowJoinSpec
 from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
 from millstream.specs.lookup import LookupSpec
 from millstream.specs.patterns import MatchSpec
@@ -135,6 +136,8 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
             return UpdatingJoin(spec, context, plan.needs_position)
         case WindowJoinSpec():
             return WindowJoin(spec, context, plan.needs_position)
+        case SessionJoinSpec():
+            return SessionJoin(spec, context, plan.needs_position)
         case AsOfJoinSpec():
             return AsOfJoin(spec, context, plan.needs_position)
         case EncodeSpec():

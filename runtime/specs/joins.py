@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from millstream.errors import FlowError, SchemaError, unknown_field
 from millstream.specs.base import LATE_REASON, MAIN, Bound, Changelog, Fields, Spec, Time, both, refuse_changelog
-from millstream.specs.windows import Windows
+from millstream.specs.windows import SessionWindows, Windows
 from millstream.times import MAX_US, STAMP, format_duration
 
 LATE_LEFT: Final = "late_left"
@@ -352,7 +352,52 @@ class WindowJoinSpec(JoinSpec):
         return f"window({self.windows.describe()}{lateness}).{self._described()}"
 
     def _front(self) -> tuple[JoinField, ...]:
-        return tuple(JoinField(n, Origin.WINDOW, n, STAMP) for n in WINDOW_FIELDS)
+        return _window_fields()
+
+
+@dataclass(frozen=True)
+class SessionJoinSpec(JoinSpec):
+    """Pairs of rows in the same session, which the rows of both sides make together; it comes out once, when it has
+    expired.
+
+    Attributes:
+        follows_keyed: a side comes from another keyed stage, and so without watermarks of its rows' own.
+    """
+
+    windows: SessionWindows = field(kw_only=True)
+    allowed_lateness_us: int = 0
+    follows_keyed: bool = False
+
+    def describe(self) -> str:
+        waits = self.allowed_lateness_us
+        lateness = f", allowed_lateness={format_duration(waits)}" if waits else ""
+        return f"window({self.windows.describe()}{lateness}).{self._described()}"
+
+    def notes(self) -> Iterator[str]:
+        yield "a session is made of the events of both sides; its rows are kept until it has expired"
+
+    def _check(self, where: str, inputs: Sequence[Bound]) -> tuple[JoinField, ...] | None:
+        for side, bound in enumerate(inputs):
+            if bound.schema is not None:
+                self.windows.check(f"{where}: the {_side(side)} side", bound.schema)
+        return super()._check(where, inputs)
+
+    def _front(self) -> tuple[JoinField, ...]:
+        return _window_fields()
+
+    def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
+        return both(super().reads(number, out, port), self.windows.inputs)
+
+    def resolved(self, inputs: Sequence[Bound]) -> Self:
+        return replace(super().resolved(inputs), follows_keyed=any(i.stateful is not None for i in inputs))
+
+    @property
+    def needs_position(self) -> bool:
+        return True  # which of two rows came first may decide whether a session takes them
+
+
+def _window_fields() -> tuple[JoinField, ...]:
+    return tuple(JoinField(n, Origin.WINDOW, n, STAMP) for n in WINDOW_FIELDS)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from millstream.flow import Flow
 from millstream.keyed import KeyedStream
 from millstream.planner import make_plan
 from millstream.streams import Stream
-from millstream.windows import session
+from millstream.windows import global_window
 
 
 def stream(flow: Flow, timed: bool = True, **kinds: pa.DataType) -> Stream:
@@ -63,7 +63,7 @@ def test_what_is_misspelled_is_listed() -> None:
     with pytest.raises(FlowError, match="each worker, which has them all"):
         keyed(flow).join_broadcast(stream(flow), "k", "full")  # type: ignore[arg-type]
     with pytest.raises(FlowError, match="windows of this kind cannot be joined"):
-        keyed(flow).window(session("5s")).join(keyed(flow))
+        keyed(flow).window(global_window()).join(keyed(flow))
 
 
 def test_keys_that_could_never_be_equal_are_refused() -> None:

@@ -88,6 +88,20 @@ def without_schema(left: ms.Stream, right: ms.Stream) -> ms.Stream:
     return shown.join(right.map(lambda e: {"k": e.k, "w": e.w}).key_by("k"), within=("-20s", "10s"))
 
 
+def sessions_behind_stages(left: ms.Stream, right: ms.Stream) -> ms.Stream:
+    """Rows of both sides come from keyed stages, without watermarks of their own."""
+    sides = []
+    for stream, number in ((left, "v"), (right, "w")):
+        panes = stream.key_by("k").window(ms.tumbling("3s")).agg(**{number: ms.max(number)})
+        sides.append(panes.select("k", number).key_by("k"))
+    return sides[0].window(ms.session("5s")).join(sides[1], "full")
+
+
+def sessions_without_schema(left: ms.Stream, right: ms.Stream) -> ms.Stream:
+    shown = left.map(lambda e: {"k": e.k, "v": e.v, "tags": [e.v, None]}).key_by("k")
+    return shown.window(ms.session("4s")).join(right.map(lambda e: {"k": e.k, "w": e.w}).key_by("k"))
+
+
 def lookup(left: ms.Stream, right: ms.Stream) -> ms.Stream:
     table = pa.table({"k": [f"k{n}" for n in range(0, 12, 2)], "size": list(range(6))})
     return left.lookup(table, "k", "left")
@@ -102,6 +116,11 @@ JOINS: dict[str, Maker] = {
     "final_full_ttl": updating("full", "15s", emit="final"),
     "window_full": windows(ms.tumbling("15s"), "full"),
     "window_hopping": windows(ms.hopping("30s", "10s"), "left", "10s"),
+    "session_inner": windows(ms.session("4s"), "inner", "3s"),
+    "session_full": windows(ms.session(ms.col("j") * 2_000_000), "full"),
+    "session_anti": windows(ms.session("2s"), "anti", "9s"),
+    "session_behind_stages": sessions_behind_stages,
+    "session_without_schema": sessions_without_schema,
     "as_of_inner": as_of("inner", "40s"),
     "as_of_left": as_of("left"),
     "broadcast_inner": broadcast("inner", ("-10s", "10s")),
@@ -138,7 +157,7 @@ def make(name: str, source: Path, out: Path) -> ms.Flow:
     )
     result = JOINS[name](left, right)
     result.write_jsonl(f"{out}/out/")
-    if isinstance(result, JoinResult) and name != "without_schema":
+    if isinstance(result, JoinResult) and not name.endswith("without_schema"):
         result.late_left.write_jsonl(f"{out}/late_left/")
         result.late_right.write_jsonl(f"{out}/late_right/")
     return flow

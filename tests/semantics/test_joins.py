@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from harness.oracle import Event, Timed, WindowRule, assign_times
 from harness.running import Outcome, Rows, Way, run
+from harness.sessions import into_sessions
 from harness.sources import ColumnSource, TextSource, fields
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +22,10 @@ from millstream.expr import col
 from millstream.flow import Flow
 from millstream.joins import JoinResult
 from millstream.keyed import KeyedStream
+from millstream.operators.joins import session as session_join_module
+from millstream.operators.windows import sessions as sessions_module
 from millstream.streams import Stream
-from millstream.windows import hopping, tumbling
+from millstream.windows import hopping, session, tumbling
 
 LEFT = fields(t=pa.int64(), k=pa.string(), j=pa.int64(), v=pa.int64(), tag=pa.list_(pa.int64()))
 RIGHT = fields(t=pa.int64(), k=pa.string(), j=pa.int64(), w=pa.int64(), name=pa.string())
@@ -397,6 +401,85 @@ def test_a_window_join_pairs_rows_of_the_same_window_however_it_is_run(
     )
     bare = [{k: v for k, v in r.items() if not k.startswith("window_")} for r in out]
     check_fields(sides, how, bare)
+
+
+# --- session joins ---
+
+
+@given(sides(), ways(), st.sampled_from(HOWS), st.sampled_from([1, 3, 10, None]), st.sampled_from([0, 4, 20]))
+def test_a_session_join_pairs_rows_of_sessions_that_both_sides_make_however_it_is_run(
+    sides: Sides, way: Way, how: str, gap: int | None, lateness: int
+) -> None:
+    flow = Flow("sessions")
+    left, right = sides.keyed(flow)
+    sessions = session(col("j") * 4_000 if gap is None else span(gap))
+    collect(left.window(sessions, allowed_lateness=span(lateness)).join(right, how))  # type: ignore[arg-type]
+    outcome = run(flow, way)
+    check_sessions(sides, how, gap, lateness, outcome)
+
+
+@given(sides(), ways(), st.sampled_from(HOWS), st.sampled_from([3, None]))
+def test_session_joins_are_the_same_when_putting_them_together_waits(
+    sides: Sides, way: Way, how: str, gap: int | None
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        # As with a great many keys: then a look at all of them is put off.
+        patch.setattr(sessions_module, "_FEW_PARTS", -1)
+        patch.setattr(sessions_module, "_SHARE_NEW", 0)
+        patch.setattr(sessions_module, "_BATCHES_KEPT", 3)
+        patch.setattr(session_join_module, "PAIRS_AT_ONCE", 2)
+        flow = Flow("sessions")
+        left, right = sides.keyed(flow)
+        sessions = session(col("j") * 4_000 if gap is None else span(gap))
+        collect(left.window(sessions, allowed_lateness=span(4)).join(right, how))  # type: ignore[arg-type]
+        check_sessions(sides, how, gap, 4, run(flow, way))
+
+
+def check_sessions(sides: Sides, how: str, gap: int | None, lateness: int, outcome: Outcome) -> None:
+    def gap_of(event: Event) -> int:
+        return int(event["j"]) * 4 if gap is None else gap
+
+    partitions = [*sides.left, *sides.right]
+    timed = assign_times(partitions, lambda e: e["t"], out_of_orderness=sides.out_of_orderness).timed
+    made = into_sessions(timed, gap_of, lateness, lambda e: tuple(e[k] for k in sides.keys))
+    result: Counter[Any] = Counter()
+    for key, several in made.sessions.items():
+        for one in several:
+            left, right = ([r for r in one.events if side in r.event] for side in ("v", "w"))
+            pairs = expected(how, left, right, lambda a, b, key=key: None not in key, lambda _: False)[0]  # type: ignore[misc]
+            result.update({(one.start, one.end, *pair): count for pair, count in pairs.items()})
+    keeps_left, keeps_right = how in ("left", "full", "anti"), how in ("right", "full")
+    late_left, late_right = ([r for r in made.late if side in r.event] for side in ("v", "w"))
+    for kept, late in ((keeps_left, late_left), (keeps_right, late_right)):
+        for r in late if kept else ():
+            result[r.time, r.time + gap_of(r.event), r.event.get("v"), r.event.get("w")] += 1
+    out = outcome.rows["out"]
+    bounds = [tuple((r[name] - EPOCH) // span(1) for name in ("window_start", "window_end")) for r in out]
+    assert Counter((*b, r["v"], r.get("w")) for b, r in zip(bounds, out, strict=True)) == result
+    check_late(
+        outcome,
+        [] if keeps_left else sorted(a.event["v"] for a in late_left),
+        [] if keeps_right else sorted(b.event["w"] for b in late_right),
+    )
+    assert outcome.late == len(made.late)
+    check_fields(sides, how, [{k: v for k, v in r.items() if not k.startswith("window_")} for r in out])
+
+
+@given(sides(), ways(), st.sampled_from(HOWS))
+def test_windows_behind_a_session_join_find_its_results_on_time(sides: Sides, way: Way, how: str) -> None:
+    flow = Flow("behind")
+    left, right = sides.keyed(flow)
+    result = left.window(session(span(5))).join(right, how)  # type: ignore[arg-type]
+    panes = result.with_columns(all=1).key_by("all").window(tumbling("7ms")).agg(n=ms.count())
+    panes.collect("panes")
+    panes.late.collect("late")
+    result.collect("out")
+    outcome = run(flow, way)
+    starts = Counter(((r["window_end"] - EPOCH) // span(1) - 1) // 7 * 7 for r in outcome.rows["out"])
+    found = Counter({(r["window_start"] - EPOCH) // span(1): r["n"] for r in outcome.rows["panes"]})
+    missing = starts - found
+    assert found <= starts
+    assert missing.total() == len(outcome.rows["late"]) <= outcome.late
 
 
 # --- as-of joins ---

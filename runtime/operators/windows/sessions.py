@@ -14,22 +14,20 @@ be told from what came since.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
-from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
+from millstream.batch import Batch, BoolArray, IntArray, Keys, index_array, make_columns
 from millstream.checkpoints.tables import StateTable
-from millstream.evaluate import evaluate_rows
-from millstream.grouping import Groups, raw_values, valid_mask
+from millstream.grouping import Groups
 from millstream.operators.base import Context, Output
-from millstream.operators.columnar import row_text
 from millstream.operators.ordering import together
 from millstream.operators.windows import overdue, panes
 from millstream.operators.windows.base import WindowOperator, row_counts, soonest
+from millstream.operators.windows.gaps import Gaps, WithGaps
 from millstream.operators.windows.overdue import OverdueRows, waiting_rows, waiting_table
 from millstream.operators.windows.panes import Panes, TimingArray
 from millstream.operators.windows.parts import (
@@ -57,24 +55,6 @@ _FEW_PARTS: Final = 4_096
 _SHARE_NEW: Final = 2
 _SHARE_OF_TIME: Final = 8
 _LEAST_WAIT_US: Final = 10_000
-_UNIT_US: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class _Gaps:
-    """Rows with the gap that follows each; one gap for all where that is fixed."""
-
-    rows: Batch
-    gap_us: int | IntArray
-
-    @property
-    def end_us(self) -> IntArray:
-        assert self.rows.time_us is not None
-        ends: IntArray = self.rows.time_us + self.gap_us
-        return ends
-
-    def where(self, mask: BoolArray) -> _Gaps:
-        return _Gaps(self.rows.where(mask), self.gap_us if isinstance(self.gap_us, int) else self.gap_us[mask])
 
 
 class SessionOperator(WindowOperator):
@@ -87,7 +67,7 @@ class SessionOperator(WindowOperator):
     def __init__(self, spec: WindowAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context, with_position)
         assert isinstance(spec.windows, SessionWindows)
-        self.windows, self.gap = spec.windows, spec.windows.gap
+        self.gaps = Gaps(spec.windows, context)
         self.parts: list[Parts] = []
         self.waiting: list[Batch] = []
         self.settled_us = MIN_US
@@ -100,7 +80,7 @@ class SessionOperator(WindowOperator):
     # --- input ---
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
-        rows = self._with_gaps(self.timed(batch))
+        rows = self.gaps(self.timed(batch))
         watermark_us = self.judged_by(rows.rows)
         tie = None
         if watermark_us is not None:
@@ -133,27 +113,7 @@ class SessionOperator(WindowOperator):
         # Nothing is ever behind its watermark by as much as this.
         return min(self.spec.allowed_lateness_us, 2**61)
 
-    def _with_gaps(self, batch: Batch) -> _Gaps:
-        """The rows that have a gap; others go to the dead letters."""
-        if isinstance(self.gap, int):
-            return _Gaps(batch, self.gap)
-        columns = batch.all_columns()
-        values, failures = evaluate_rows(self.gap, columns)
-        self.windows.check_type(self.context.name, values.type)
-        gap_us, missing = _microseconds(values)
-        bad = dict(failures)
-        for row in np.flatnonzero(missing | (gap_us <= 0)).tolist():
-            found = "missing" if missing[row] else f"{gap_us[row]} microseconds"
-            bad.setdefault(row, f"the gap {self.gap} is {found}; expected a duration above zero")
-        if not bad:
-            return _Gaps(batch, gap_us)
-        for row, reason in sorted(bad.items()):
-            self.context.reject(reason, row_text(columns, row))
-        keep = np.ones(batch.num_rows, np.bool_)
-        keep[list(bad)] = False
-        return _Gaps(batch.where(keep), gap_us[keep])
-
-    def _parts_of(self, rows: _Gaps, tie: IntArray | None) -> Parts:
+    def _parts_of(self, rows: WithGaps, tie: IntArray | None) -> Parts:
         """One part for each session of a batch."""
         batch, gap_us = rows.rows, rows.gap_us
         assert batch.time_us is not None and batch.keys is not None
@@ -283,7 +243,7 @@ class SessionOperator(WindowOperator):
         parts = concat_parts(self.parts) if self.parts else None
         if ready is None:
             return None if parts is None else (parts, _connect(parts))
-        rows = self._with_gaps(ready)
+        rows = self.gaps(ready)
         batch = rows.rows
         assert batch.time_us is not None and batch.before_us is not None and batch.keys is not None
         held, keys = 0, batch.keys
@@ -475,16 +435,3 @@ def _reached(end_us: IntArray, delay_us: int, watermark_us: int) -> BoolArray:
 
 def _panes(parts: Parts) -> Panes:
     return Panes(parts.start_us, parts.end_us, parts.keys, parts.columns, parts.pane, parts.timing)
-
-
-def _microseconds(values: Array) -> tuple[IntArray, BoolArray]:
-    """Gaps as whole microseconds, and which are missing."""
-    valid = valid_mask(values)
-    missing = np.zeros(len(values), np.bool_) if valid is None else ~valid
-    if pa.types.is_null(values.type):
-        return np.zeros(len(values), np.int64), np.ones(len(values), np.bool_)
-    numbers = raw_values(values).astype(np.int64)
-    if pa.types.is_duration(values.type):
-        unit = values.type.unit
-        numbers = numbers // 1_000 if unit == "ns" else numbers * _UNIT_US[unit]
-    return np.where(missing, 0, numbers), missing
