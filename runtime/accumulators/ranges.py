@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.accumulators import collections, numeric
-from millstream.accumulators.columns import Column, Input, RowOrder, Values, concat, take
+from millstream.accumulators import collections, distinct, numeric
+from millstream.accumulators.columns import Column, Input, RowOrder, Values, concat, retype, take
 from millstream.accumulators.part import Part, Rows
 from millstream.accumulators.planner import AccumulatorSet
 from millstream.batch import Array, index_array
 from millstream.errors import InternalError
-from millstream.grouping import Groups
+from millstream.grouping import Groups, factorize
 
 Places = npt.NDArray[np.intp]
 
@@ -77,8 +77,9 @@ def _of_part(
             return [_nullable(_by_blocks(np.add, values, first, after), given, len(rows.groups), first, after)]
         case numeric.Extreme(at=at, dtype=dtype, largest=largest):
             return [_extremes(rows.inputs[at], np.dtype(dtype), largest, len(rows.groups), first, after)]
-    lists = isinstance(part, collections.Distinct | collections.Collected)
-    if lists or int((after - first).sum()) <= _FEW * len(rows.groups):
+        case distinct.DistinctCount(at=at, type=kind):
+            return [_different(rows.inputs[at], kind, len(rows.groups), first, after)]
+    if isinstance(part, collections.Collected) or int((after - first).sum()) <= _FEW * len(rows.groups):
         return _row_by_row(part, accumulators, inputs, first, after, order)
     return _merged_blocks(part, part.partial(rows), first, after)
 
@@ -156,6 +157,35 @@ def _by_blocks(merge: np.ufunc, values: Values, first: Places, after: Places) ->
             return result
         block = merge(block[:-level], block[level:])
         level *= 2
+
+
+# --- different values ---
+
+
+def _different(given: Input, kind: pa.DataType, count: int, first: Places, after: Places) -> npt.NDArray[np.int64]:
+    """How many different values each range has: its rows, less those whose value is in it further to the front, too.
+
+    Ranges climb: none that starts later ends earlier. So each row is such a repetition for some ranges that follow
+    one another, from the first that reaches it to the last that reaches back to the row before it of the same value.
+    """
+    codes, _ = factorize([retype(given.array, kind)])
+    if len(codes) < count:
+        before = np.zeros(count + 1, np.intp)
+        np.cumsum(np.zeros(count, np.bool_) if given.mask is None else given.mask, out=before[1:])
+        first, after = before[first], before[after]
+    turn = np.lexsort((after, first))
+    starts, ends = first[turn], after[turn]
+    if (ends[1:] < ends[:-1]).any():
+        raise InternalError("accumulators: different values are counted in ranges that climb")
+    rows = np.argsort(codes, kind="stable")
+    again = np.flatnonzero(codes[rows[1:]] == codes[rows[:-1]])
+    reached = np.searchsorted(ends, rows[again + 1], side="right")
+    passed = np.searchsorted(starts, rows[again], side="right")
+    some = passed > reached
+    change = np.bincount(reached[some], minlength=len(turn) + 1) - np.bincount(passed[some], minlength=len(turn) + 1)
+    result = np.empty(len(turn), np.int64)
+    result[turn] = ends - starts - np.cumsum(change)[:-1]
+    return result
 
 
 # --- all others ---

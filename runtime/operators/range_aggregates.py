@@ -55,5 +55,5 @@ class RangeAggregates:
     def _for_types(self, types: list[pa.DataType]) -> AccumulatorSet:
         # By what is remembered, which may be wider than the last batch: integers now, a number with a point before.
         if self._set is None or types != self._types:
-            self._types, self._set = types, AccumulatorSet(self._aggregates, types, self._where)
+            self._types, self._set = types, AccumulatorSet(self._aggregates, types, self._where, values_apart=True)
         return self._set

@@ -65,6 +65,28 @@ def test_a_range_is_aggregated_as_a_group_of_its_rows(count: int, seed: int, dat
             assert same(values[row].as_py(), value), (name, (a, b))
 
 
+@given(st.integers(1, 80), st.integers(0, 5), st.data())
+def test_different_values_of_ranges_that_climb_are_counted_without_making_lists(
+    count: int, seed: int, data: st.DataObject
+) -> None:
+    rows = table(count, seed)
+    aggregates: dict[str, Aggregate] = {n: ms.count_distinct(n) for n in ("i", "x", "d", "b", "s", "z")}
+    bounds = data.draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(1, count)), min_size=1))
+    starts, ends = (np.sort(np.array(side, np.intp)) for side in zip(*bounds, strict=True))
+    turn = np.array(data.draw(st.permutations(range(len(starts)))))
+    first, after = starts[turn], np.maximum(starts + 1, ends)[turn]
+    apart, lists = (
+        AccumulatorSet(aggregates, input_types(aggregates, rows.schema, "agg"), "agg", values_apart=values_apart)
+        for values_apart in (True, False)
+    )
+    inputs = evaluate_all(apart.inputs, rows)
+    found = apart.results(range_columns(apart, inputs, first, after))
+    for row, (a, b) in enumerate(zip(first.tolist(), after.tolist(), strict=True)):
+        mine = [column.slice(a, b - a) for column in inputs]
+        expected = lists.results(lists.partial(mine, Groups(np.zeros(b - a, np.intp), 1), None))
+        assert [column[row].as_py() for column in found] == [column[0].as_py() for column in expected]
+
+
 def same(value: Any, expected: Any) -> bool:
     if isinstance(expected, float) and isinstance(value, float):
         return math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-9) or (math.isnan(value) and math.isnan(expected))
