@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from millstream.batch import Batch
+from millstream.binding import FirstRows
 from millstream.connectors.base import Block
 from millstream.errors import InternalError
 from millstream.operators.base import Operator
@@ -82,8 +83,9 @@ class BlockStage(StageRun):
         clocks_of: Mapping[int, frozenset[int]],
         timed_exchanges: frozenset[int],
         deals: int,
+        first_rows: FirstRows | None = None,
     ) -> None:
-        super().__init__(stage, operators, edges, outputs)
+        super().__init__(stage, operators, edges, outputs, first_rows)
         self.worker = worker
         self._partitions_of = partitions_of
         self._clocks_of = clocks_of
@@ -151,9 +153,7 @@ class BlockStage(StageRun):
         operator = self.operators[node]
         if not isinstance(operator, Decode):
             raise InternalError(f"stage {self.stage.id}: a block for {operator.context.name}, which does not decode")
-        yield from self._switched(
-            self._pass_on(node, operator, operator.on_block(block, partition, sequence)), second=False
-        )
+        yield from self._switched(self._pass_on(node, operator.on_block, block, partition, sequence), second=False)
 
     def _push(self, node: int, port: int, batch: Batch) -> Iterator[Emission]:
         operator = self.operators[node]
@@ -161,7 +161,7 @@ class BlockStage(StageRun):
             yield from super()._push(node, port, batch)
             return
         operator.context.counters.rows_in += batch.num_rows
-        for output in self._measured(node, operator.on_batch(batch, port)):
+        for output in self._outputs_of(node, operator.on_batch, batch, port):
             if output is None:
                 yield None
             elif output[1].num_rows:
@@ -220,7 +220,7 @@ class BlockStage(StageRun):
     def _end_block(self, *, second: bool) -> Iterator[Emission]:
         for node, operator in self.operators.items():
             if (node in self._timed_nodes) == second:
-                yield from self._switched(self._pass_on(node, operator, operator.on_block_end()), second=second)
+                yield from self._switched(self._pass_on(node, operator.on_block_end), second=second)
 
     @property
     def between_blocks(self) -> bool:
@@ -257,7 +257,7 @@ class BlockStage(StageRun):
 
     def _end(self) -> Iterator[Emission]:
         for node, operator in self.operators.items():
-            yield from self._pass_on(node, operator, operator.on_end())
+            yield from self._pass_on(node, operator.on_end)
         for output in self.exchange_outputs:
             if output.exchange.kind is ExchangeKind.DEAL:
                 yield from output.no_more_blocks()

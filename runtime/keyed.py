@@ -264,6 +264,7 @@ class KeyedStream:
         its time, so that the answer is the same however late the versions came.
 
         Args:
+            how: "left": a row that has no version comes out as well, the fields of the right null. "inner": it does not.
             tolerance: versions older than that by then do not count.
             suffix: what a right field's name gets where the left has a field of that name.
         """

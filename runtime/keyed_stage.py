@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from millstream.batch import Batch
+from millstream.binding import FirstRows
 from millstream.channel import StageInputs
 from millstream.gathering import gathered
 from millstream.operators.base import Operator
@@ -33,8 +34,9 @@ class KeyedStage(StageRun):
         *,
         inputs: StageInputs,
         worker_index: int,
+        first_rows: FirstRows | None = None,
     ) -> None:
-        super().__init__(stage, operators, edges, outputs)
+        super().__init__(stage, operators, edges, outputs, first_rows)
         self.inputs = inputs
         self.worker_index = worker_index
         self._sequence = 0
@@ -75,7 +77,7 @@ class KeyedStage(StageRun):
         for node, operator in self.operators.items():
             due_us = operator.due_us()
             if due_us is not None and due_us <= now_us:
-                yield from self._pass_on(node, operator, operator.on_clock(now_us))
+                yield from self._pass_on(node, operator.on_clock, now_us)
         yield from self._conclude()
 
     def due_us(self) -> int | None:
@@ -84,14 +86,14 @@ class KeyedStage(StageRun):
     def _advance(self, watermark_us: int) -> Iterator[Emission]:
         # In the order of the stage: what an operator puts out reaches those behind it before the watermark does.
         for node, operator in self.operators.items():
-            yield from self._pass_on(node, operator, operator.on_watermark(watermark_us))
+            yield from self._pass_on(node, operator.on_watermark, watermark_us)
 
     def _conclude(self) -> Iterator[Emission]:
         """End a number on every output that has something to tell."""
         status = self.inputs.status
         if status is InputStatus.ENDED and not self.ended:
             for node, operator in self.operators.items():
-                yield from self._pass_on(node, operator, operator.on_end())
+                yield from self._pass_on(node, operator.on_end)
             self.ended = True
         yield from self._tell(self._passed_on_us(self.watermark_us), status)
 

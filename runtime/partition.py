@@ -12,7 +12,7 @@ from millstream.batch import Batch, CodeArray, Keys, index_array, make_columns
 from millstream.grouping import distinct_keys
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.meters import KeySketch
-from millstream.operators.base import Context
+from millstream.operators.base import Context, naming
 from millstream.operators.columnar import evaluate_all
 from millstream.specs.base import Named
 
@@ -85,7 +85,8 @@ class KeyPartitioner:
 
 def with_keys(batch: Batch, keys: Named, context: Context) -> Batch:
     """The rows with their keys; those whose key cannot be computed are dead letters."""
-    arrays, batch = evaluate_all(keys, batch, context)
+    with naming(context.name):
+        arrays, batch = evaluate_all(keys, batch, context)
     if batch.num_rows == 0:
         return batch
     codes, distinct = distinct_keys(arrays)

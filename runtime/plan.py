@@ -14,7 +14,7 @@ from enum import Enum
 import pyarrow as pa
 
 from millstream.connectors.base import Source
-from millstream.specs.base import MAIN, Named, Spec
+from millstream.specs.base import MAIN, Bound, Named, Spec
 from millstream.specs.ends import ReadSpec
 
 # --- the logical plan ---
@@ -46,6 +46,21 @@ class Node:
     @property
     def title(self) -> str:
         return f"{self.name} ({self.where})"
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """The flow as it was written, for when first rows show the fields that nothing declared.
+
+    Attributes:
+        nodes: inputs before those that read them, without the sources.
+        sources: what is known of each source's output.
+        ports: whose fields rows have to show.
+    """
+
+    nodes: tuple[Node, ...]
+    sources: dict[Port, Bound]
+    ports: frozenset[Port]
 
 
 # --- the physical plan ---
@@ -122,6 +137,7 @@ class PhysicalPlan:
         reads: the fields that the plan reads from each source node; None: all.
         partitions: every source partition of the flow, numbered by its place: (source node, name).
         needs_position: whether some operator breaks ties by source position.
+        undeclared: what first rows have to show; None: every field is known.
     """
 
     name: str
@@ -135,6 +151,7 @@ class PhysicalPlan:
     partitions: tuple[tuple[int, str], ...]
     reads: dict[int, tuple[str, ...] | None]
     needs_position: bool
+    undeclared: Undeclared | None = None
 
     def exchange(self, number: int) -> Exchange:
         return self.exchanges[number]

@@ -4,7 +4,7 @@ The passes over the graph, in the order in which nodes were made (inputs come fi
 
 Before anything else, what leads to no sink is left out.
 
-1. bind: the fields and types of every output, as far as they are known before the first row; what is
+1. bind (binding.py): the fields and types of every output, as far as they are known before the first row; what is
    wrong with the flow is said here, before any process starts.
 2. retractions, backwards: where revised rows must be taken back, whoever revises them is told to.
 3. prune, backwards: which fields somebody reads. Sources decode, and exchanges carry, no others.
@@ -20,13 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from millstream.binding import bind, undeclared
 from millstream.connectors import JsonLinesSink
 from millstream.cutter import Cutter
 from millstream.errors import FlowError, UnboundedStateWarning
 from millstream.flow import Flow
 from millstream.plan import Node, PhysicalPlan, Port
 from millstream.projection import parts_read
-from millstream.specs.base import MAIN, Bound, Fields, both
+from millstream.specs.base import Bound, Fields, both
 from millstream.specs.columns import UnionSpec
 from millstream.specs.ends import ReadSpec, SinkSpec
 from millstream.two_phase import Graph, TwoPhase, with_groups
@@ -61,11 +62,12 @@ def make_plan(
             "end a stream with .print(), .write_jsonl(...) or .collect()"
         )
     nodes = _with_late_outputs(nodes, late_directory)
-    bound = _bind(nodes)
+    bound = bind(nodes.values())
     retracting = _with_retractions(nodes, bound)
     if retracting != nodes:
-        nodes, bound = retracting, _bind(retracting)
+        nodes, bound = retracting, bind(retracting.values())
     nodes = {n.id: _resolved(n, nodes, bound) for n in nodes.values()}
+    unknown = undeclared(nodes, bound)
     needed = _prune(nodes, bound)
     nodes = {n.id: replace(n, spec=n.spec.narrowed(needed[Port(n.id)])) for n in nodes.values()}
     nodes, reads = _projected(nodes, bound, needed)
@@ -90,7 +92,7 @@ def make_plan(
         name=flow.name, workers=workers, ingest=where, batch_rows=batch_rows, nodes={**nodes, **cut.added},
         schemas={n: bound[Port(n)].schema for n in nodes}, stages=tuple(cut.stages),
         exchanges=tuple(cut.finished_exchanges()), partitions=tuple(partitions), reads=reads,
-        needs_position=any(n.spec.needs_position for n in nodes.values()),
+        needs_position=any(n.spec.needs_position for n in nodes.values()), undeclared=unknown,
     )  # fmt: skip
 
 
@@ -139,20 +141,7 @@ def _with_late_outputs(nodes: Mapping[int, Node], directory: Path | None) -> dic
     return result
 
 
-# --- bind ---
-
-
-def _bind(nodes: Mapping[int, Node]) -> dict[Port, Bound]:
-    """What is known of every output that is consumed, and of every main output."""
-    consumed = {p for n in nodes.values() for p in n.inputs if p.name != MAIN}
-    bound: dict[Port, Bound] = {}
-    for node in nodes.values():
-        inputs = [bound[p] for p in node.inputs]
-        main = bound[Port(node.id)] = node.spec.bind(node.title, inputs)
-        for port in consumed:
-            if port.node == node.id:
-                bound[port] = node.spec.bind_port(port.name, node.title, inputs, main)
-    return bound
+# --- retractions ---
 
 
 def _with_retractions(nodes: Mapping[int, Node], bound: Mapping[Port, Bound]) -> dict[int, Node]:

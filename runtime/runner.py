@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from millstream.binding import FirstRows
 from millstream.block_stage import BlockStage
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery, check_fits
@@ -94,6 +95,7 @@ class Runner:
         self._partitioners: dict[int, KeyPartitioner] = {}
         self._waited_us: dict[str, int] = {}
         self._look_until_us = 0
+        self._first_rows = None if plan.undeclared is None else FirstRows(plan.undeclared)
         self._lanes: list[_Lane] = []
         self.index = self.topology.index_of(me)
         for stage in plan.stages:
@@ -130,6 +132,7 @@ class Runner:
                 clocks_of=self.topology.clocks_of(stage),
                 timed_exchanges=self.topology.timed_exchanges(stage),
                 deals=len(self.plan.exchanges_into(stage.id)),
+                first_rows=self._first_rows,
             )  # fmt: skip
             self._lanes += [_Lane(run, second=False), _Lane(run, second=True)]
         else:
@@ -137,7 +140,10 @@ class Runner:
             for exchange in self.plan.exchanges_into(stage.id):
                 for origin in self.topology.origins_of(exchange):
                     inputs.add(exchange.id, origin)
-            run = KeyedStage(stage, operators, edges, outputs, inputs=inputs, worker_index=self.index)
+            run = KeyedStage(
+                stage, operators, edges, outputs,
+                inputs=inputs, worker_index=self.index, first_rows=self._first_rows,
+            )  # fmt: skip
             self._lanes.append(_Lane(run, second=False))
         self.stages[stage.id] = run
 

@@ -10,14 +10,15 @@ There are two kinds: stages of blocks (block_stage.py) and stages with state (ke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from millstream.batch import Batch
+from millstream.binding import FirstRows
 from millstream.checkpoints.tables import Part
 from millstream.connectors.base import Prepared
 from millstream.meters import LatencyHistogram
-from millstream.operators.base import Operator
+from millstream.operators.base import Operator, Output, naming
 from millstream.operators.sinks import Encode, WriteSink
 from millstream.plan import Port, Stage
 from millstream.sending import ExchangeOutput, Number, Outgoing
@@ -52,6 +53,7 @@ class StageRun(ABC):
         operators: by node, in an order in which inputs come first.
         edges: for each port of a node, the nodes of this stage that read it, with their input number.
         outputs: for each port of a node, the exchanges that it feeds.
+        first_rows: looks at the rows of outputs whose fields nothing declared; None: there are none.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class StageRun(ABC):
         operators: Mapping[int, Operator],
         edges: Mapping[Port, Sequence[tuple[int, int]]],
         outputs: Mapping[Port, Sequence[ExchangeOutput]],
+        first_rows: FirstRows | None = None,
     ) -> None:
         self.stage = stage
         self.operators = operators
         self.edges = edges
         self.outputs = outputs
+        self.first_rows = first_rows
         self.ended = False
         seen = {id(o): o for group in outputs.values() for o in group}
         self.exchange_outputs = list(seen.values())
@@ -90,38 +94,41 @@ class StageRun(ABC):
         if node == self.looked_at and isinstance(operator, WriteSink | Encode):
             self.seen = batch
         rows_before = counters.rows_out
-        yield from self._pass_on(node, operator, operator.on_batch(batch, port))
+        yield from self._pass_on(node, operator.on_batch, batch, port)
         if node in self.latencies:
             self._note_latency(node, operator, counters.rows_out - rows_before)
 
-    def _pass_on(
-        self, node: int, operator: Operator, produced: Iterable[tuple[str, Batch] | None]
-    ) -> Iterator[Emission]:
-        for output in self._measured(node, produced):
+    def _pass_on(self, node: int, method: Callable[..., Iterable[Output]], *arguments: Any) -> Iterator[Emission]:
+        """What a method of a node's operator puts out, on to those behind it."""
+        operator = self.operators[node]
+        for output in self._outputs_of(node, method, *arguments):
             if output is None:
                 yield None
                 continue
             name, batch = output
+            if self.first_rows is not None:
+                self.first_rows.see(Port(node, name), batch)
             if node == self.looked_at and not isinstance(operator, WriteSink | Encode):
                 self.seen = batch
             operator.context.counters.rows_out += batch.num_rows if name == MAIN else 0
             yield from self._emit(Port(node, name), batch)
 
-    def _measured(self, node: int, produced: Iterable[tuple[str, Batch] | None]) -> Iterator[tuple[str, Batch] | None]:
-        """What an operator puts out; the time that it takes for that is noted as its own."""
-        outputs = iter(produced)
-        now_us = self.operators[node].context.now_us
-        while True:
-            started_us = now_us()
-            self.at_work = node
-            try:
-                output = next(outputs)
-            except StopIteration:
-                return
-            finally:
-                self.at_work = None
-                self.busy_us[node] += now_us() - started_us
-            yield output
+    def _outputs_of(self, node: int, method: Callable[..., Iterable[Output]], *arguments: Any) -> Iterator[Output]:
+        """What a method of a node's operator puts out: errors say whose they are, and the time is noted as its own."""
+        context = self.operators[node].context
+        with naming(context.name):
+            outputs = iter(method(*arguments))
+            while True:
+                started_us = context.now_us()
+                self.at_work = node
+                try:
+                    output = next(outputs)
+                except StopIteration:
+                    return
+                finally:
+                    self.at_work = None
+                    self.busy_us[node] += context.now_us() - started_us
+                yield output
 
     def _emit(self, port: Port, batch: Batch) -> Iterator[Emission]:
         for node, number in self.edges.get(port, ()):

@@ -103,12 +103,13 @@ def sliding(size: Duration | None = None, *, rows: int | None = None) -> Sliding
 def count_window(size: int, every: int | None = None) -> CountWindows:
     """Windows of so many events of a key, in the order of event time.
 
-    A window that is not full when the input ends is put out then; it has the time of its last event, which may
-    be long past for operators behind it.
+    When the input ends, events that came since the last window make one more, over the last ``size`` again. It has
+    the time of its last event, which may be long past for operators behind it.
 
     Args:
         size: how many events a window holds.
-        every: a window for every so many events, over the last ``size`` of them; None: end to end.
+        every: a window for every so many events, over the last ``size`` of them: the first windows hold fewer, if
+            ``every`` is less than ``size``. None: end to end.
     """
     size = _count("count_window", "size", size)
     return CountWindows(size, size if every is None else _count("count_window", "every", every))

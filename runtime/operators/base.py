@@ -8,12 +8,15 @@ only when there is room for it, and gives the operator no further input until th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from millstream.batch import Batch
 from millstream.checkpoints.tables import Part, StateTable
-from millstream.errors import InternalError
+from millstream.errors import FlowError, InternalError, SchemaError
 from millstream.specs.base import MAIN
 from millstream.times import saturating_add
 
@@ -100,6 +103,24 @@ class Context:
         """Send a record to the dead letters, counted."""
         self.counters.dead_letters += 1
         self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch))
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Errors of what is done in it say that they are of this operator, or ``key_by``: its name and the user's line."""
+    try:
+        yield
+    except FlowError as error:
+        if where in str(error):
+            raise
+        kind = SchemaError if isinstance(error, SchemaError) else FlowError
+        raise kind(f"{where}: {error}") from error
+    except pa.ArrowException as error:
+        reason = str(error).split("\n", 1)[0]
+        raise SchemaError(f"{where}: its fields have not the types that it needs: {reason}") from error
+    except Exception as error:
+        error.add_note(f"in {where}")
+        raise
 
 
 class Operator:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, IntArray, Keys, concat, index_array, make_columns, struct_fields
 from millstream.checkpoints.tables import Part, StateTable
-from millstream.errors import MillstreamError
+from millstream.errors import MillstreamError, SchemaError
 from millstream.functions import UserFunction, user_error
 from millstream.operators.automaton import Automaton, KeyState, Match, Partial, rows_of_partials
 from millstream.operators.base import SLICE_ROWS, Context, Output
@@ -107,6 +107,9 @@ class MatchPattern(OrderedOperator):
         masks, rows = evaluate_all(tuple(self._columnar.values()), rows, self.context)
         met = np.full(rows.num_rows, sum(1 << i for i in self._asked), np.int64)
         for place, mask in zip(self._columnar, masks, strict=True):
+            if not pa.types.is_boolean(mask.type):
+                name, condition = self._columnar[place]
+                raise SchemaError(f"{self.context.name}: {name}: {condition} is {mask.type}, not a condition")
             holds = mask.fill_null(False) if mask.null_count else mask
             met |= holds.to_numpy(zero_copy_only=False).astype(np.int64) << place
         return rows, met

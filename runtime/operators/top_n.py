@@ -31,7 +31,7 @@ from millstream.operators.columnar import evaluate_all
 from millstream.operators.row_tables import notes_and_fields, row_columns
 from millstream.operators.taking_back import cancelled
 from millstream.specs.base import MAIN
-from millstream.specs.ranking import TopNSpec
+from millstream.specs.ranking import TopNSpec, ranked
 from millstream.state.columns import RowLog, grown
 from millstream.state.key_table import KeyTable
 from millstream.state.lists import SlotLists
@@ -86,6 +86,8 @@ class TopN(Operator):
         read = {f for k in self.spec.by for f in k.value.fields()}
         whole = batch if read <= set(batch.columns.schema.names) else batch.with_columns(batch.all_columns())
         values, whole = evaluate_all(named, whole, self.context)
+        for key, value in zip(self.spec.by, values, strict=True):
+            key.check_type(value.type, self.context.name)
         if whole.num_rows == 0:
             return None
         assert whole.keys is not None
@@ -101,6 +103,7 @@ class TopN(Operator):
     def _log_for(self, names: list[str], timed: bool, placed: bool) -> RowLog:
         """The log, for rows with these fields."""
         if self.log is None:
+            ranked(self.context.name, pa.schema([(n, pa.null()) for n in names]), self.spec.rank)
             self.fields, self.log = names, RowLog(len(names) + len(self.spec.by) + 2)
             self.timed, self.placed = timed, placed
         if names != self.fields:

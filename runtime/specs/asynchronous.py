@@ -53,3 +53,7 @@ class MapAsyncSpec(Spec):
             )
         # Several workers call at once: behind it, order is restored by event time, as behind an operator with state.
         return replace(upstream, schema=self.schema, keys=(), stateful=upstream.stateful or where)
+
+    @property
+    def shows_fields(self) -> bool:
+        return self.schema is None

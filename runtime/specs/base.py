@@ -132,6 +132,11 @@ class Spec:
         """The ports on which events leave that came too late: they are kept even where nobody reads them."""
         return ()
 
+    @property
+    def shows_fields(self) -> bool:
+        """Whether its rows alone show their fields: they are of the user's making, and nothing was declared."""
+        return False
+
     def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
         """The fields of input ``number`` that are read, when ``out`` is read of an output."""
         return None

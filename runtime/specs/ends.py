@@ -27,6 +27,10 @@ class ReadSpec(Spec):
     def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
         return Bound(self.source.schema())
 
+    @property
+    def shows_fields(self) -> bool:
+        return self.source.schema() is None
+
 
 @dataclass(frozen=True)
 class EventTimeSpec(Spec):

@@ -49,6 +49,10 @@ class RowFunctionSpec(FunctionSpec):
     def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
         return inputs[0] if self.shape is Shape.FILTER else self._bound(inputs[0], self.schema)
 
+    @property
+    def shows_fields(self) -> bool:
+        return self.schema is None and self.shape is not Shape.FILTER
+
 
 @dataclass(frozen=True)
 class MapBatchesSpec(FunctionSpec):
@@ -60,6 +64,10 @@ class MapBatchesSpec(FunctionSpec):
 
     def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
         return self._bound(inputs[0], None)
+
+    @property
+    def shows_fields(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -78,3 +86,7 @@ class HandlersSpec(FunctionSpec):
         if schema is not None and self.type_field not in schema.names:
             raise unknown_field(self.type_field, schema.names, where)
         return self._bound(inputs[0], None)
+
+    @property
+    def shows_fields(self) -> bool:
+        return True

@@ -169,6 +169,10 @@ class ScanSpec(Spec):
             raise FlowError(f"{where}: order='event_time', and the stream has none; call event_time() before key_by()")
         return Bound(self.schema, inputs[0].time, where)
 
+    @property
+    def shows_fields(self) -> bool:
+        return self.schema is None
+
     def resolved(self, inputs: Sequence[Bound]) -> Self:
         by_event_time = self.order == "event_time" if self.order is not None else lost_order(inputs[0])
         return replace(self, timed=inputs[0].time is Time.EVENT, by_event_time=by_event_time)

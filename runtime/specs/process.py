@@ -73,6 +73,10 @@ class ProcessSpec(Spec):
             )
         return Bound(self.schema, main.time, where)
 
+    @property
+    def shows_fields(self) -> bool:
+        return any(schema is None for schema in (self.schema, *dict(self.outputs).values()))
+
     def bind_port(self, port: str, where: str, inputs: Sequence[Bound], main: Bound) -> Bound:
         if port not in self.output_names:
             return super().bind_port(port, where, inputs, main)

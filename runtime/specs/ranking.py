@@ -32,8 +32,13 @@ class SortKey:
         """Raises:
         SchemaError: the values have no order.
         """
-        kind = plain_type(output_type(self.value, schema, where))
-        if not is_ordered(kind):
+        self.check_type(output_type(self.value, schema, where), where)
+
+    def check_type(self, kind: pa.DataType, where: str) -> None:
+        """Raises:
+        SchemaError: values of this type have no order.
+        """
+        if not is_ordered(plain_type(kind)):
             raise SchemaError(f"{where}: {self.value} is {kind}, which has no order; take a field of it")
 
 

@@ -56,6 +56,10 @@ class WindowFunctionSpec(FunctionSpec):
         bound = self._bound(inputs[0], None if self.reduces else self.schema)
         return replace(bound, changelog=inputs[0].changelog) if self.reduces else bound
 
+    @property
+    def shows_fields(self) -> bool:
+        return self.reduces or self.schema is None
+
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
         # A reduced row has the pane's window and key, by which it replaces the one before.
         return not self.reduces and super().needs_retractions(inputs)

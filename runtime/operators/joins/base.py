@@ -29,7 +29,7 @@ from millstream.operators.joins.tables import (
 )
 from millstream.operators.lateness import with_reason
 from millstream.specs.base import MAIN
-from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, JoinKind, JoinSpec, Origin, joined_fields
+from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, JoinKind, JoinSpec, Origin, check_key_types, joined_fields
 from millstream.times import MIN_US
 
 _CLOCK: Final = "clock"
@@ -55,6 +55,7 @@ class JoinOperator(Operator):
         self._spec = spec
         self._on = tuple([pair[side] for pair in spec.on] for side in (0, 1))
         self._names: list[list[str] | None] = [None, None]
+        self._key_schemas: list[pa.Schema | None] = [None, None]
         self._payload: list[list[str]] = [[], []]
         self._stream_key: list[str] = []  # of the left side, where that is not what is compared
         self._output: Output | None = None
@@ -73,6 +74,17 @@ class JoinOperator(Operator):
         """Take the fields of a side from its first batch, where they were not known before."""
         if self._spec.fields is None and self._names[port] is None:
             self._learn(port, batch.all_columns().schema.names)
+            assert batch.keys is not None
+            self._check_keys(port, batch.keys.distinct.schema)
+
+    def _check_keys(self, port: int, keys: pa.Schema) -> None:
+        """Where the types of both sides' keys have been shown by now, they must be one."""
+        self._key_schemas[port] = keys
+        left, right = self._key_schemas
+        if left is not None and right is not None:
+            for a, b in zip(left, right, strict=True):
+                if not pa.types.is_null(a.type) and not pa.types.is_null(b.type):
+                    check_key_types(self.context.name, a.name, a.type, b.name, b.type)
 
     def _learn(self, port: int, names: list[str]) -> None:
         self._names[port] = names
@@ -208,11 +220,14 @@ class JoinOperator(Operator):
         raise NotImplementedError
 
     def snapshot(self) -> list[StateTable]:
+        return [*self._known_tables(), *(t for port in (0, 1) for t in self._side_tables(port))]
+
+    def _known_tables(self) -> list[StateTable]:
+        """How far the operator has come, and what it knows of the fields of its sides."""
         tables = [StateTable(_CLOCK, None, make_columns([_CLOCK], [pa.array([self.watermark_us])]))]
         for port, names in enumerate(self._names):
             if names is not None:
                 tables.append(StateTable(f"{_SIDES[port]}{_FIELDS}", None, make_columns([_FIELDS], [pa.array(names)])))
-            tables += self._side_tables(port)
         return tables
 
     def _side_tables(self, port: int) -> Iterator[StateTable]:
