@@ -71,12 +71,14 @@ class Calls:
     def close(self) -> None:
         """Give up what is under way."""
 
-        def stop() -> None:
-            for task in self._tasks:
+        async def stop() -> None:
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._loop.stop()
 
-        self._loop.call_soon_threadsafe(stop)
+        asyncio.run_coroutine_threadsafe(stop(), self._loop)
         self._thread.join(1.0)
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
