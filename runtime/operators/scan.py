@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Array, Batch, IntArray, Keys, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import SchemaError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
@@ -29,6 +29,7 @@ from millstream.operators.ttl import Deadlines
 from millstream.rows import Row, columns_of, python_values, rows_of
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.keyed import ScanSpec
+from millstream.state.pieces import KeyPieces
 from millstream.state_codec import StateCodec, StateError
 from millstream.times import MAX_US, MIN_US
 
@@ -74,6 +75,7 @@ class Scan(Operator):
         init = spec.init.load()
         self.init = init if callable(init) else lambda: deepcopy(init)  # keys must not share a list or a dict
         self.states: dict[Any, Any] = {}
+        self._pieces = KeyPieces()
         self.deadlines = None if spec.ttl_us is None else Deadlines(spec.ttl_us)
         self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None), pickles=spec.pickle)
         self.line = Line()
@@ -133,6 +135,7 @@ class Scan(Operator):
             self._check(keys[code], state)
             if self.deadlines is not None:
                 self.deadlines.set(keys[code], expires_us[code])
+        self._pieces.changed(keys[code] for code in used)
         made = [o is not None for o in outputs]
         if any(made):
             kept = outputs if all(made) else list(compress(outputs, made))
@@ -205,19 +208,22 @@ class Scan(Operator):
         if self.deadlines is not None:
             for key in self.deadlines.free(now_us):
                 del self.states[key]
+                self._pieces.changed((key,))
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
-        tables = self.line.snapshot(_WAITING)
-        if self._key_schema is not None and self.states:
-            keys = list(self.states)
-            expires_us = [None] * len(keys) if self.deadlines is None else map(self.deadlines.expires_us.get, keys)
-            columns: list[Array] = [
-                pa.array([self._encoded(k) for k in keys], pa.binary()), pa.array(list(expires_us), pa.int64())
-            ]  # fmt: skip
-            tables.append(StateTable(_STATES, keys_from(keys, self._key_schema), make_columns(_STATE_FIELDS, columns)))
-        return tables
+    def snapshot(self) -> list[Part]:
+        waiting = self.line.snapshot(_WAITING)
+        if self._key_schema is None:
+            return [*waiting]
+        schema = self._key_schema
+        states = self._pieces.snapshot(_STATES, self.states, lambda keys: keys_from(keys, schema), self._rows_of)
+        return [*waiting, *states]
+
+    def _rows_of(self, keys: list[Any]) -> pa.RecordBatch:
+        expires_us = [None] * len(keys) if self.deadlines is None else map(self.deadlines.expires_us.get, keys)
+        encoded = pa.array([self._encoded(k) for k in keys], pa.binary())
+        return make_columns(_STATE_FIELDS, [encoded, pa.array(list(expires_us), pa.int64())])
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:

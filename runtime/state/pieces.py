@@ -1,15 +1,15 @@
-"""State by slot in checkpoints: what has changed since the last one, as one more piece beside those that are on disk.
+"""State by key in checkpoints: what has changed since the last one, as one more piece beside those that are on disk.
 
-For each slot it is known in which piece its rows lie, so a snapshot costs what has changed and not what there is.
-A piece takes the place of the rows that earlier ones have for the same keys, and may say which keys are gone. Small
+For each slot it is known in which piece its rows lie (`SlotPieces`), and for each piece of Python state which keys are
+in it (`KeyPieces`), so a snapshot costs what has changed and not what there is. A piece takes the place of the rows that earlier ones have for the same keys, and may say which keys are gone. Small
 pieces are written again as one when there are many, and all of them when most of what they hold does not count any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +38,13 @@ class _Piece:
     Attributes:
         saved: of each of its tables, with the number of rows.
         gone: keys that earlier pieces have and that are not there any more.
+        keys: those that it says something about; of the first piece, which says all, they are not kept.
     """
 
     number: int
     saved: list[tuple[Saved, int]] = field(default_factory=list)
     gone: list[pa.RecordBatch] = field(default_factory=list)
+    keys: list[Any] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -83,7 +85,7 @@ class SlotPieces:
 
     def snapshot(self, name: str, live: BoolArray, rows_of: RowsOf) -> list[Part]:
         """The rows of all slots that are live: what is on disk by its files, the rest as tables of this name."""
-        kept = self._kept(int(live.sum()))
+        kept = _kept(self._pieces, int(live.sum()))
         gone = [batch for piece in self._pieces[len(kept) :] for batch in piece.gone] + self._gone
         first = self._pieces[len(kept)].number if len(kept) < len(self._pieces) else self._next
         held = self._piece[: len(live)]
@@ -91,7 +93,7 @@ class SlotPieces:
         del self._pieces[len(kept) :]
         tables: list[StateTable] = []
         if kept and gone:
-            tables.append(_removal(name, concat_columns(gone)))
+            tables.append(_removal(name, _all_of(concat_columns(gone))))
         if len(slots):
             tables.append(StateTable(name, *rows_of(slots), change="replaces" if kept else "adds"))
         if tables:
@@ -101,24 +103,63 @@ class SlotPieces:
         self._gone = []
         return [*(part for parts in kept for part in parts), *tables]
 
-    def _kept(self, live: int) -> list[list[Part]]:
-        """What is on disk of the pieces that are not written again, the oldest first."""
-        kept: list[list[Part]] = []
-        for piece in self._pieces:
-            parts = piece.on_disk()
-            if parts is None:
-                break
-            kept.append(parts)
-        sizes = [piece.rows for piece in self._pieces[: len(kept)]]
-        if sum(sizes) > 2 * live + _SPARE_ROWS:
-            return []
-        return kept[: first_small(sizes)] if len(kept) > _PIECES_KEPT else kept
-
     @property
     def nbytes(self) -> int:
         return self._piece.nbytes
 
 
-def _removal(name: str, keys: pa.RecordBatch) -> StateTable:
+class KeyPieces:
+    """The same for state that is a dict by key."""
+
+    def __init__(self) -> None:
+        self._pieces: list[_Piece] = []
+        self._changed: set[Any] = set()
+
+    def changed(self, keys: Iterable[Any]) -> None:
+        """The state of these keys is another one now, or is gone."""
+        if self._pieces:
+            self._changed.update(keys)
+
+    def snapshot(
+        self, name: str, states: Collection[Any], keys_of: Callable[[list[Any]], Keys],
+        rows_of: Callable[[list[Any]], pa.RecordBatch],
+    ) -> list[Part]:  # fmt: skip
+        """The rows of all keys that have a state: what is on disk by its files, the rest as tables of this name."""
+        kept = _kept(self._pieces, len(states))
+        touched = dict.fromkeys([*(k for piece in self._pieces[len(kept) :] for k in piece.keys), *self._changed])
+        there = [k for k in touched if k in states] if kept else list(states)
+        gone = [k for k in touched if k not in states] if kept else []
+        del self._pieces[len(kept) :]
+        tables: list[StateTable] = []
+        if gone:
+            tables.append(_removal(name, keys_of(gone)))
+        if there:
+            tables.append(StateTable(name, keys_of(there), rows_of(there), change="replaces" if kept else "adds"))
+        if tables:
+            keys = list(touched) if kept else []
+            self._pieces.append(_Piece(0, [(t.saved, t.num_rows) for t in tables], keys=keys))
+        self._changed = set()
+        return [*(part for parts in kept for part in parts), *tables]
+
+
+def _kept(pieces: Sequence[_Piece], live: int) -> list[list[Part]]:
+    """What is on disk of the pieces that are not written again, the oldest first."""
+    kept: list[list[Part]] = []
+    for piece in pieces:
+        parts = piece.on_disk()
+        if parts is None:
+            break
+        kept.append(parts)
+    sizes = [piece.rows for piece in pieces[: len(kept)]]
+    if sum(sizes) > 2 * live + _SPARE_ROWS:
+        return []
+    return kept[: first_small(sizes)] if len(kept) > _PIECES_KEPT else kept
+
+
+def _all_of(keys: pa.RecordBatch) -> Keys:
     codes: CodeArray = np.arange(keys.num_rows, dtype=np.int32)
-    return StateTable(name, Keys(keys, codes), EMPTY_COLUMNS, change="removes")
+    return Keys(keys, codes)
+
+
+def _removal(name: str, keys: Keys) -> StateTable:
+    return StateTable(name, keys, EMPTY_COLUMNS, change="removes")

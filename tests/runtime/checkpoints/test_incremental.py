@@ -41,6 +41,7 @@ KINDS: dict[str, tuple[str, Callable[[ms.KeyedStream], ms.Stream]]] = {
     "lasts": ("standing", lambda keyed: keyed.dedupe("last", emit="final")),
     "first in a while": ("seen", lambda keyed: keyed.dedupe(within="1h")),
     "ranking": ("rows", lambda keyed: keyed.top_n(2, ms.desc("t"))),
+    "scan": ("states", lambda keyed: keyed.scan(0, lambda state, e: (state + e.t, {"k": e.k, "sum": state + e.t}))),
     "neighbours": ("history", lambda keyed: keyed.with_previous(before=ms.lag("t"))),
 }
 """The name of the table that grows, and what is made of a keyed stream."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,34 +21,27 @@ from millstream.state.key_table import KeyTable
 KEYS = 40
 
 
-class Counts:
-    """Numbers by key, kept by slot as an operator keeps them; and the disk that their checkpoints are on."""
+class Numbers:
+    """Numbers by key, and the disk that their checkpoints are on."""
 
     def __init__(self) -> None:
-        self.keys, self.column = KeyTable(), SlotColumn()
         self.disk: dict[str, StateTable] = {}
         self.written_rows = 0
 
     def put(self, numbers: dict[int, int]) -> None:
-        slots, _ = self.keys.add(make_columns(["k"], [pa.array(list(numbers), pa.int64())]))
-        self.column.put(slots, np.array(list(numbers.values()), np.int64))
-        self.keys.changed(slots)
+        raise NotImplementedError
 
     def free(self, keys: list[int]) -> None:
-        slots = self.keys.find(make_columns(["k"], [pa.array(keys, pa.int64())]))
-        self.keys.free(slots)
-        self.column.forget(slots)
+        raise NotImplementedError
+
+    def parts(self) -> Sequence[Part]:
+        raise NotImplementedError
 
     def snapshot(self, *, completes: bool) -> list[TableFile]:
         """A checkpoint, which is complete in the end or not."""
-        parts = self.keys.snapshot("counts", self._rows_of)
+        parts = self.parts()
         self.written_rows = sum(p.num_rows for p in parts if isinstance(p, StateTable))
         return [self._written(part, completes) for part in parts]
-
-    def _rows_of(self, slots: IntArray) -> tuple[Keys, pa.RecordBatch]:
-        values = self.column.take(slots)
-        assert isinstance(values, np.ndarray)
-        return self.keys.row_keys(slots), make_columns(["n"], [pa.array(values)])
 
     def _written(self, part: Part, completes: bool) -> TableFile:
         if isinstance(part, TableFile):
@@ -69,14 +63,70 @@ class Counts:
         return found
 
 
+class Counts(Numbers):
+    """Kept by slot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.column = KeyTable(), SlotColumn()
+
+    def put(self, numbers: dict[int, int]) -> None:
+        slots, _ = self.keys.add(make_columns(["k"], [pa.array(list(numbers), pa.int64())]))
+        self.column.put(slots, np.array(list(numbers.values()), np.int64))
+        self.keys.changed(slots)
+
+    def free(self, keys: list[int]) -> None:
+        slots = self.keys.find(make_columns(["k"], [pa.array(keys, pa.int64())]))
+        self.keys.free(slots)
+        self.column.forget(slots)
+
+    def parts(self) -> Sequence[Part]:
+        return self.keys.snapshot("counts", self._rows_of)
+
+    def _rows_of(self, slots: IntArray) -> tuple[Keys, pa.RecordBatch]:
+        values = self.column.take(slots)
+        assert isinstance(values, np.ndarray)
+        return self.keys.row_keys(slots), make_columns(["n"], [pa.array(values)])
+
+
+class States(Numbers):
+    """Kept in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[int, int] = {}
+        self.pieces = pieces.KeyPieces()
+
+    def put(self, numbers: dict[int, int]) -> None:
+        self.states.update(numbers)
+        self.pieces.changed(numbers)
+
+    def free(self, keys: list[int]) -> None:
+        for key in keys:
+            del self.states[key]
+        self.pieces.changed(keys)
+
+    def parts(self) -> Sequence[Part]:
+        return self.pieces.snapshot("states", self.states, self._keys_of, self._rows_of)
+
+    def _keys_of(self, keys: list[int]) -> Keys:
+        return Keys(make_columns(["k"], [pa.array(keys, pa.int64())]), np.arange(len(keys), dtype=np.int32))
+
+    def _rows_of(self, keys: list[int]) -> pa.RecordBatch:
+        return make_columns(["n"], [pa.array([self.states[k] for k in keys])])
+
+
 puts = st.tuples(st.just("put"), st.dictionaries(st.integers(0, KEYS), st.integers(0, 99), min_size=1, max_size=12))
 frees = st.tuples(st.just("free"), st.lists(st.integers(0, KEYS), max_size=8, unique=True))
 snapshots = st.tuples(st.just("snapshot"), st.booleans())
 
 
+@pytest.mark.parametrize("kind", [Counts, States])
 @given(st.lists(st.one_of(puts, frees, snapshots), max_size=40), st.integers(1, 4), st.sampled_from([0, 10, 1_000]))
-def test_a_checkpoint_holds_what_there_is(steps: list[tuple[str, object]], kept: int, spare: int) -> None:
-    counts, model = Counts(), dict[int, int]()
+def test_a_checkpoint_holds_what_there_is(
+    kind: type[Numbers], steps: list[tuple[str, object]], kept: int, spare: int
+) -> None:
+    counts, model = kind(), dict[int, int]()
     before = (pieces._PIECES_KEPT, pieces._SPARE_ROWS)
     pieces._PIECES_KEPT, pieces._SPARE_ROWS = kept, spare  # type: ignore[misc]  # so that few steps reach every case
     try:
@@ -98,8 +148,9 @@ def test_a_checkpoint_holds_what_there_is(steps: list[tuple[str, object]], kept:
         pieces._PIECES_KEPT, pieces._SPARE_ROWS = before  # type: ignore[misc]
 
 
-def test_only_what_has_changed_is_written() -> None:
-    counts = Counts()
+@pytest.mark.parametrize("kind", [Counts, States])
+def test_only_what_has_changed_is_written(kind: type[Numbers]) -> None:
+    counts = kind()
     counts.put({k: k for k in range(10_000)})
     counts.snapshot(completes=True)
     assert counts.written_rows == 10_000
@@ -111,8 +162,9 @@ def test_only_what_has_changed_is_written() -> None:
     assert counts.written_rows == 0
 
 
-def test_what_was_not_completed_is_written_again_with_what_came_since() -> None:
-    counts = Counts()
+@pytest.mark.parametrize("kind", [Counts, States])
+def test_what_was_not_completed_is_written_again_with_what_came_since(kind: type[Numbers]) -> None:
+    counts = kind()
     counts.put({k: k for k in range(1_000)})
     counts.snapshot(completes=True)
     counts.put({1: 5})
@@ -124,8 +176,9 @@ def test_what_was_not_completed_is_written_again_with_what_came_since() -> None:
     assert counts.read(files) == {k: 5 if k in (1, 2) else k for k in range(1_000) if k != 7}
 
 
-def test_files_stay_few_and_hold_little_that_does_not_count() -> None:
-    counts = Counts()
+@pytest.mark.parametrize("kind", [Counts, States])
+def test_files_stay_few_and_hold_little_that_does_not_count(kind: type[Numbers]) -> None:
+    counts = kind()
     for number in range(3_000):
         counts.put(dict.fromkeys(range(number % 50, number % 50 + 200), number))
         files = counts.snapshot(completes=True)
