@@ -131,6 +131,7 @@ class Expr:
         return Call("abs", (self,))
 
     def abs(self) -> Expr:
+        """Without its sign, in the same type; -2**63 as an integer has none, and its row is a dead letter."""
         return Call("abs", (self,))
 
     def round(self, decimals: int = 0) -> Expr:
@@ -141,9 +142,11 @@ class Expr:
         return self.round(decimals)
 
     def floor(self) -> Expr:
+        """The next whole number below, in the same type: 1.5 gives 1.0."""
         return Call("floor", (self,))
 
     def ceil(self) -> Expr:
+        """The next whole number above, in the same type: 1.5 gives 2.0."""
         return Call("ceil", (self,))
 
     # --- comparison and logic: null where a side is null, except where Kleene logic knows the answer
@@ -200,6 +203,11 @@ class Expr:
     __array_ufunc__ = None
 
     def is_between(self, low: object, high: object, closed: OneOf["both", "left", "right", "none"] = "both") -> Expr:
+        """Whether it lies between two values; ``closed`` says which of them belong to it. Null where it is null.
+
+        Raises:
+            FlowError: ``closed`` is none of the four.
+        """
         if closed not in ("both", "left", "right", "none"):
             raise FlowError(f"is_between: closed is {closed!r}; use 'both', 'left', 'right' or 'none'")
         options = {} if closed == "both" else {"closed": closed}
@@ -217,15 +225,19 @@ class Expr:
     # --- nulls
 
     def is_null(self) -> Expr:
+        """Whether there is no value: true or false, never null. NaN is a value."""
         return Call("is_null", (self,))
 
     def is_not_null(self) -> Expr:
+        """Whether there is a value: true or false, never null."""
         return Call("is_not_null", (self,))
 
     def is_nan(self) -> Expr:
+        """Whether a float is not a number; null stays null."""
         return Call("is_nan", (self,))
 
     def fill_null(self, value: object) -> Expr:
+        """``value``, another expression or a constant, where there is none; the result has the type that holds both."""
         return Call("fill_null", (self, to_expr(value)))
 
     # --- type and name
@@ -239,6 +251,7 @@ class Expr:
         return Call("cast", (self,), {"dtype": data_type(dtype)})
 
     def alias(self, name: Text) -> Expr:
+        """The same under another name, in `select` and `with_columns`."""
         return Alias(self, name)
 
     @property

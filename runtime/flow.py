@@ -217,6 +217,11 @@ class Flow:
     # --- building ---
 
     def add(self, kind: str, spec: Spec, inputs: Sequence[Port], name: str | None = None) -> Port:
+        """Take up an operator: what the methods of streams do. Without ``name`` it is called after its kind.
+
+        Raises:
+            FlowError: there is another of that name.
+        """
         if name is None:
             self._counts[kind] = number = self._counts.get(kind, 0) + 1
             name = kind if number == 1 else f"{kind}_{number}"

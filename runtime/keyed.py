@@ -611,6 +611,7 @@ class WindowResult(Stream):
 
     @property
     def late(self) -> Stream:
+        """The events that no window took any more, with one more field, ``late_reason``: text that says why."""
         return Stream(self.flow, self._late)
 
 

@@ -123,6 +123,7 @@ class Pattern:
 
     @property
     def calls_python(self) -> bool:
+        """Whether a condition is a function: then rows are made for those events that come to it."""
         return any(isinstance(where, UserFunction) for _, where in self.conditions)
 
     def __str__(self) -> str:

@@ -80,9 +80,11 @@ class Row(tuple[Any, ...]):
         return kind, None if len(added) == len(names) else tuple(kind._index[n] for n in names)
 
     def get(self, name: str, default: Any = None) -> Any:
+        """The field of that name, or ``default`` where the row has none; a field without a value is None."""
         return self[name] if name in self._index else default
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields and their values, in the order of the fields."""
         return dict(zip(self._fields, self, strict=True))
 
     def __repr__(self) -> str:

@@ -371,6 +371,11 @@ class HandledStream(Stream):
     def on(
         self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"
     ) -> HandledStream:
+        """One more handler, for events of another kind; see `Stream.on`.
+
+        Raises:
+            FlowError: ``field`` or ``on_error`` differ from those of the first handler.
+        """
         if field not in ("type", self._field):
             raise FlowError(f"{caller()} on: these handlers go by field {self._field!r}, not {field!r}")
         if on_error not in ("fail", self._on_error.value):

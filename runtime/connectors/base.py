@@ -270,6 +270,7 @@ class Sink(ABC):
         """What it writes, for errors and `explain`: ``write_jsonl('out/delays.jsonl')``."""
 
     def encoder(self) -> Encoder | None:
+        """What makes bytes of rows, in every worker, where one writer then puts them in place; None: rows stay columns."""
         return None
 
     def check(self) -> None:
