@@ -1,0 +1,142 @@
+"""How long does a run stand still when a worker is killed?
+
+    scripts/bench recovery --megabytes 100,1000
+
+A flow counts and adds up by a key that is new with every event, as fast as it can, with a checkpoint every second. When
+a checkpoint of so many megabytes is complete, a worker is killed with signal 9. Told is the time from then until the
+first row that the new processes write: until the loss is noticed, processes have started, state is read, output is cut
+back to the checkpoint, and rows flow again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+import millstream as ms
+from millstream import col
+from millstream.checkpoints.disk import DirectoryDisk
+from millstream.checkpoints.store import CheckpointStore
+from millstream.connectors import Counter
+from millstream.errors import CheckpointError
+
+_LOOK_S = 0.002
+_PATIENCE_S = 300.0
+
+
+def growing_state(out: Path) -> ms.Flow:
+    """A flow of which every event is a new key; few rows of it are written."""
+    flow = ms.Flow("recovery")
+    sums = flow.generate({"k": Counter(), "n": Counter()}).key_by("k").agg(
+        events=ms.count(), total=ms.sum("n"), least=ms.min("n"), most=ms.max("n")
+    )  # fmt: skip
+    sums.filter(col("k") % 100 == 0).write_jsonl(out)
+    return flow
+
+
+@dataclass
+class Loss:
+    """What became of one kill.
+
+    Attributes:
+        state_bytes: of the checkpoint that was the newest then.
+        stood_still_s: from the kill to the first new row; 0: there was none in time.
+    """
+
+    state_bytes: int = 0
+    stood_still_s: float = 0.0
+
+
+class Killer(threading.Thread):
+    """Waits for a checkpoint that is large enough, kills a worker, waits for output, and stops the run."""
+
+    def __init__(self, state: Path, out: Path, wanted_bytes: int) -> None:
+        super().__init__(daemon=True)
+        self.loss = Loss()
+        self._store = CheckpointStore(DirectoryDisk(state / "recovery" / "checkpoints"))
+        self._out, self._wanted_bytes = out, wanted_bytes
+
+    def run(self) -> None:
+        try:
+            self.loss.state_bytes = self._large_enough()
+            workers = [c for c in psutil.Process().children() if "millstream.workers" in c.cmdline()]
+            written = self._out.stat().st_size
+            killed_s = time.monotonic()
+            workers[-1].kill()
+            # The output is cut back to what the checkpoint counts: what is there then is of the new life.
+            if self._until(lambda: self._out.stat().st_size < written):
+                cut = self._out.stat().st_size
+                if self._until(lambda: self._out.stat().st_size > cut):
+                    self.loss.stood_still_s = time.monotonic() - killed_s
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def _large_enough(self) -> int:
+        size = 0
+
+        def there() -> bool:
+            nonlocal size
+            epochs = self._store.epochs()
+            try:
+                size = self._store.manifest(epochs[-1]).size_bytes if epochs else 0
+            except CheckpointError:
+                return False  # it has just been removed: there is a newer one
+            return size >= self._wanted_bytes
+
+        if not self._until(there, 0.02):
+            raise click.ClickException(f"no checkpoint of {self._wanted_bytes:,} bytes within {_PATIENCE_S:.0f} s")
+        time.sleep(0.2)  # some rows that are in no checkpoint yet
+        return size
+
+    @staticmethod
+    def _until(condition: Callable[[], bool], look_s: float = _LOOK_S) -> bool:
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while not condition():
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(look_s)
+        return True
+
+
+def lose_a_worker(megabytes: int, workers: int) -> Loss:
+    with TemporaryDirectory() as folder:
+        out, state = Path(folder, "out.jsonl"), Path(folder, "state")
+        killer = Killer(state, out, megabytes * 1_000_000)
+        killer.start()
+        growing_state(out).run(workers=workers, state=state, checkpoint_interval="1s")
+        killer.join()
+        return killer.loss
+
+
+@click.command(help=__doc__)
+@click.option("--megabytes", default="100", show_default=True, help="Sizes of the state, separated by commas.")
+@click.option("--workers", default=2, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+def main(megabytes: str, workers: int, repeats: int) -> None:
+    table = Table(box=None)
+    for column in ("state", "stands still for (median)", "from", "to"):
+        table.add_column(column, justify="right")
+    for size in map(int, megabytes.split(",")):
+        losses = [lose_a_worker(size, workers) for _ in range(repeats)]
+        seconds = [loss.stood_still_s for loss in losses]
+        state = statistics.median(loss.state_bytes for loss in losses) / 1e6
+        table.add_row(
+            f"{state:,.0f} MB", f"{statistics.median(seconds):.2f} s", f"{min(seconds):.2f} s", f"{max(seconds):.2f} s"
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
