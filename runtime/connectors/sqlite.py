@@ -93,8 +93,27 @@ class _Sqlite(Connection):
         self._delete(table, rows.select([*keys, *(n for n in rows.column_names if n not in keys)]))
 
     def put(self, table: str, rows: pa.Table, keys: Sequence[str]) -> None:
-        self._delete(table, rows.select(list(keys)))
-        self.append(table, rows)
+        rows = _in_order(rows, keys)
+        if not self._is_unique(table, keys) or any(rows[key].null_count for key in keys):
+            self._delete(
+                table, rows.select(list(keys))
+            )  # null, which an index takes to differ from null, is a key, too
+            self.append(table, rows)
+            return
+        names = rows.column_names
+        places, rest = ", ".join("?" * len(names)), [quoted(n) for n in names if n not in keys]
+        change = "UPDATE SET " + ", ".join(f"{n} = excluded.{n}" for n in rest) if rest else "NOTHING"
+        insert = f"INSERT INTO {quoted(table)} ({listed(names)}) VALUES ({places})"
+        self._connection.executemany(f"{insert} ON CONFLICT ({listed(keys)}) DO {change}", _values(rows))
+
+    def _is_unique(self, table: str, keys: Sequence[str]) -> bool:
+        """Whether an index over just these columns says which row is in the way of another; ours are such."""
+        for _, index, unique, _, partial in self._connection.execute(f"PRAGMA index_list({quoted(table)})").fetchall():
+            if unique and not partial:
+                columns = self._connection.execute(f"PRAGMA index_info({quoted(index)})").fetchall()
+                if {name for *_, name in columns} == set(keys):
+                    return True
+        return False
 
     def _delete(self, table: str, rows: pa.Table) -> None:
         equal = " AND ".join(f"{quoted(name)} IS ?" for name in rows.column_names)
@@ -107,6 +126,12 @@ def _declared(type_: pa.DataType) -> str:
     if pa.types.is_floating(type_):
         return "REAL"
     return "BLOB" if is_binary(type_) else "TEXT"
+
+
+def _in_order(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """By key, as an index is: neighbours are found on one page."""
+    plain = [key for key in keys if not pa.types.is_nested(rows.schema.field(key).type)]
+    return rows.sort_by([(key, "ascending") for key in plain]) if plain else rows
 
 
 def _values(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
