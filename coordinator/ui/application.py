@@ -134,7 +134,8 @@ class Application:
     # --- live ---
 
     async def events(self, request: Request) -> Response:
-        """Pictures as they come, a few times a second: ``event: picture``."""
+        """Pictures as they come, a few times a second: ``event: picture``. The last is ``event: end``, with all that
+        happened."""
         if self.present is None:
             raise HTTPException(409, "the run is over")
         if self._watchers >= MOST_WATCHERS:
@@ -156,7 +157,9 @@ class Application:
                 await asyncio.sleep(LIVE_EVERY_S)
                 silent_s += LIVE_EVERY_S
             yield b"event: picture\ndata: " + self._picture_text(present, present.version) + b"\n\n"
-            yield b"event: end\ndata: null\n\n"
+            # Afterwards nobody answers any more: why it has ended is told now.
+            happened = [] if present.run is None else [asdict(h) for h in self.past.happenings(present.run)]
+            yield b"event: end\ndata: " + json.dumps(happened).encode() + b"\n\n"
         finally:
             self._watchers -= 1
 

@@ -55,8 +55,8 @@ class Running:
     token: str | None
 
 
-def start(folder: Path, *arguments: str) -> Running:
-    (folder / "flow.py").write_text(FLOW)
+def start(folder: Path, *arguments: str, flow: str = FLOW) -> Running:
+    (folder / "flow.py").write_text(flow)
     command = [str(Path(sys.executable).parent / "millstream"), "run", "flow.py", "--workers", "2", "--plain"]
     process = subprocess.Popen(
         [*command, "--checkpoint-interval", "2s", *(arguments or ("--ui", "127.0.0.1:0"))], cwd=folder,

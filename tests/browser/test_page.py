@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from browser.conftest import Running, start
+from browser.conftest import FLOW, Running, start
 from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
@@ -173,3 +176,41 @@ def test_the_end_of_a_run_is_told_and_what_was_seen_stays(browser: Browser, tmp_
     finally:
         run.process.kill()
         run.process.wait()
+
+
+def test_a_failure_is_shown_with_the_users_own_traceback(browser: Browser, tmp_path: Path) -> None:
+    raises = FLOW.replace('on_error="dead_letter"', 'on_error="fail"').replace("% 50 == 7", "== 30_000")
+    run = start(tmp_path, flow=raises)
+    try:
+        opened = browser.new_page()
+        opened.goto(run.url)
+        opened.wait_for_selector(".node .rate:not(:empty)", timeout=60 * SECONDS)
+        expect(opened.locator("#happenings .failed")).to_contain_text("the function raised on", timeout=120 * SECONDS)
+        expect(opened.locator("#happenings pre")).to_contain_text("ValueError: no price for order 30000")
+        expect(opened.locator("#state")).to_have_text("failed")
+    finally:
+        run.process.kill()
+        run.process.wait()
+
+
+def test_the_page_of_a_run_that_is_over_shows_its_past(browser: Browser, running: Running, tmp_path: Path) -> None:
+    shutil.copytree(running.state, tmp_path / "orders", ignore=shutil.ignore_patterns("*.sock", "checkpoints"))
+    command = [
+        str(Path(sys.executable).parent / "millstream"),
+        "history",
+        str(tmp_path / "orders"),
+        "--ui",
+        "127.0.0.1:0",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        url = process.stderr.readline().removeprefix("page: ").strip()
+        opened = browser.new_page()
+        opened.goto(url)
+        opened.wait_for_selector(".node .rate:not(:empty)", timeout=60 * SECONDS)
+        assert count(opened, "Events read") > 0
+        assert opened.locator("#commands button").count() == 0
+    finally:
+        process.kill()
+        process.wait()

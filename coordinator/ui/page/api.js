@@ -29,7 +29,7 @@ export const command = async (what) => (await json("commands", {
 export const watch = ({ picture, ended, lost }) => {
   const events = new EventSource("/api/v1/events");
   events.addEventListener("picture", (event) => picture(JSON.parse(event.data)));
-  events.addEventListener("end", () => { events.close(); ended(); });
+  events.addEventListener("end", (event) => { events.close(); ended(JSON.parse(event.data)); });
   events.addEventListener("error", () => lost(events.readyState === EventSource.CLOSED));
   return events;
 };

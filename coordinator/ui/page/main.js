@@ -226,7 +226,11 @@ const begin = async () => {
   if (!run.live) { over(); return; }
   api.watch({
     picture: take,
-    ended: () => { over(); },
+    ended: (happened) => {
+      state.timeline.happenings = happened;
+      panels.happenings($("happenings"), happened);
+      over();
+    },
     lost: (closed) => { if (closed || !state.over) { tell("The run does not answer; trying again…", true); } },
   }).addEventListener("open", () => tell(""));
   setInterval(quietly(loadTimeline), RELOAD_MS);
