@@ -26,7 +26,6 @@ from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
 from millstream.coordinator.ui.address import open_door, parse_address
-from millstream.coordinator.ui.top import PageClient, watch
 from millstream.coordinator.ui.watching import serve_past
 from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
@@ -344,6 +343,11 @@ def stop(run: str, savepoint: bool, to: Path | None, drain: bool, state: Path, t
 @click.option("--once", is_flag=True, help="Show one picture and end.")
 def top(run: str, state: Path, once: bool) -> None:
     """Show a running flow in the terminal: what its operators and processes do, and what limits it."""
+    from millstream.coordinator.ui.top import (  # HTTP takes a while to load, which `run` need not wait for
+        PageClient,
+        watch,
+    )
+
     with _told():
         client = PageClient(inspection.state_of(run, state))
         console = Console()
