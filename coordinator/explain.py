@@ -10,14 +10,10 @@ from collections.abc import Iterator
 from rich.text import Text
 from rich.tree import Tree
 
-from millstream.functions import UserFunction
 from millstream.plan import Exchange, ExchangeKind, Node, PhysicalPlan, Place, Port, Stage, StageKind
 from millstream.planner import Ingest
-from millstream.specs.base import LATE, Spec
-from millstream.specs.ends import EncodeSpec, ReadSpec, SinkSpec
-from millstream.specs.free_windows import CustomWindows
-from millstream.specs.functions import MapBatchesSpec
-from millstream.specs.patterns import MatchSpec
+from millstream.specs.base import LATE
+from millstream.specs.ends import EncodeSpec, ReadSpec
 
 
 def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
@@ -89,7 +85,7 @@ def _add_stage(tree: Tree, plan: PhysicalPlan, stage: Stage) -> None:
     width = max(len(plan.nodes[n].spec.describe()) for n in stage.nodes)
     for number in stage.nodes:
         node = plan.nodes[number]
-        how = way_of(node.spec)
+        how = node.spec.way
         line = Text.assemble(
             f"{node.spec.describe():<{min(width, 60)}}  ",
             (how, "cyan" if how == "columns" else "yellow"),
@@ -118,24 +114,6 @@ def _place(plan: PhysicalPlan, stage: Stage) -> str:
         return f"{where}, block by block"
     keyed = any(plan.nodes[n].spec.keyed for n in stage.nodes)
     return f"{where}, {'each for its share of the keys' if keyed and plan.workers > 1 else 'as rows arrive'}"
-
-
-def way_of(spec: Spec) -> str:
-    """``columns`` where no Python runs for a row, else how it does."""
-    if isinstance(spec, MapBatchesSpec):
-        return "Python, on columns"
-    if isinstance(spec, MatchSpec):
-        return "columns and Python" if spec.pattern.calls_python else "columns"
-    if (aggregates := getattr(spec, "aggregates", None)) is not None:
-        chosen = isinstance(getattr(spec, "windows", None), CustomWindows)
-        return "columns and Python" if chosen or any(a.user_defined for _, a in aggregates) else "columns"
-    connector = spec.sink if isinstance(spec, SinkSpec) else spec.source if isinstance(spec, ReadSpec) else spec
-    held = list(vars(connector).values())
-    # Handlers are (type, function) pairs.
-    held += [
-        item for value in held if isinstance(value, tuple) for pair in value if isinstance(pair, tuple) for item in pair
-    ]
-    return "Python" if any(isinstance(v, UserFunction) for v in held) else "columns"
 
 
 def _notes(plan: PhysicalPlan, node: Node) -> Iterator[str]:

@@ -27,7 +27,6 @@ from bench.nexmark.answers import answering, canonical
 from bench.nexmark.data import event_file
 from bench.nexmark.events import AuctionHouse
 from bench.nexmark.queries import QUERIES
-from millstream.coordinator.explain import way_of
 from millstream.coordinator.local import LocalRun
 from millstream.planner import make_plan
 
@@ -149,7 +148,7 @@ def test_no_query_runs_python_for_a_row(query: str) -> None:
     flow = ms.Flow(query)
     QUERIES[query](AuctionHouse(flow, event_file(1_000))).write_null()
     plan = make_plan(flow, workers=2)
-    assert {node.name: way_of(node.spec) for node in plan.nodes.values() if way_of(node.spec) != "columns"} == {}
+    assert {node.name: node.spec.way for node in plan.nodes.values() if node.spec.way != "columns"} == {}
 
 
 @pytest.mark.slow

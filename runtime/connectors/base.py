@@ -124,6 +124,7 @@ class Source(ABC):
         replayable: its readers say where they are, and reading can go on from there (`open_at`).
         journaled: what it gives comes once, but can be kept in a journal as it is read (`open_journaled`).
         taken_once: another run never reads again what one has read. Not so for a pipe, which its user may fill anew.
+        calls_python: each row passes through a function of the user's.
     """
 
     live: bool = False
@@ -132,6 +133,7 @@ class Source(ABC):
     replayable: bool = False
     journaled: bool = False
     taken_once: bool = False
+    calls_python: bool = False
 
     @abstractmethod
     def label(self) -> str:
@@ -260,9 +262,14 @@ class Writer(ABC):
 
 
 class Sink(ABC):
-    """A sink as the user declared it: plain data, pickled with the plan."""
+    """A sink as the user declared it: plain data, pickled with the plan.
+
+    Attributes:
+        calls_python: each row passes through a function of the user's.
+    """
 
     placement: Placement = Placement.PARALLEL
+    calls_python: bool = False
     guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
 
     @abstractmethod

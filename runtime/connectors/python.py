@@ -26,6 +26,7 @@ _ONE = "python"
 class PythonSource(Source):
     """The user's source; runs in the source host."""
 
+    calls_python = True
     live = True
     hosted = True
 
@@ -94,6 +95,8 @@ class PythonSource(Source):
 class PythonSink(Sink):
     """The user's sink; one in every worker."""
 
+    calls_python = True
+
     def __init__(self, sink: UserFunction) -> None:
         self.sink = sink
 
@@ -143,6 +146,8 @@ class _PythonWriter(Writer):
 
 class ForEachSink(Sink):
     """Calls a function with every row, in the worker that has it."""
+
+    calls_python = True
 
     def __init__(self, function: UserFunction) -> None:
         self.function = function

@@ -33,6 +33,10 @@ class MapAsyncSpec(Spec):
     schema: pa.Schema | None
     on_error: OnError
 
+    @property
+    def way(self) -> str:
+        return "Python"
+
     def describe(self) -> str:
         order = "" if self.ordered else ", ordered=False"
         return (

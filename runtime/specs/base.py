@@ -109,6 +109,11 @@ class Spec:
         """The operator in one line, as the user would write it."""
         raise NotImplementedError
 
+    @property
+    def way(self) -> str:
+        """How it goes about its rows: "columns" where no Python of the user's runs for them, "Python", or both."""
+        return "columns"
+
     def notes(self) -> Iterator[str]:
         """What `explain` adds: how it goes about its work, where that is not plain from `describe`."""
         return iter(())

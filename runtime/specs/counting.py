@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from millstream.specs.base import Bound, Fields, Spec, refuse_changelog
-from millstream.specs.keyed import Aggregates, aggregate_inputs, aggregate_schema, check_names, describe_aggregates
+from millstream.specs.keyed import (
+    Aggregates,
+    aggregate_inputs,
+    aggregate_schema,
+    check_names,
+    describe_aggregates,
+    way_of_aggregates,
+)
 from millstream.specs.ordering import OrderedSpec, RowWindows
 from millstream.specs.windows import RESERVED
 from millstream.times import STAMP
@@ -36,6 +43,10 @@ class CountWindows(RowWindows):
 class CountWindowSpec(OrderedSpec):
     windows: CountWindows
     aggregates: Aggregates
+
+    @property
+    def way(self) -> str:
+        return way_of_aggregates(self.aggregates)
 
     def describe(self) -> str:
         return f"window({self.windows.describe()}).agg({describe_aggregates(self.aggregates)})"

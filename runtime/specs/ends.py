@@ -21,6 +21,10 @@ from millstream.times import MAX_US, format_duration
 class ReadSpec(Spec):
     source: Source
 
+    @property
+    def way(self) -> str:
+        return "Python" if self.source.calls_python else "columns"
+
     def describe(self) -> str:
         return self.source.label()
 
@@ -81,6 +85,10 @@ class SinkSpec(Spec):
     sink: Sink
     takes_what_is_there: bool = False
     signed: bool = False
+
+    @property
+    def way(self) -> str:
+        return "Python" if self.sink.calls_python else "columns"
 
     def describe(self) -> str:
         return self.sink.label()

@@ -13,6 +13,7 @@ from millstream.specs.keyed import (
     aggregate_schema,
     check_names,
     describe_aggregates,
+    way_of_aggregates,
 )
 from millstream.specs.ordering import OrderedSpec
 from millstream.times import format_duration
@@ -29,6 +30,10 @@ class ExpiringAggregateSpec(OrderedSpec):
     aggregates: Aggregates
     ttl_us: int
     final: bool = False
+
+    @property
+    def way(self) -> str:
+        return way_of_aggregates(self.aggregates)
 
     def describe(self) -> str:
         final = ", final" if self.final else ""

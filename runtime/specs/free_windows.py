@@ -35,6 +35,7 @@ class CustomWindows(Windows):
     Two of one end and different starts are told apart by their keys.
     """
 
+    calls_python: ClassVar[bool] = True
     size_us: int = 1
     slide_us: int = 1
     function: UserFunction = UserFunction(None)  # noqa: RUF009  (stands for "not given")

@@ -28,6 +28,10 @@ class FunctionSpec(Spec):
 
     columnar: ClassVar[bool] = False
 
+    @property
+    def way(self) -> str:
+        return "Python"
+
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
         return inputs[0].changelog is not None
 
@@ -58,6 +62,10 @@ class RowFunctionSpec(FunctionSpec):
 class MapBatchesSpec(FunctionSpec):
     function: UserFunction
     on_error: OnError
+
+    @property
+    def way(self) -> str:
+        return "Python, on columns"
 
     def describe(self) -> str:
         return f"map_batches({self.function})"

@@ -80,6 +80,10 @@ class RunningAggregateSpec(Spec):
     retracts: bool = False
     signed: bool = False
 
+    @property
+    def way(self) -> str:
+        return way_of_aggregates(self.aggregates)
+
     def describe(self) -> str:
         return f"agg({describe_aggregates(self.aggregates)}{', final' if self.final else ''})"
 
@@ -155,6 +159,10 @@ class ScanSpec(Spec):
     timed: bool = False
     by_event_time: bool = False
 
+    @property
+    def way(self) -> str:
+        return "Python"
+
     def describe(self) -> str:
         return f"scan({self.function})"
 
@@ -221,6 +229,11 @@ def aggregate_inputs(aggregates: Aggregates) -> Fields:
     if any(isinstance(e, WholeRow) for _, a in aggregates for e in a.inputs):
         return None
     return frozenset(f for _, a in aggregates for e in a.inputs for f in e.fields())
+
+
+def way_of_aggregates(aggregates: Aggregates) -> str:
+    """`Spec.way` of what computes these."""
+    return "columns and Python" if any(a.user_defined for _, a in aggregates) else "columns"
 
 
 def describe_aggregates(aggregates: Aggregates) -> str:

@@ -29,6 +29,10 @@ class MatchSpec(OrderedSpec):
     pattern: Pattern
     overlapping: bool
 
+    @property
+    def way(self) -> str:
+        return "columns and Python" if self.pattern.calls_python else "columns"
+
     def describe(self) -> str:
         return f"match({self.pattern})"
 

@@ -49,6 +49,10 @@ class ProcessSpec(Spec):
     def schema_of(self, port: str) -> pa.Schema | None:
         return self.schema if port == MAIN else dict(self.outputs)[port]
 
+    @property
+    def way(self) -> str:
+        return "Python"
+
     def describe(self) -> str:
         return f"process({self.process})"
 

@@ -9,7 +9,14 @@ import pyarrow as pa
 
 from millstream.errors import FlowError
 from millstream.specs.base import Bound, Fields, Spec, Time, refuse_changelog
-from millstream.specs.keyed import Aggregates, aggregate_inputs, aggregate_schema, check_names, describe_aggregates
+from millstream.specs.keyed import (
+    Aggregates,
+    aggregate_inputs,
+    aggregate_schema,
+    check_names,
+    describe_aggregates,
+    way_of_aggregates,
+)
 from millstream.specs.ordering import OrderedSpec, RowWindows, whole_rows
 from millstream.times import format_duration
 
@@ -37,6 +44,10 @@ class SlidingWindows(RowWindows):
 class SlidingSpec(OrderedSpec):
     windows: SlidingWindows
     aggregates: Aggregates
+
+    @property
+    def way(self) -> str:
+        return way_of_aggregates(self.aggregates)
 
     def describe(self) -> str:
         return f"window({self.windows.describe()}).agg({describe_aggregates(self.aggregates)})"

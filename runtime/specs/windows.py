@@ -24,7 +24,14 @@ from millstream.specs.base import (
     both,
     refuse_changelog,
 )
-from millstream.specs.keyed import Aggregates, aggregate_inputs, aggregate_schema, check_names, describe_aggregates
+from millstream.specs.keyed import (
+    Aggregates,
+    aggregate_inputs,
+    aggregate_schema,
+    check_names,
+    describe_aggregates,
+    way_of_aggregates,
+)
 from millstream.specs.triggers import Early
 from millstream.times import STAMP, format_duration
 
@@ -43,6 +50,7 @@ class Windows:
 
     timed: ClassVar[bool] = True
     """Whether they are intervals of time; else their results have no times."""
+    calls_python: ClassVar[bool] = False
     size_us: int
     slide_us: int
     offset_us: int = 0
@@ -79,6 +87,7 @@ class SessionWindows:
         gap: microseconds, or what gives the gap that follows each event: a duration or a number of microseconds.
     """
 
+    calls_python: ClassVar[bool] = False
     gap: int | Expr
 
     def describe(self) -> str:
@@ -135,6 +144,10 @@ class WindowAggregateSpec(Spec):
     panes: Panes = Panes.ACCUMULATING
     signed: bool = False
     follows_keyed: bool = False
+
+    @property
+    def way(self) -> str:
+        return "columns and Python" if self.windows.calls_python else way_of_aggregates(self.aggregates)
 
     def describe(self) -> str:
         more = f", allowed_lateness={format_duration(self.allowed_lateness_us)}" if self.allowed_lateness_us else ""
