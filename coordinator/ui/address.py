@@ -139,8 +139,10 @@ def leave_address(directory: Path, door: Door) -> None:
 
 
 def take_address_away(directory: Path) -> None:
-    with suppress(OSError):
-        (directory / FILE).unlink(missing_ok=True)
+    """Forget the address that this process has left; that of another stays."""
+    with suppress(OSError, ValueError, KeyError):
+        if json.loads((directory / FILE).read_text())["process"] == os.getpid():
+            (directory / FILE).unlink()
 
 
 def left_address(directory: Path) -> tuple[str, str | None] | None:

@@ -27,7 +27,8 @@ const show = () => {
   $("state").dataset.state = named;
   say($("state"), named === "gone" ? "no longer running" : named);
   say($("meta"), [
-    picture.seconds ? `for ${span(picture.seconds * 1e6)}` : "", `${state.graph.workers} workers`,
+    picture.seconds ? `for ${span(picture.seconds * 1e6)}` : "",
+    `${Object.keys(picture.processes).filter((name) => name.startsWith("worker-")).length} workers`,
     `attempt ${picture.attempt}`, picture.checkpoint ? `checkpoint ${picture.checkpoint}` : "",
   ].filter(Boolean).join(" · "));
   document.title = `${state.graph.flow} · Millstream`;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from millstream.coordinator.ui.address import (
     left_address,
     open_door,
     parse_address,
+    take_address_away,
 )
 from millstream.errors import FlowError
 
@@ -78,7 +80,15 @@ def test_the_address_is_left_for_its_owner_alone(tmp_path: Path) -> None:
     leave_address(tmp_path, door)
     assert left_address(tmp_path) == (door.url, None)
     assert stat.S_IMODE((tmp_path / "page.json").stat().st_mode) == 0o600
+    take_address_away(tmp_path)
+    assert left_address(tmp_path) is None
     door.socket.close()
+
+
+def test_an_address_that_another_process_has_left_stays(tmp_path: Path) -> None:
+    (tmp_path / "page.json").write_text(f'{{"url": "http://127.0.0.1:1/", "token": null, "process": {os.getppid()}}}')
+    take_address_away(tmp_path)
+    assert left_address(tmp_path) == ("http://127.0.0.1:1/", None)
 
 
 def test_of_a_run_that_is_gone_there_is_no_address(tmp_path: Path) -> None:
