@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +58,8 @@ class Door:
     @property
     def link(self) -> str:
         """What to open in a browser."""
-        return self.url if self.token is None else f"{self.url}?token={self.token}"
+        named = replace(self, host=socket.gethostname()) if self.host in ("0.0.0.0", "::") else self
+        return named.url if self.token is None else f"{named.url}?token={self.token}"
 
 
 def parse_address(text: str) -> Address | None:

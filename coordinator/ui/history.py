@@ -22,6 +22,8 @@ from millstream.coordinator.ui.graph import Graph
 
 FILE: Final = "history.sqlite"
 RUNS_KEPT: Final = 20
+BYTES_KEPT: Final = 200 * 2**20
+"""Of reports in all. With very many processes they are large: then fewer are kept."""
 HAPPENINGS_KEPT: Final = 2_000
 CHECKPOINTS_KEPT: Final = 10_000
 
@@ -100,10 +102,30 @@ class HistoryWriter:
         with self._db:
             cursor = self._db.execute("insert into runs (started_us, graph) values (?, ?)", (started_us, graph_text))
             self.run = int(cursor.lastrowid or 0)
-            self._drop_old_runs()
+            self._drop_runs_until(self.run - RUNS_KEPT)
+            self._keep_small()
 
-    def _drop_old_runs(self) -> None:
-        oldest = self.run - RUNS_KEPT
+    def _keep_small(self) -> None:
+        """Where reports take more than they may, let the oldest run go; where there is none, every other older report."""
+        while self._report_bytes() > BYTES_KEPT:
+            (oldest,) = self._db.execute("select min(run) from reports").fetchone()
+            if oldest < self.run:
+                self._drop_runs_until(oldest)
+                continue
+            (newest_us,) = self._db.execute("select max(time_us) from reports where run = ?", (self.run,)).fetchone()
+            self._db.execute(
+                """delete from reports where run = ? and time_us in (
+                       select time_us from (select time_us, row_number() over (order by time_us) as number
+                       from reports where run = ? and time_us < ?) where number % 2 = 0)""",
+                (self.run, self.run, newest_us - _LEVELS[0][0] * _SECOND_US),
+            )
+            return
+
+    def _report_bytes(self) -> int:
+        (size,) = self._db.execute("select coalesce(sum(length(report)), 0) from reports").fetchone()
+        return int(size)
+
+    def _drop_runs_until(self, oldest: int) -> None:
         self._db.execute("delete from runs where id <= ?", (oldest,))
         for table in ("reports", "happenings", "checkpoints"):
             self._db.execute(f"delete from {table} where run <= ?", (oldest,))
@@ -146,6 +168,7 @@ class HistoryWriter:
                     },
                 )  # fmt: skip
                 newer_s = age_s
+            self._keep_small()
             for table, kept in (("happenings", HAPPENINGS_KEPT), ("checkpoints", CHECKPOINTS_KEPT)):
                 order = "time_us" if table == "happenings" else "epoch"
                 self._db.execute(

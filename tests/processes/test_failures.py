@@ -121,7 +121,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on(start: Start, 
     run.wait_until_working(2)
     first = run.roles[victim]
     first.kill()
-    run.wait_for(lambda: victim in run.roles and run.roles[victim].pid != first.pid, "another one")
+    run.wait_for(lambda: (now := run.roles.get(victim)) is not None and now.pid != first.pid, "another one")
     run.wait_until_working(2)
     run.process.send_signal(signal.SIGINT)
     status, _, errors = run.finish()
@@ -171,7 +171,7 @@ def test_a_process_that_hangs_is_replaced_and_the_run_goes_on(start: Start, vict
     run.wait_until_working(2)
     first = run.roles[victim]
     first.suspend()
-    run.wait_for(lambda: victim in run.roles and run.roles[victim].pid != first.pid, "another one")
+    run.wait_for(lambda: (now := run.roles.get(victim)) is not None and now.pid != first.pid, "another one")
     out = run.directory / "out.jsonl"
     before = out.stat().st_size
     run.wait_for(lambda: out.stat().st_size > before, "output")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from millstream.coordinator.ui import history
 from millstream.coordinator.ui.graph import Graph
 from millstream.coordinator.ui.history import (
     CHECKPOINTS_KEPT,
@@ -16,6 +17,7 @@ from millstream.coordinator.ui.history import (
     Happening,
     HistoryReader,
     HistoryWriter,
+    packed,
 )
 
 SECOND = 1_000_000
@@ -71,6 +73,21 @@ def test_old_runs_go(tmp_path: Path) -> None:
     reader = HistoryReader(tmp_path)
     assert [r.id for r in reader.runs()] == list(range(6, RUNS_KEPT + 6))
     assert reader.happenings(1) == [] and len(reader.happenings(RUNS_KEPT)) == 1
+
+
+def test_reports_take_no_more_room_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, reader = written(tmp_path, 2_000)
+    taken = sum(len(packed(r)) for r in reader.reports(first.run, 0, 2**60, 10**6))
+    first.close()
+    monkeypatch.setattr(history, "BYTES_KEPT", int(taken * 1.3))
+    second, _ = written(tmp_path, 2_000)
+    assert [r.id for r in reader.runs()] == [1, 2]
+    second.thin_out(0)  # of no age at all: nothing is too old
+    assert [r.id for r in reader.runs()] == [2], "the older run goes first"
+    monkeypatch.setattr(history, "BYTES_KEPT", taken // 2)
+    second.thin_out(0)
+    left = [r["events"] for r in reader.reports(second.run, 0, 2**60, 10**6)]
+    assert left[-900:] == list(range(1_100, 2_000)) and len(left) < 1_500, "older ones are fewer, the newest stay"
 
 
 def test_happenings_and_checkpoints_come_back_in_order(tmp_path: Path) -> None:
