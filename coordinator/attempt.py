@@ -13,13 +13,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from millstream.bootstrap import Bootstrap
+from millstream.bootstrap import Bootstrap, NextPlan
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors import StdinSource, TableSource
 from millstream.coordinator.caller import Caller
@@ -29,6 +29,7 @@ from millstream.coordinator.core import State
 from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
 from millstream.coordinator.silence import Silence
+from millstream.coordinator.state_directory import StateDirectory
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.ui.watching import Watch
 from millstream.coordinator.view import View
@@ -50,8 +51,12 @@ from millstream.wire import (
     Data,
     Failed,
     Finished,
+    Hello,
     Look,
+    Rescale,
+    Start,
     Stop,
+    Switch,
 )
 
 _STEPS: Final = 64
@@ -59,6 +64,28 @@ _LAST_WORDS_S: Final = 2.0
 _STACK_S: Final = 0.5
 _START_GRACE_S: Final = 10.0
 """How much longer the coordinator may take for its first sign of life: it has to start."""
+
+
+RESCALE: Final = 0
+"""The number by which the coordinator answers to `Rescale`: there is one at a time."""
+
+
+@dataclass
+class Scaling:
+    """How many workers the run has, or was last asked to have, in all of its lives.
+
+    Attributes:
+        plan: makes the plan for a number of workers.
+        next_attempt: takes the number of another life.
+    """
+
+    workers: int
+    plan: Callable[[int], PhysicalPlan]
+    next_attempt: Callable[[], int]
+
+    def plan_for(self, workers: int) -> PhysicalPlan:
+        self.workers = workers
+        return self.plan(workers)
 
 
 @dataclass(frozen=True)
@@ -94,8 +121,11 @@ class Attempt:
         interrupts: how often the user asked to stop.
     """
 
-    def __init__(self, plan: PhysicalPlan, life: Life, view: View, steering: Steering, watch: Watch) -> None:
+    def __init__(
+        self, plan: PhysicalPlan, life: Life, view: View, steering: Steering, scaling: Scaling, watch: Watch
+    ) -> None:
         self.plan = plan
+        self.scaling = scaling
         self.life = life
         self.view = view
         self.steering = steering
@@ -115,6 +145,9 @@ class Attempt:
         self._handled = 0
         self._goes_on = False
         self._link: Link | None = None
+        self._stored: dict[int, ReadSpec] = {}
+        self._retired: set[str] = set()
+        self._stop_sent: Stop | None = None
 
     def run(self) -> RunResult:
         self._link = Link(self.directory, CALLER, self.life.attempt)
@@ -148,37 +181,39 @@ class Attempt:
         sources = [self.plan.source_of(p) for p in range(len(self.plan.partitions))]
         in_caller = tuple(p for p, s in enumerate(sources) if s.in_caller)
         in_host = tuple(p for p, s in enumerate(sources) if s.hosted)
-        import_paths = (*self.life.import_paths, *(p for p in sys.path if p))
         stdin = os.dup(0) if any(isinstance(s, StdinSource) for s in sources) else -1
-        plan = pickle.dumps(self._shipped_plan())
-
-        def bootstrap(hosted: tuple[int, ...] = (), descriptor: int = -1) -> Bootstrap:
-            life = self.life
-            epoch = None if life.recovery is None else life.recovery.manifest.epoch
-            return Bootstrap(
-                self.directory, life.attempt, plan, life.state.absolute(), import_paths, hosted, descriptor,
-                life.hang_timeout_s, life.checkpoint_us, epoch,
-            )  # fmt: skip
-
-        self._spawn(COORDINATOR, "millstream.coordinator", [], bootstrap((*in_caller, *in_host), stdin))
+        told = self._bootstrap(pickle.dumps(self._shipped_plan(self.plan)))
+        coordinators = replace(told, hosted=(*in_caller, *in_host), stdin=stdin)
+        self._spawn(COORDINATOR, "millstream.coordinator", [], coordinators)
         for index in range(self.plan.workers):
-            self._spawn(worker_name(index), "millstream.workers", [str(index)], bootstrap())
+            self._spawn(worker_name(index), "millstream.workers", [str(index)], told)
         if in_host:
-            self._spawn(SOURCE_HOST, "millstream.coordinator.hosting", [], bootstrap(in_host))
+            self._spawn(SOURCE_HOST, "millstream.coordinator.hosting", [], replace(told, hosted=in_host))
         if in_caller:
             link = Link(self.directory, CALLER_HOST, self.life.attempt)
             host_in_thread(self.plan, in_caller, link, self.life.recovery)
         if stdin >= 0:
             os.close(stdin)
 
-    def _shipped_plan(self) -> PhysicalPlan:
-        """The plan as it travels: tables that are in memory go by file, which the coordinator maps."""
-        nodes = dict(self.plan.nodes)
+    def _bootstrap(self, plan: bytes) -> Bootstrap:
+        life = self.life
+        epoch = None if life.recovery is None else life.recovery.manifest.epoch
+        import_paths = (*life.import_paths, *(p for p in sys.path if p))
+        return Bootstrap(
+            self.directory, life.attempt, plan, life.state.absolute(), import_paths,
+            hang_timeout_s=life.hang_timeout_s, checkpoint_us=life.checkpoint_us, epoch=epoch,
+        )  # fmt: skip
+
+    def _shipped_plan(self, plan: PhysicalPlan) -> PhysicalPlan:
+        """The plan as it travels: tables that are in memory go by file, which the coordinator maps; once."""
+        nodes = dict(plan.nodes)
         for number, node in nodes.items():
             if isinstance(node.spec, ReadSpec) and isinstance(node.spec.source, TableSource):
-                stored = node.spec.source.stored(str(self.directory / f"table-{number}.arrow"))
-                nodes[number] = replace(node, spec=ReadSpec(stored))
-        return replace(self.plan, nodes=nodes)
+                if number not in self._stored:
+                    stored = node.spec.source.stored(str(self.directory / f"table-{number}.arrow"))
+                    self._stored[number] = ReadSpec(stored)
+                nodes[number] = replace(node, spec=self._stored[number])
+        return replace(plan, nodes=nodes)
 
     def _spawn(self, name: str, module: str, arguments: list[str], bootstrap: Bootstrap) -> None:
         self.children.append(Child(name, module, arguments, bootstrap, self.view))
@@ -199,10 +234,14 @@ class Attempt:
                     case Failed():
                         self._ask_for_stack(message)
                         raise self._failure(message)
-                    case Data() | Credit() | ClockReading() | Checkpoint() | Completed():
+                    case Data() | Credit() | ClockReading() | Checkpoint() | Completed() | Start():
                         self.caller.receive(message)
+                    case Answered() if message.number == RESCALE:
+                        self._rescaled(message)
                     case Answered():
                         self.steering.answered(message)
+                    case Switch():
+                        self._switch(link, message)
                     case _:
                         pass  # a child says hello
             more = self.caller.work(_STEPS)
@@ -222,6 +261,63 @@ class Attempt:
             self._goes_on = True
             self.view.line(f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss")
         self._show(figures)
+
+    # --- another number of workers ---
+
+    def _rescale(self, link: Link, workers: int) -> None:
+        """Start the workers that are new, send everyone the plan, and let the coordinator do it at a barrier."""
+        if workers == self.plan.workers:
+            self.steering.scaled(f"the run has {workers} worker{'s' if workers != 1 else ''} already")
+            return
+        if self.life.checkpoint_us is None:
+            reason = "the run makes no checkpoints, at one of which it could go on with other workers"
+            self.steering.scaled(f"{reason}; run the flow with --checkpoint-interval 10s", error=True)
+            return
+        plan, attempt = self.scaling.plan_for(workers), self.scaling.next_attempt()
+        shipped = pickle.dumps(self._shipped_plan(plan))
+        for child in self.children:
+            if child.name != SOURCE_HOST:
+                child.tell_plan(NextPlan(attempt, shipped))
+        joining = {worker_name(i): i for i in range(self.plan.workers, workers)}
+        self._reap(set(joining))
+        self._retired.difference_update(joining)
+        told = replace(self._bootstrap(shipped), joins=True)
+        for name, index in joining.items():
+            self._spawn(name, "millstream.workers", [str(index)], told)
+        link.send(COORDINATOR, Rescale(RESCALE, workers, attempt))
+
+    def _switch(self, link: Link, switch: Switch) -> None:
+        """Go on in the next life. What was last sent to the coordinator may have come too late, and is sent again."""
+        plan = self.scaling.plan_for(switch.workers)
+        store = StateDirectory(self.life.state).checkpoints
+        recovery = Recovery(store.manifest(switch.epoch), store)
+        self._retired |= {worker_name(i) for i in range(switch.workers, self.plan.workers)}
+        link.begin(switch.next_attempt, self._retired)
+        self.caller = self.caller.successor(plan, recovery)
+        self.plan, self.life = plan, replace(self.life, attempt=switch.next_attempt, recovery=recovery)
+        self.watch.begin(switch.next_attempt, switch.epoch)
+        link.send(COORDINATOR, Hello(CALLER, os.getpid()))
+        for ask in self.steering.begin_life():
+            link.send(COORDINATOR, ask)
+        if self._stop_sent is not None:
+            link.send(COORDINATOR, self._stop_sent)
+
+    def _rescaled(self, answer: Answered) -> None:
+        workers, took_s = self.plan.workers, answer.took_us / 1e6
+        if answer.failure:
+            self._retired |= {c.name for c in self.children if self.caller.runner.topology.index_of(c.name) >= workers}
+            self.scaling.workers = workers
+            self.steering.scaled(f"scale: {answer.failure}", error=True)
+            return
+        said = f"{workers} worker{'s' if workers != 1 else ''}; nothing was read for {took_s:.2f} s"
+        self.view.line(f"the run goes on with {said}")
+        self.steering.scaled(said, took_s=took_s)
+
+    def _reap(self, names: set[str]) -> None:
+        """See that workers which have left are gone, before others take their names."""
+        for child in [c for c in self.children if c.name in names]:
+            child.end(5.0)
+            self.children.remove(child)
 
     @property
     def stopped(self) -> bool:
@@ -253,7 +349,10 @@ class Attempt:
             failed = Failed(COORDINATOR, [ProcessLost.__name__, silent])
             self._ask_for_stack(failed)
             raise self._failure(failed)
+        self._reap({c.name for c in self.children if c.name in self._retired and c.process.poll() is not None})
         for child in self.children:
+            if child.name in self._retired:
+                continue  # it has been told to leave
             death = child.died() or self._left_early(child)
             if death is None:
                 continue
@@ -301,6 +400,9 @@ class Attempt:
             self.caller.runner.look(operator)
             for name in (COORDINATOR, *map(worker_name, range(self.plan.workers))):
                 link.send(name, Look(operator))
+        workers = self.steering.scale_due()
+        if workers is not None:
+            self._rescale(link, workers)
         stop = self.steering.stop_due()
         if stop is not None:
             self._handled = self.interrupts = self.interrupts + 1
@@ -321,4 +423,5 @@ class Attempt:
             if drain
             else "stopping: a last checkpoint is made, from which the run can go on; once more stops at once"
         )
-        link.send(COORDINATOR, Stop(drain))
+        self._stop_sent = Stop(drain)
+        link.send(COORDINATOR, self._stop_sent)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from millstream.checkpoints.part import CheckpointPart, acknowledgement
+from millstream.checkpoints.recovery import Recovery
 from millstream.operators.base import DeadLetter
+from millstream.operators.sinks import WriteSink
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
 from millstream.stage import StageRun
 from millstream.topology import CALLER, COORDINATOR
-from millstream.wire import Checkpoint, ClockReading, Committed, Completed, Credit, Data, Message
+from millstream.wire import Checkpoint, ClockReading, Committed, Completed, Credit, Data, Message, Start
 
 
 class Caller:
@@ -25,6 +27,7 @@ class Caller:
         dead_letter: Callable[[DeadLetter], None],
         checkpoints: bool = False,
     ) -> None:
+        self._now_us, self._dead_letter, self._checkpoints = now_us, dead_letter, checkpoints
         self.runner = Runner(plan, CALLER, now_us=now_us, dead_letter=dead_letter, checkpoints=checkpoints)
         self.outbox = self.runner.outbox
         self._part = CheckpointPart(self.runner)
@@ -33,8 +36,10 @@ class Caller:
         match message:
             case Data() | Credit() | ClockReading():
                 self.runner.receive(message)
+            case Start():
+                self.runner.go_on()
             case Checkpoint():
-                self._part.begin(message.epoch, message.last)
+                self._part.begin(message.epoch, last=message.last, closing=message.closing)
             case Completed():
                 self._part.completed(message.epoch)
                 self.outbox.append((COORDINATOR, Committed(CALLER, message.epoch)))
@@ -47,6 +52,15 @@ class Caller:
             # Nothing here has state: what sinks of this process have said is all there is.
             self.outbox.append((COORDINATOR, acknowledgement(self.runner, CALLER, snapshot, [])))
         return more
+
+    def successor(self, plan: PhysicalPlan, recovery: Recovery) -> Caller:
+        """The same in the next life of the run; what has been collected stays."""
+        after = Caller(plan, now_us=self._now_us, dead_letter=self._dead_letter, checkpoints=self._checkpoints)
+        after.runner.restore(recovery)
+        writers = {plan.nodes[n].name: o for n, o in _writing(self.runner)}
+        for node, operator in _writing(after.runner):
+            operator.writer = writers[plan.nodes[node].name].writer
+        return after
 
     @property
     def stages(self) -> Mapping[int, StageRun]:
@@ -64,3 +78,10 @@ class Caller:
 
     def abort(self) -> None:
         self.runner.abort()
+
+
+def _writing(runner: Runner) -> Iterator[tuple[int, WriteSink]]:
+    for stage in runner.stages.values():
+        for node, operator in stage.operators.items():
+            if isinstance(operator, WriteSink):
+                yield node, operator

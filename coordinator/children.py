@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import IO, Final
 
-from millstream.bootstrap import Bootstrap, write_bootstrap
+from millstream.bootstrap import Bootstrap, NextPlan, write_bootstrap
 from millstream.coordinator.view import View
 from millstream.marking import unmarked
+from millstream.process import write_frame
 
 ENVIRONMENT: Final = {
     "PYTHONUNBUFFERED": "1",
@@ -44,6 +47,18 @@ class Child:
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._show, args=(self.process.stdout, view), daemon=True)
         self._reader.start()
+
+    def tell_plan(self, plan: NextPlan) -> None:
+        """Send the plan with which the run may go on."""
+        before = self._writer
+
+        def tell() -> None:
+            before.join()
+            with suppress(BrokenPipeError):
+                write_frame(self._pipe, pickle.dumps(plan))
+
+        self._writer = threading.Thread(target=tell, daemon=True)
+        self._writer.start()
 
     def _tell(self, bootstrap: Bootstrap) -> None:
         try:

@@ -325,6 +325,16 @@ def resume(run: str, state: Path, timeout_s: float) -> None:
 
 @main.command()
 @_running
+@click.argument("workers", metavar="N", type=click.IntRange(1, 256))
+@_state
+@_answer_timeout
+def scale(run: str, workers: int, state: Path, timeout_s: float) -> None:
+    """Let a running flow go on with N workers."""
+    _ask(run, state, timeout_s, lambda running: running.scale(workers))
+
+
+@main.command()
+@_running
 @click.option("--savepoint", is_flag=True, help="Make a savepoint of the last checkpoint.")
 @_to
 @click.option(

@@ -45,8 +45,10 @@ from millstream.wire import (
     Hello,
     Look,
     Message,
+    Rescale,
     Start,
     Stop,
+    Switch,
     TimeReport,
 )
 
@@ -64,6 +66,7 @@ class State(Enum):
     RUNNING = "running"
     ENDING = "ending"  # all sources have ended; the workers finish
     DONE = "done"
+    SWITCHED = "rescaling"  # at a checkpoint, from which its successor leads on with another number of workers
     STOPPED = "stopped"  # at a checkpoint, before the input had ended: it can go on from there
     FAILED = "failed"
 
@@ -97,7 +100,6 @@ class _Partition:
 class _Member:
     """A process of the run, as the coordinator sees it."""
 
-    hello: bool = False
     finished: bool = False
     seen_us: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
@@ -129,6 +131,8 @@ class Coordinator:
     ) -> None:
         self.plan = plan
         self._offset_of = offset_of
+        self._dead_letter, self._budget_bytes, self._hang_timeout_s = dead_letter, budget_bytes, hang_timeout_s
+        self._policy, self.attempt = policy, attempt
         self._hang_timeout_us = int(hang_timeout_s * 1e6)
         restored_bytes = 0 if recovery is None else recovery.manifest.size_bytes
         self._restore_us = restored_bytes // _SLOWEST_RESTORE_BYTES_PER_US
@@ -142,6 +146,16 @@ class Coordinator:
         )  # fmt: skip
         self.outbox = self.runner.outbox
         self.members = {worker_name(i): _Member() for i in range(plan.workers)}
+        self._awaited = set(self.members)
+        """Who has to say hello before anything begins."""
+        self._early: set[str] = set()
+        """Workers that said hello before it was known that they would join."""
+        self._rescale: Rescale | None = None
+        self._joining: set[str] = set()
+        self._switching_since_us: int | None = None
+        self._drain_later = False
+        self._rescaled: tuple[Rescale, int] | None = None
+        """What the life before this one was asked, and since when nothing has been read."""
         self._watched_since_us: int | None = None
         self.partitions: list[_Partition] = []
         for node, _ in plan.partitions:
@@ -200,13 +214,7 @@ class Coordinator:
             case TimeReport():
                 self._report(message)
             case Hello():
-                self._member(message.process, now_us).hello = True
-                if self.state is State.STARTING and all(m.hello for m in self.members.values()):
-                    self.state = State.ENDING if self._announced_end else State.RUNNING
-                    self._started_us = now_us - int(self.seconds_before * 1e6)
-                    for name in self.members:
-                        self.outbox.append((name, Start(len(self.partitions))))
-                    self._tell_recovered()
+                self._greeted(message.process, now_us)
             case Beat():
                 self._member(message.process, now_us).figures = message.figures
             case Finished():
@@ -220,7 +228,9 @@ class Coordinator:
             case Failed():
                 self.fail(message)
             case Stop():
-                if message.drain:
+                if message.drain and self._switching_since_us is not None:
+                    self._drain_later = True  # nothing may follow the barrier
+                elif message.drain:
                     self.end_sources()
                 elif self.checkpointing is not None:
                     self._stopping = True  # where the input has ended already, the run comes to its own end
@@ -230,8 +240,28 @@ class Coordinator:
                 self.runner.look(message.operator)
             case Ask():
                 self._asked(message)
-            case ClockReading() | Start() | Checkpoint() | Completed() | Answered():
+            case Rescale():
+                self._asked_to_rescale(message)
+            case ClockReading() | Start() | Checkpoint() | Completed() | Answered() | Switch():
                 pass  # never sent to the coordinator
+
+    def _greeted(self, name: str, now_us: int) -> None:
+        if name in self.members:
+            self._member(name, now_us)
+        elif name != CALLER:
+            self._early.add(name)
+            self._joining.discard(name)
+        self._awaited.discard(name)
+        if self.state is not State.STARTING or self._awaited:
+            return
+        self.state = State.ENDING if self._announced_end else State.RUNNING
+        self._started_us = now_us - int(self.seconds_before * 1e6)
+        for member in self.members:
+            self.outbox.append((member, Start(len(self.partitions))))
+        self._tell_recovered()
+        if self._rescaled is not None:
+            asked, since_us = self._rescaled
+            self.outbox.append((CALLER, Answered(asked.number, took_us=now_us - since_us)))
 
     def _asked(self, ask: Ask) -> None:
         match ask.what:
@@ -283,7 +313,8 @@ class Coordinator:
 
         Among several, the one whose watermark is lowest: it holds back all the others.
         """
-        if self.state is not State.RUNNING or self._stopping or self._paused:
+        stands_still = self._stopping or self._paused or self._switching_since_us is not None
+        if self.state is not State.RUNNING or stands_still:
             return None
         open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and self._has_room(p)]
         if not open_:
@@ -391,6 +422,7 @@ class Coordinator:
                 self.runner.send(Outgoing(receiver, data))
         if self.state is State.RUNNING:
             self.state = State.ENDING
+        self._do_not_rescale("the input has ended")
 
     # --- work and time ---
 
@@ -424,6 +456,8 @@ class Coordinator:
             self._end_with_checkpoint(self.checkpointing, now_us, State.DONE)
         elif self.state is State.RUNNING and self._stopping:
             self._end_with_checkpoint(self.checkpointing, now_us, State.STOPPED)
+        elif self.state is State.RUNNING and self._rescale is not None and not self._joining:
+            self._rescale_with_checkpoint(self._rescale, self.checkpointing, now_us)
         elif self.state is State.RUNNING and (
             self.checkpointing.due(now_us) or (self._wanted and self.checkpointing.under_way is None)
         ):
@@ -451,7 +485,7 @@ class Coordinator:
         self._checkpoint_begun_us = self._now_us()
         self.clocks.forget_barriers(epoch - 1)
         for name in self.checkpointing.everyone:
-            self.outbox.append((name, Checkpoint(epoch, last)))
+            self.outbox.append((name, Checkpoint(epoch, last, final)))
         if last:
             return
         for index, partition in enumerate(self.partitions):
@@ -513,6 +547,94 @@ class Coordinator:
         self.checkpointing.give_up(reason)
         self.pinned.discard(epoch)
         self._answer_checkpoint(epoch, reason)
+        if self._switching_since_us is not None:
+            self._do_not_rescale(f"the checkpoint for it could not be written: {reason}")
+
+    # --- another number of workers ---
+
+    def _asked_to_rescale(self, rescale: Rescale) -> None:
+        reason = ""
+        if self.checkpointing is None:
+            reason = "the run makes no checkpoints; run the flow with --checkpoint-interval 10s"
+        elif self._stopping or self.state not in (State.STARTING, State.RUNNING):
+            reason = "the input has ended, or the run is being stopped"
+        elif self._rescale is not None:
+            reason = f"the run is about to go on with {self._rescale.workers} workers already"
+        if reason:
+            self._refuse(rescale, reason)
+            return
+        self._rescale = rescale
+        self._joining = set(self._joiners(rescale)) - self._early
+
+    def _joiners(self, rescale: Rescale) -> list[str]:
+        return [worker_name(i) for i in range(self.plan.workers, rescale.workers)]
+
+    def _rescale_with_checkpoint(self, rescale: Rescale, checkpointing: Checkpointing, now_us: int) -> None:
+        """Read nothing more, wait until all is quiet behind a barrier, and hand over to the next life."""
+        if checkpointing.all_committed:
+            self.state = State.SWITCHED
+            switch = Switch(checkpointing.last_epoch, rescale.workers, rescale.next_attempt)
+            for name in (*self.members, *self._joiners(rescale), CALLER):
+                self.outbox.append((name, switch))
+        elif checkpointing.final_due(now_us):
+            self._switching_since_us = now_us
+            self._begin_checkpoint(now_us, last=False, final=True)
+
+    def _do_not_rescale(self, reason: str) -> None:
+        """Go on as before."""
+        if self._rescale is None:
+            return
+        rescale, self._rescale = self._rescale, None
+        self._joining.clear()
+        self._refuse(rescale, reason)
+        if self._switching_since_us is None:
+            return
+        self._switching_since_us = None
+        assert self.checkpointing is not None
+        for name in self.checkpointing.everyone:
+            self.outbox.append((name, Start(len(self.partitions))))
+        if self._drain_later:
+            self.end_sources()
+
+    def _refuse(self, rescale: Rescale, reason: str) -> None:
+        self.outbox.append((CALLER, Answered(rescale.number, failure=reason)))
+        for name in [n for n in self._joiners(rescale) if n not in self.everyone]:
+            self._early.discard(name)
+            self.outbox.append((name, Stop(False)))
+
+    @property
+    def everyone(self) -> list[str]:
+        """All workers, also those that are about to join."""
+        return [*self.members, *(self._joiners(self._rescale) if self._rescale is not None else ())]
+
+    @property
+    def next_attempt(self) -> int:
+        """Of the life that `successor` leads."""
+        assert self._rescale is not None
+        return self._rescale.next_attempt
+
+    def successor(self, plan: PhysicalPlan, recovery: Recovery) -> Coordinator:
+        """The coordinator of the next life, which goes on from the checkpoint at which this one has stopped.
+
+        Args:
+            plan: for the other number of workers.
+        """
+        rescale, since_us = self._rescale, self._switching_since_us
+        assert self.state is State.SWITCHED and rescale is not None and since_us is not None
+        after = Coordinator(
+            plan, now_us=self._now_us, dead_letter=self._dead_letter, budget_bytes=self._budget_bytes,
+            hang_timeout_s=self._hang_timeout_s, policy=self._policy, attempt=rescale.next_attempt, recovery=recovery,
+            offset_of=self._offset_of,
+        )  # fmt: skip
+        after._rescaled = (rescale, since_us)
+        after._awaited.add(CALLER)
+        assert after.checkpointing is not None and self.checkpointing is not None
+        after.checkpointing.completed = self.checkpointing.completed
+        after._paused, after.pinned = self._paused, self.pinned
+        for partition, before in zip(after.partitions, self.partitions, strict=True):
+            partition.blocks, partition.bytes = before.blocks, before.bytes
+            partition.quiet_us, partition.raised_us = before.quiet_us, before.raised_us
+        return after
 
     def _route_own_reports(self) -> bool:
         routed = False
@@ -555,7 +677,10 @@ class Coordinator:
             "checkpoint_failures": [] if self.checkpointing is None else self.checkpointing.failures,
             "checkpoints": list(self._checkpoints_made),
             "partitions": self._partition_figures(),
-            "processes": {COORDINATOR: self.runner.figures(), **{n: m.figures for n, m in self.members.items()}},
+            "processes": {
+                COORDINATOR: self.runner.figures(),
+                **{n: m.figures for n, m in self.members.items()},
+            },
         }
 
     def _partition_figures(self) -> list[dict[str, Any]]:

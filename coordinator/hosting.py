@@ -29,7 +29,7 @@ from millstream.functions import user_error
 from millstream.plan import PhysicalPlan
 from millstream.process import exit_with_parent
 from millstream.times import MIN_US
-from millstream.topology import CALLER_HOST, COORDINATOR, SOURCE_HOST, SOURCE_STAGE
+from millstream.topology import CALLER_HOST, SOURCE_HOST, SOURCE_STAGE, SOURCES
 from millstream.transport import LAST_WORDS_MS, Link
 from millstream.watermarks import InputStatus
 from millstream.wire import Credit, Data, Failed, Stop
@@ -88,7 +88,7 @@ class SourceHost:
                 self._held[partition] = data
                 continue
             self._credits[partition].sent(data.size_bytes)
-            self._link.send(COORDINATOR, data)
+            self._link.send(SOURCES, data)
             sent = True
         return sent
 
@@ -158,7 +158,7 @@ def host_in_thread(
         try:
             SourceHost(plan, partitions, link, recovery).run()
         except Exception as error:
-            link.send(COORDINATOR, Failed(link.me, described(error, traceback.format_exc())))
+            link.send(SOURCES, Failed(link.me, described(error, traceback.format_exc())))
         finally:
             link.close(linger_ms=LAST_WORDS_MS)
 
@@ -177,7 +177,7 @@ def main(descriptor: int) -> int:
         SourceHost(bootstrap.load_plan(), bootstrap.hosted, link, bootstrap.recovery()).run()
         return 0
     except Exception as error:
-        link.send(COORDINATOR, Failed(SOURCE_HOST, described(error, traceback.format_exc())))
+        link.send(SOURCES, Failed(SOURCE_HOST, described(error, traceback.format_exc())))
         return 1
     finally:
         link.close(linger_ms=LAST_WORDS_MS)

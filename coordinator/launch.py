@@ -10,11 +10,12 @@ import os
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
 from millstream.checkpoints.recovery import Recovery, repeat_commits
-from millstream.coordinator.attempt import Attempt, Life
+from millstream.coordinator.attempt import Attempt, Life, Scaling
 from millstream.coordinator.beginning import Interval, begin, interval_us, newest
 from millstream.coordinator.collected import collected_tables, keeping_collected
 from millstream.coordinator.control import Requests, served
@@ -90,20 +91,26 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
     _check_batch_size(options.batch_size)
     state = Path(options.state or ".millstream") / flow.name
     workers = worker_count(options.workers)
-    plan = make_plan(
-        flow, workers=workers, batch_rows=options.batch_size, ingest=options.ingest, late_directory=state / "late"
-    )
-    plan = keeping_collected(plan, state / COLLECTED)
+
+    @cache
+    def planned(workers: int) -> PhysicalPlan:
+        plan = make_plan(
+            flow, workers=workers, batch_rows=options.batch_size, ingest=options.ingest, late_directory=state / "late"
+        )
+        return keeping_collected(plan, state / COLLECTED)
+
+    plan = planned(workers)
     with locked(state) as directory:
         view = make_view(plan, live=options.live_view)
         requests = Requests()
         steering = Steering(requests, directory.path, directory.checkpoints)
+        scaling = Scaling(workers, planned, directory.next_attempt)
         try:
             watching = watched(
                 plan, directory.path, options.page, options.log, requests, view, say_where=options.live_view
             )
             with watching as (view, watch), served(directory.path, requests, view.line), closing(steering):
-                result = _lead(plan, directory, options, view, steering, watch)
+                result = _lead(directory, options, view, steering, scaling, watch)
                 watch.ended(result)
                 steering.end(result.stopped_at)
                 return result
@@ -112,9 +119,10 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
 
 
 def _lead(
-    plan: PhysicalPlan, directory: StateDirectory, options: RunOptions, view: View, steering: Steering, watch: Watch
+    directory: StateDirectory, options: RunOptions, view: View, steering: Steering, scaling: Scaling, watch: Watch
 ) -> RunResult:
     """One life after the other, until one comes to the end or there have been too many."""
+    plan = scaling.plan_for(scaling.workers)
     checkpoint_us = interval_us(plan, options.checkpoint_us)
     manifest = begin(
         plan, directory, view, checkpoints=checkpoint_us is not None, fresh=options.fresh,
@@ -134,7 +142,7 @@ def _lead(
         )  # fmt: skip
         watch.begin(life.attempt, None if manifest is None else manifest.epoch)
         try:
-            result = Attempt(plan, life, view, steering, watch).run()
+            result = Attempt(plan, life, view, steering, scaling, watch).run()
         except ProcessLost as error:
             lost_s = time.monotonic()
             watch.lost(error)
@@ -149,6 +157,8 @@ def _lead(
             manifest = newest(plan, directory, view)
             where = "from its start" if manifest is None else f"from checkpoint {manifest.epoch}"
             view.line(f"{error}; the run goes on {where} in {pause_s:.1f} s")
+            plan = scaling.plan_for(scaling.workers)  # a rescale that it did not come to is made up for
+            steering.scaled(f"{error}; the run goes on {where}, with {plan.workers} workers")
             time.sleep(pause_s)
         else:
             if checkpoint_us is not None and result.stopped_at is None:

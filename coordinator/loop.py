@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import queue
 import signal
 import sys
 import time
 import traceback
 from typing import Final
 
-from millstream.bootstrap import Bootstrap, read_bootstrap
+from millstream.bootstrap import Bootstrap, next_plan, read_bootstrap
 from millstream.connectors import StdinSource
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
@@ -19,7 +20,7 @@ from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.meters import add_counts
 from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us, spare_the_collector
-from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST
+from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, SOURCES
 from millstream.transport import Link
 from millstream.wire import Beat, Data, Failed, Finished, Hello, Stop
 
@@ -28,8 +29,17 @@ _BEAT_S: Final = 0.25
 
 
 class _Shell:
-    def __init__(self, bootstrap: Bootstrap, link: Link) -> None:
+    """Args:
+    frames: what the supervisor sends by the pipe while the process lives.
+    """
+
+    def __init__(self, bootstrap: Bootstrap, link: Link, frames: queue.SimpleQueue[bytes]) -> None:
         self.link = link
+        self.bootstrap, self.frames = bootstrap, frames
+        self.host_link: Link | None = None
+        if bootstrap.hosted:
+            self.host_link = Link(bootstrap.directory, SOURCES, bootstrap.attempt)
+            link.watch(self.host_link)
         plan = bootstrap.load_plan()
         self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
         self.max_rows = plan.batch_rows
@@ -59,16 +69,17 @@ class _Shell:
         while True:
             core = self.core
             for message in self.link.received():
-                if isinstance(message, Data) and message.exchange <= HOSTED:
-                    self.readers.put(message)
-                else:
-                    core.receive(message, monotonic_us())
+                core.receive(message, monotonic_us())
+            self._hear_hosts()
             if core.state is State.RUNNING and self.started_s is None:
                 self.started_s = time.monotonic()
             progressed = self._read()
             self._checkpoint()  # before the work: a barrier is work for the coordinator's own stages, too
             more = core.work(_STEPS)
             self._flush()
+            if core.state is State.SWITCHED:
+                self._lead_on()
+                continue
             if core.state in (State.DONE, State.STOPPED, State.FAILED):
                 return self._end()
             now_s = time.monotonic()
@@ -80,6 +91,23 @@ class _Shell:
             if not more and not progressed and core.next_partition() is None:
                 self._wait(next_beat_s - now_s)
 
+    def _hear_hosts(self) -> None:
+        for message in self.host_link.received() if self.host_link is not None else ():
+            if isinstance(message, Data) and message.exchange <= HOSTED:
+                self.readers.put(message)
+            elif isinstance(message, Failed):
+                self.core.receive(message, monotonic_us())
+
+    def _lead_on(self) -> None:
+        """All is quiet and everyone has been told: lead the next life, with other workers and the same readers."""
+        checkpointing = self.core.checkpointing
+        assert checkpointing is not None
+        before = self.core
+        attempt = before.next_attempt
+        plan = next_plan(self.frames, attempt)
+        self.link.begin(attempt, [n for n in before.members if before.topology.index_of(n) >= plan.workers])
+        self.core = before.successor(plan, self.bootstrap.recovery_at(checkpointing.last_epoch))
+
     def _read(self) -> bool:
         for partition in self.readers.awake():
             self.core.wake(partition)
@@ -90,7 +118,8 @@ class _Shell:
         block, ended = self.readers.read(index, self.max_rows, BLOCK_BYTES)
         add_counts(self.reading_us, {self.core.plan.partitions[index][0]: monotonic_us() - started_us})
         for receiver, credit in self.readers.credits():
-            self.link.send(receiver, credit)
+            assert self.host_link is not None
+            self.host_link.send(receiver, credit)
         self.core.on_block(index, block, ended, monotonic_us())
         return block is not None or ended
 
@@ -140,8 +169,11 @@ class _Shell:
         """Tell the workers, and whoever reads partitions for this process, that the run is over."""
         sources = [self.core.plan.source_of(p) for p in self.hosted]
         hosts = {CALLER_HOST if source.in_caller else SOURCE_HOST for source in sources}
-        for name in (*self.core.members, *hosts):
+        for name in self.core.everyone:
             self.link.send(name, Stop(False))
+        for name in hosts:
+            assert self.host_link is not None
+            self.host_link.send(name, Stop(False))
 
     def figures(self) -> dict[str, object]:
         figures = self.core.figures()
@@ -157,6 +189,8 @@ class _Shell:
 
     def close(self) -> None:
         self.readers.close()
+        if self.host_link is not None:
+            self.host_link.close(linger_ms=2_000)
         self.letters.close()
 
 
@@ -165,13 +199,13 @@ def main(descriptor: int) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     bootstrap = read_bootstrap(descriptor)
-    exit_with_parent(descriptor, bootstrap.state)
+    frames = exit_with_parent(descriptor, bootstrap.state)
     sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
     link = Link(bootstrap.directory, COORDINATOR, bootstrap.attempt)
     link.send(CALLER, Hello(COORDINATOR, os.getpid()))
     shell: _Shell | None = None
     try:
-        shell = _Shell(bootstrap, link)
+        shell = _Shell(bootstrap, link, frames)
         spare_the_collector()
         return shell.serve()
     except Exception as error:

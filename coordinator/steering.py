@@ -46,6 +46,8 @@ class Steering:
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._paused = False
+        self._scale: Request | None = None
+        self._scale_handed_on = False
         self._stop: Request | None = None
         self._stop_handed_on = False
         self._released: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -78,11 +80,30 @@ class Steering:
                 case commands.Resume():
                     self._paused = False
                     yield self._remember(request, Ask.RESUME)
+                case commands.Scale():
+                    if self._scale is not None:
+                        request.refuse("the run is being rescaled already; ask again when that is done")
+                    else:
+                        self._scale = request
                 case commands.Stop(to=to):
                     if self._stop is not None:
                         request.refuse("the run is being stopped already")
                     elif self._is_free(request, to):
                         self._stop = request
+
+    def scale_due(self) -> int | None:
+        """The number of workers that is asked for, once."""
+        if self._scale is None or self._scale_handed_on:
+            return None
+        self._scale_handed_on = True
+        assert isinstance(self._scale.command, commands.Scale)
+        return self._scale.command.workers
+
+    def scaled(self, said: str, *, error: bool = False, took_s: float | None = None) -> None:
+        """What came of it."""
+        if self._scale is not None:
+            self._scale.answer(Answer(said, error=error, seconds=took_s))
+        self._scale, self._scale_handed_on = None, False
 
     def stop_due(self) -> commands.Stop | None:
         """The command to stop, in each life once."""
@@ -171,7 +192,7 @@ class Steering:
         """The run is over: savepoints that are being copied are finished, and whoever still waits is told."""
         for copying in self._copying:
             copying.join()
-        for request in [*(a.request for a in self._asked.values()), *([self._stop] if self._stop else [])]:
+        for request in [*(a.request for a in self._asked.values()), *filter(None, (self._scale, self._stop))]:
             request.refuse("the run ended before it could do that")
 
 

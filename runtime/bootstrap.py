@@ -6,9 +6,8 @@ thing that is unpickled in a run; the user's functions inside stay opaque until 
 
 from __future__ import annotations
 
-import os
 import pickle
-import struct
+import queue
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -16,7 +15,11 @@ from typing import Final, cast
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import CheckpointStore
+from millstream.errors import InternalError
 from millstream.plan import PhysicalPlan
+from millstream.process import read_frame, write_frame
+
+_PLAN_TIMEOUT_S: Final = 30.0
 
 JOURNALS: Final = "journal"
 """In the state directory: what sources gave that give everything once."""
@@ -35,6 +38,7 @@ class Bootstrap:
     hang_timeout_s: how long a process may give no sign of life.
     checkpoint_us: from one checkpoint to the next, in microseconds; None: there are none.
     epoch: the checkpoint to go on from; None: the run starts anew.
+    joins: the process is a worker that waits until the run, which goes on, is rescaled.
     """
 
     directory: Path
@@ -47,6 +51,7 @@ class Bootstrap:
     hang_timeout_s: float = 60.0
     checkpoint_us: int | None = None
     epoch: int | None = None
+    joins: bool = False
 
     def load_plan(self) -> PhysicalPlan:
         return cast(PhysicalPlan, pickle.loads(self.plan))
@@ -61,10 +66,11 @@ class Bootstrap:
         Raises:
             CheckpointError: it is gone, or damaged.
         """
-        if self.epoch is None:
-            return None
+        return None if self.epoch is None else self.recovery_at(self.epoch)
+
+    def recovery_at(self, epoch: int) -> Recovery:
         store = self.checkpoint_store()
-        return Recovery(store.manifest(self.epoch), store)
+        return Recovery(store.manifest(epoch), store)
 
     @property
     def journals(self) -> Path | None:
@@ -75,23 +81,39 @@ class Bootstrap:
 
 
 def write_bootstrap(descriptor: int, bootstrap: Bootstrap) -> None:
-    payload = pickle.dumps(bootstrap)
-    view = memoryview(struct.pack("<Q", len(payload)) + payload)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    write_frame(descriptor, pickle.dumps(bootstrap))
 
 
 def read_bootstrap(descriptor: int) -> Bootstrap:
-    (size,) = struct.unpack("<Q", _read(descriptor, 8))
-    return cast(Bootstrap, pickle.loads(_read(descriptor, size)))
+    frame = read_frame(descriptor)
+    if frame is None:
+        raise SystemExit("the parent process ended before it said what to do")
+    return cast(Bootstrap, pickle.loads(frame))
 
 
-def _read(descriptor: int, size: int) -> bytes:
-    parts: list[bytes] = []
-    while size:
-        part = os.read(descriptor, min(size, 1 << 20))
-        if not part:
-            raise SystemExit("the parent process ended before it said what to do")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+@dataclass(frozen=True)
+class NextPlan:
+    """The plan with which a run goes on when it is rescaled; it comes by the same pipe.
+
+    Attributes:
+        attempt: of the life that it is for.
+        plan: pickled.
+    """
+
+    attempt: int
+    plan: bytes
+
+
+def next_plan(frames: queue.SimpleQueue[bytes], attempt: int) -> PhysicalPlan:
+    """The plan for a life of the run; those for lives that it did not come to are passed over.
+
+    Raises:
+        InternalError: the parent has not sent it.
+    """
+    while True:
+        try:
+            sent = cast(NextPlan, pickle.loads(frames.get(timeout=_PLAN_TIMEOUT_S)))
+        except queue.Empty:
+            raise InternalError(f"the plan for attempt {attempt} did not come within {_PLAN_TIMEOUT_S:.0f} s") from None
+        if sent.attempt == attempt:
+            return cast(PhysicalPlan, pickle.loads(sent.plan))

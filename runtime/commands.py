@@ -41,6 +41,12 @@ class Resume(Struct, frozen=True, tag_field="do", tag="resume", forbid_unknown_f
     """Read again."""
 
 
+class Scale(Struct, frozen=True, tag_field="do", tag="scale", forbid_unknown_fields=True):
+    """Go on with another number of workers."""
+
+    workers: Annotated[int, Meta(ge=1, le=256)]
+
+
 class Stop(Struct, frozen=True, tag_field="do", tag="stop", forbid_unknown_fields=True):
     """End the run.
 
@@ -54,7 +60,7 @@ class Stop(Struct, frozen=True, tag_field="do", tag="stop", forbid_unknown_field
     to: str = ""
 
 
-Command = Checkpoint | Savepoint | Pause | Resume | Stop
+Command = Checkpoint | Savepoint | Pause | Resume | Scale | Stop
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,7 @@ from millstream.commands import (
     Pause,
     Resume,
     Savepoint,
+    Scale,
     Stop,
     decode_answer,
     encode_command,
@@ -70,6 +71,12 @@ class RunningFlow:
     def resume(self) -> Answer:
         """Read again."""
         return self.ask(Resume())
+
+    def scale(self, workers: int) -> Answer:
+        """Go on with another number of workers, 1 to 256; the answer says how long nothing was read (``seconds``)."""
+        if not 1 <= workers <= 256:
+            raise CommandError(f"scale({workers}): a run has 1 to 256 workers")
+        return self.ask(Scale(workers))
 
     def stop(self, *, drain: bool = False, savepoint: bool = False, to: str | os.PathLike[str] | None = None) -> Answer:
         """End the run at a last checkpoint, from which it can go on.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import queue
 import select
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -35,27 +37,59 @@ def spare_the_collector() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
-def exit_with_parent(descriptor: int, state: Path | None) -> None:
+def exit_with_parent(descriptor: int, state: Path | None) -> queue.SimpleQueue[bytes]:
     """End this process when the pipe from its parent closes: no orphan outlives the supervisor.
 
     Args:
         state: the state directory, where this process is on the roll for as long as it lives, so that the next run
             can see that nobody of this one is left.
+    Returns:
+        What the parent sends by the pipe from now on.
     """
     if state is not None:
         _sign(state / ROLL)
         # Whoever was killed before this process signed may have been followed already: then it must not begin.
         gone = select.poll()  # not select(), which takes no descriptor above 1,023
-        gone.register(descriptor, select.POLLIN)
-        if gone.poll(0) and not os.read(descriptor, 4096):
+        gone.register(descriptor, 0)
+        if any(event & select.POLLHUP for _, event in gone.poll(0)):
             os._exit(3)
+    frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def watch() -> None:
-        while os.read(descriptor, 4096):
-            pass
+        while (frame := read_frame(descriptor)) is not None:
+            frames.put(frame)
         os._exit(3)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
+    return frames
+
+
+def write_frame(descriptor: int, frame: bytes) -> None:
+    """Send something down a pipe, whole.
+
+    Raises:
+        BrokenPipeError: nobody is there any more to read it.
+    """
+    view = memoryview(struct.pack("<Q", len(frame)) + frame)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def read_frame(descriptor: int) -> bytes | None:
+    """What `write_frame` has sent; None: the other end is closed."""
+    header = _read(descriptor, 8)
+    return None if header is None else _read(descriptor, struct.unpack("<Q", header)[0])
+
+
+def _read(descriptor: int, size: int) -> bytes | None:
+    parts: list[bytes] = []
+    while size:
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _sign(roll: Path) -> None:

@@ -97,6 +97,10 @@ class Runner:
         self._look_until_us = 0
         self._first_rows = None if plan.undeclared is None else FirstRows(plan.undeclared)
         self._lanes: list[_Lane] = []
+        self._passed: dict[int, int] = {}
+        self._announced = 0
+        self.closing_epoch: int | None = None
+        """Of the checkpoint behind whose barrier nothing is done; None: there is none."""
         self.index = self.topology.index_of(me)
         for stage in plan.stages:
             if me in self.topology.processes_of(stage):
@@ -197,6 +201,7 @@ class Runner:
             CheckpointError: a part of it is damaged, or does not fit the flow.
         """
         check_fits(self.plan, recovery.manifest)
+        self._announced = recovery.manifest.epoch
         sequences: dict[int, int] = {}
         for number, (node, name) in enumerate(self.plan.partitions):
             partition = recovery.partition(self.plan.nodes[node].name, name)
@@ -232,6 +237,15 @@ class Runner:
             report = self._block_stages[stage].on_reading(message)
             if report is not None:
                 self._report(report)
+
+    def announce(self, epoch: int, *, closing: bool) -> None:
+        """A checkpoint is under way; where it is closing, no stage does anything behind its barrier."""
+        self._announced = epoch
+        self.closing_epoch = epoch if closing else None
+
+    def go_on(self) -> None:
+        """The closing checkpoint was given up: stages that stopped behind its barrier go on."""
+        self.closing_epoch = None
 
     def send(self, outgoing: Outgoing) -> None:
         """Send a message for which there is credit."""
@@ -300,6 +314,7 @@ class Runner:
             self._report(emission)
         elif isinstance(emission, StageSnapshot):
             self.snapshots.append(emission)
+            self._passed[emission.stage] = emission.epoch
         return True
 
     def _start(self, lane: _Lane, idle: bool) -> None:
@@ -325,6 +340,8 @@ class Runner:
                 return
 
     def _start_keyed(self, lane: _Lane, stage: KeyedStage, idle: bool) -> None:
+        if self._stands_still(stage):
+            return
         due_us = stage.due_us()
         if due_us is not None and due_us <= (now_us := self._now_us()):
             lane.work = stage.on_clock(now_us)
@@ -338,6 +355,11 @@ class Runner:
             if lane.messages:
                 lane.work = stage.on_data(lane.messages, self._targets[lane.messages[0].exchange])
                 return
+
+    def _stands_still(self, stage: KeyedStage) -> bool:
+        """Whether the stage has passed a closing barrier, or one of which it is not yet known whether it is."""
+        passed = self._passed.get(stage.stage.id, 0)
+        return passed > self._announced or passed == self.closing_epoch
 
     def _must_wait(self, inbox: Inbox, stage: BlockStage) -> bool:
         """A message that is about all blocks before it waits until they are through."""
@@ -406,7 +428,7 @@ class Runner:
 
     def due_us(self) -> int | None:
         """When processing time will make something happen here."""
-        dues = (s.due_us() for s in self.stages.values() if isinstance(s, KeyedStage))
+        dues = (s.due_us() for s in self.stages.values() if isinstance(s, KeyedStage) and not self._stands_still(s))
         return min((d for d in dues if d is not None), default=None)
 
     @property

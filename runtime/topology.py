@@ -12,6 +12,8 @@ from millstream.specs.ends import EventTimeSpec, ReadSpec
 
 COORDINATOR = "coordinator"
 CALLER = "caller"
+SOURCES = "sources"
+"""The coordinator's ear for hosts of sources, who know nothing of attempts: they outlast a rescale."""
 SOURCE_HOST = "source-host"
 CALLER_HOST = "caller-host"
 SOURCE_STAGE = -1

@@ -7,7 +7,7 @@ high-water mark. All marks are off; credits are the only bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -80,6 +80,21 @@ class Link:
             message = decode(frames, self.attempt)
             if message is not None:
                 yield message
+
+    def watch(self, other: Link) -> None:
+        """Wake from `wait` also when something arrives on another link of this process."""
+        self.poller.register(other._inbound, zmq.POLLIN)
+
+    def begin(self, attempt: int, gone: Iterable[str] = ()) -> None:
+        """Go on in another life of the run.
+
+        Args:
+            gone: peers that are not in it; others may take their names later.
+        """
+        self.attempt = attempt
+        for peer in gone:
+            if (socket := self._outbound.pop(peer, None)) is not None:
+                socket.close(linger=LAST_WORDS_MS)
 
     def wait(self, timeout_ms: int) -> None:
         """Sleep until something arrives on this link or another registered socket."""

@@ -221,6 +221,8 @@ class Hello:
 class Start:
     """Coordinator to everyone: all are up, this is what will come. Header: [tag, version, attempt, partitions].
 
+    Said again where a closing checkpoint was given up: what stopped behind its barrier goes on.
+
     Attributes:
         partitions: how many source partitions there are; they are numbered from 0.
     """
@@ -308,22 +310,24 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Coordinator to everyone: a checkpoint is under way. Header: [tag, version, attempt, epoch, last]; no frames.
+    """Coordinator to everyone: a checkpoint is under way. Header: [tag, version, attempt, epoch, last, closing]; no frames.
 
     Attributes:
         last: all input has ended and everything was worked on: there will be no barrier, and none after this.
+        closing: nothing is done behind its barrier: the run stops there, or goes on with another number of workers.
     """
 
     TAG: ClassVar[int] = 11
     epoch: int
     last: bool
+    closing: bool = False
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [_pack((self.TAG, VERSION, attempt, self.epoch, self.last))]
+        return [_pack((self.TAG, VERSION, attempt, self.epoch, self.last, self.closing))]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Checkpoint:
-        return cls(*_fields("checkpoint", header, 2, frames))
+        return cls(*_fields("checkpoint", header, 3, frames))
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,24 +424,68 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Coordinator to supervisor: what was asked for is done. Header: [tag, version, attempt, number, epoch, failure].
+    """Coordinator to supervisor: what was asked for is done. Header: [tag, version, attempt, number, epoch, failure, took].
 
     Attributes:
         epoch: of the checkpoint that was made; 0: none was asked for.
         failure: why it could not be done; empty: it is done.
+        took_us: for how long nothing was read, for `Rescale`.
     """
 
     TAG: ClassVar[int] = 16
     number: int
     epoch: int = 0
     failure: str = ""
+    took_us: int = 0
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [_pack((self.TAG, VERSION, attempt, self.number, self.epoch, self.failure))]
+        return [_pack((self.TAG, VERSION, attempt, self.number, self.epoch, self.failure, self.took_us))]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Answered:
-        return cls(*_fields("answered", header, 3, frames))
+        return cls(*_fields("answered", header, 4, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Supervisor to coordinator: go on with another number of workers. Header: [tag, version, attempt, number, workers, next].
+
+    Attributes:
+        number: by which it is answered, by whoever leads the run then.
+        next_attempt: the number of the life in which the run goes on.
+    """
+
+    TAG: ClassVar[int] = 17
+    number: int
+    workers: int
+    next_attempt: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.number, self.workers, self.next_attempt))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Rescale:
+        return cls(*_fields("rescale", header, 3, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Coordinator to everyone: nothing is in flight; go on from a checkpoint, in another life with other workers.
+
+    Header: [tag, version, attempt, epoch, workers, next]; no frames. What is sent from here on is of the next attempt.
+    """
+
+    TAG: ClassVar[int] = 18
+    epoch: int
+    workers: int
+    next_attempt: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.epoch, self.workers, self.next_attempt))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Switch:
+        return cls(*_fields("switch", header, 3, frames))
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,7 +508,7 @@ class Look:
 
 Message = (
     Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
-    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered | Look
+    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered | Rescale | Switch | Look
 )  # fmt: skip
 
 _MESSAGES: dict[int, Any] = {m.TAG: m for m in get_args(Message)}

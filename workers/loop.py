@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import queue
 import signal
 import sys
 import time
 import traceback
 
-from millstream.bootstrap import Bootstrap, read_bootstrap
+from millstream.bootstrap import Bootstrap, next_plan, read_bootstrap
+from millstream.checkpoints.recovery import Recovery
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.marking import mark_output
+from millstream.plan import PhysicalPlan
 from millstream.process import ProcessMeter, exit_with_parent, now_us, spare_the_collector
-from millstream.topology import COORDINATOR
+from millstream.runner import Runner
+from millstream.topology import COORDINATOR, worker_name
 from millstream.transport import LAST_WORDS_MS, Link
-from millstream.wire import Failed, Hello, Stop
+from millstream.wire import Failed, Hello, Stop, Switch
 from millstream.workers.snapshots import SnapshotWriter
 from millstream.workers.task import Worker
 
@@ -25,62 +29,113 @@ _BEAT_S = 0.25
 _SLICE_S = 0.010
 
 
-def run(bootstrap: Bootstrap, index: int) -> int:
-    """Work until the coordinator says stop. Returns the exit status."""
-    plan = bootstrap.load_plan()
-    letters = DeadLetterFile(bootstrap.dead_letter_path(f"worker-{index}"))
-    link = Link(bootstrap.directory, f"worker-{index}", bootstrap.attempt)
-    try:
-        staged = bootstrap.checkpoint_us is not None
-        worker = Worker(plan, index, now_us=now_us, dead_letter=letters, checkpoints=staged)
-        recovery = bootstrap.recovery()
+class _Shell:
+    """Args:
+    frames: what the supervisor sends by the pipe while the process lives.
+    """
+
+    def __init__(self, bootstrap: Bootstrap, index: int, frames: queue.SimpleQueue[bytes]) -> None:
+        self.bootstrap, self.index, self.frames = bootstrap, index, frames
+        self.name = worker_name(index)
+        self.letters = DeadLetterFile(bootstrap.dead_letter_path(self.name))
+        self.link = Link(bootstrap.directory, self.name, bootstrap.attempt)
+        self.writer: SnapshotWriter | None = None
+        self.runner: Runner | None = None
+
+    def run(self) -> int:
+        """Work until the coordinator says stop. Returns the exit status."""
+        try:
+            worker = self._joined() if self.bootstrap.joins else self._first(self.bootstrap.load_plan())
+        except Exception as error:
+            self.link.send(COORDINATOR, Failed(self.name, described(error, traceback.format_exc())))
+            self.link.close(linger_ms=LAST_WORDS_MS)
+            return 1
+        try:
+            return 0 if worker is None else self._serve(worker)
+        finally:
+            if self.writer is not None:
+                self.writer.close()
+            self.letters.close()
+            self.link.close(linger_ms=2_000)
+
+    # --- lives ---
+
+    def _first(self, plan: PhysicalPlan, recovery: Recovery | None = None) -> Worker:
+        staged = self.bootstrap.checkpoint_us is not None
+        worker = Worker(plan, self.index, now_us=now_us, dead_letter=self.letters, checkpoints=staged)
+        recovery = recovery or self.bootstrap.recovery()
         if recovery is not None:
             worker.runner.restore(recovery)
-    except Exception as error:
-        link.send(COORDINATOR, Failed(f"worker-{index}", described(error, traceback.format_exc())))
-        link.close(linger_ms=LAST_WORDS_MS)
-        return 1
-    mark_output(lambda: worker.runner.at_work)
-    link.send(COORDINATOR, Hello(worker.name, os.getpid()))
-    spare_the_collector()
-    writer: SnapshotWriter | None = None
-    if staged:
-        store = bootstrap.checkpoint_store()
-        writer = SnapshotWriter(worker.runner, store, worker.name, bootstrap.attempt, link.poller)
-    try:
-        return _serve(worker, link, writer)
-    finally:
-        if writer is not None:
-            writer.close()
-        letters.close()
-        link.close(linger_ms=2_000)
+        if staged:
+            store = self.bootstrap.checkpoint_store()
+            self.writer = SnapshotWriter(worker.runner, store, self.name, self.link.attempt, self.link.poller)
+        self.runner = worker.runner
+        mark_output(lambda: "" if self.runner is None else self.runner.at_work)
+        self.link.send(COORDINATOR, Hello(self.name, os.getpid()))
+        spare_the_collector()
+        return worker
 
+    def _joined(self) -> Worker | None:
+        """Wait until the run is rescaled; None: that does not come about."""
+        self.link.send(COORDINATOR, Hello(self.name, os.getpid()))
+        while True:
+            self.link.wait(1_000)
+            for message in self.link.received():
+                if isinstance(message, Stop):
+                    return None
+                if isinstance(message, Switch):
+                    self.link.begin(message.next_attempt)
+                    return self._first(self.bootstrap.load_plan(), self.bootstrap.recovery_at(message.epoch))
 
-def _serve(worker: Worker, link: Link, writer: SnapshotWriter | None) -> int:
-    meter = ProcessMeter()
-    next_beat_s = 0.0
-    while not worker.stopped:
-        try:
-            for message in link.received():
-                worker.receive(message)
-            more = _slice(worker)
-            if writer is not None:
-                _hand_over(worker, writer)
-        except (Exception, SystemExit) as error:  # a user's function may call sys.exit()
-            link.send(COORDINATOR, worker.failed(error, traceback.format_exc()))
-            return _wait_for_stop(worker, link)
-        now_s = time.monotonic()
-        if now_s >= next_beat_s:
-            beat = worker.beat()
-            beat.figures.update(meter.read(), idle_us=link.idle_us)
-            worker.outbox.append((COORDINATOR, beat))
-            next_beat_s = now_s + _BEAT_S
-        while worker.outbox:
-            link.send(*worker.outbox.popleft())
-        if not more:
-            link.wait(_timeout_ms(worker, next_beat_s - now_s))
-    worker.runner.abort()
-    return 0
+    def _switched(self, worker: Worker, switch: Switch) -> Worker | None:
+        """This worker in the next life of the run; None: it is not in it."""
+        worker.switch = None
+        if self.index >= switch.workers:
+            worker.runner.abort()
+            return None
+        gone = [worker_name(i) for i in range(switch.workers, worker.runner.plan.workers)]
+        self.link.begin(switch.next_attempt, gone)
+        plan = next_plan(self.frames, switch.next_attempt)
+        after = worker.successor(plan, self.bootstrap.recovery_at(switch.epoch))
+        self.runner = after.runner
+        if self.writer is not None:
+            self.writer.follow(after.runner, switch.next_attempt)
+        self.link.send(COORDINATOR, Hello(self.name, os.getpid()))
+        return after
+
+    # --- the loop ---
+
+    def _serve(self, worker: Worker) -> int:
+        link = self.link
+        meter = ProcessMeter()
+        next_beat_s = 0.0
+        while not worker.stopped:
+            try:
+                for message in link.received():
+                    worker.receive(message)
+                    if worker.switch is not None:
+                        after = self._switched(worker, worker.switch)
+                        if after is None:
+                            return 0
+                        worker = after
+                more = _slice(worker)
+                if self.writer is not None:
+                    _hand_over(worker, self.writer)
+            except (Exception, SystemExit) as error:  # a user's function may call sys.exit()
+                link.send(COORDINATOR, worker.failed(error, traceback.format_exc()))
+                return _wait_for_stop(worker, link)
+            now_s = time.monotonic()
+            if now_s >= next_beat_s:
+                beat = worker.beat()
+                beat.figures.update(meter.read(), idle_us=link.idle_us)
+                worker.outbox.append((COORDINATOR, beat))
+                next_beat_s = now_s + _BEAT_S
+            while worker.outbox:
+                link.send(*worker.outbox.popleft())
+            if not more:
+                link.wait(_timeout_ms(worker, next_beat_s - now_s))
+        worker.runner.abort()
+        return 0
 
 
 def _hand_over(worker: Worker, writer: SnapshotWriter) -> None:
@@ -122,8 +177,8 @@ def main(index: int, descriptor: int) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     bootstrap = read_bootstrap(descriptor)
-    exit_with_parent(descriptor, bootstrap.state)
+    frames = exit_with_parent(descriptor, bootstrap.state)
     for entry in reversed(bootstrap.import_paths):
         if entry not in sys.path:
             sys.path.insert(0, entry)
-    return run(bootstrap, index)
+    return _Shell(bootstrap, index, frames).run()

@@ -41,6 +41,10 @@ class SnapshotWriter:
         self._thread = threading.Thread(target=self._serve, name="snapshots", daemon=True)
         self._thread.start()
 
+    def follow(self, runner: Runner, attempt: int) -> None:
+        """Another life begins; nothing of the one before is left to be written."""
+        self._runner, self._attempt = runner, attempt
+
     def submit(self, snapshot: Snapshot) -> None:
         self._due.put(snapshot)
 

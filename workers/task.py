@@ -9,6 +9,7 @@ from typing import Any
 from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.part import CheckpointPart, Snapshot, acknowledgement
+from millstream.checkpoints.recovery import Recovery
 from millstream.errors import ProcessLost, described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
@@ -28,6 +29,7 @@ from millstream.wire import (
     Message,
     Start,
     Stop,
+    Switch,
 )
 
 
@@ -36,6 +38,7 @@ class Worker:
 
     Attributes:
         snapshots: what is to be written to disk, and then given to `written`.
+        switch: the run goes on with another number of workers: `successor` takes this worker's place, or it leaves.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Worker:
         checkpoints: bool = False,
     ) -> None:
         self.name = worker_name(index)
+        self._now_us, self._dead_letter = now_us, dead_letter
+        self._budget_bytes, self._checkpoints = budget_bytes, checkpoints
         self.runner = Runner(
             plan, self.name, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes, checkpoints=checkpoints
         )
@@ -56,6 +61,7 @@ class Worker:
         self.snapshots: deque[Snapshot] = deque()
         self._part = CheckpointPart(self.runner)
         self.stopped = False
+        self.switch: Switch | None = None
         self._started = False
         self._told = False
 
@@ -65,8 +71,9 @@ class Worker:
                 self.runner.receive(message)
             case Start():
                 self._started = True
+                self.runner.go_on()
             case Checkpoint():
-                self._part.begin(message.epoch, message.last)
+                self._part.begin(message.epoch, last=message.last, closing=message.closing)
             case Completed():
                 self._part.completed(message.epoch)
                 self.outbox.append((COORDINATOR, self.beat()))  # the run may end here: these figures are the last
@@ -75,13 +82,17 @@ class Worker:
                 self.runner.look(message.operator)
             case Stop():
                 self.stopped = True
+            case Switch():
+                self.switch = message
             case _:
                 pass  # never sent to a worker
 
     def work(self, steps: int) -> bool:
         """Take up to so many steps; returns whether there may be more to do."""
+        if not self._started:
+            return False  # others may not be there yet to take what it would send
         more = self.runner.work(steps)
-        if self._started and not self._told and self.runner.finished:
+        if not self._told and self.runner.finished:
             self._told = True
             self.outbox.append((COORDINATOR, Finished(self.name, self.figures())))
         while (snapshot := self._part.ready()) is not None:
@@ -93,6 +104,20 @@ class Worker:
         if not failure:
             self._part.written(snapshot, tables)
         self.outbox.append((COORDINATOR, acknowledgement(self.runner, self.name, snapshot, tables, failure)))
+
+    def successor(self, plan: PhysicalPlan, recovery: Recovery) -> Worker:
+        """This worker in the next life of the run, where there are others beside it.
+
+        Raises:
+            CheckpointError: a part of the checkpoint is damaged.
+        """
+        self.runner.abort()
+        after = Worker(
+            plan, self.runner.index, now_us=self._now_us, dead_letter=self._dead_letter,
+            budget_bytes=self._budget_bytes, checkpoints=self._checkpoints,
+        )  # fmt: skip
+        after.runner.restore(recovery)
+        return after
 
     def beat(self) -> Beat:
         return Beat(self.name, self.figures())

@@ -91,8 +91,9 @@ class CheckpointPart:
         self._last_of: dict[int, bool] = {}
         self._written: dict[int, list[tuple[Saved, TableFile, int]]] = {}
 
-    def begin(self, epoch: int, last: bool) -> None:
+    def begin(self, epoch: int, *, last: bool, closing: bool) -> None:
         self._begun[epoch] = last
+        self._runner.announce(epoch, closing=closing)
 
     def ready(self) -> Snapshot | None:
         """The process's part of the oldest checkpoint under way, once it is complete."""

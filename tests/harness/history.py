@@ -50,12 +50,14 @@ class Story:
     Attributes:
         lives: how many there were; endings: how each of them ended.
         recoveries: how many went on from a checkpoint; completed: how many checkpoints there were.
+        rescaled: how often one went on with other workers.
         refused: how many damaged checkpoints were passed over.
     """
 
     lives: int = 0
     turns: int = 0
     recoveries: int = 0
+    rescaled: int = 0
     completed: int = 0
     refused: int = 0
     endings: list[str] = field(default_factory=list)
@@ -64,7 +66,7 @@ class Story:
     def __str__(self) -> str:
         return (
             f"{self.lives} lives ({', '.join(self.endings)}), {self.turns} turns, {self.completed} checkpoints, "
-            f"{self.recoveries} recoveries, {self.refused} damaged checkpoints"
+            f"{self.recoveries} recoveries, {self.rescaled} times other workers, {self.refused} damaged checkpoints"
         )
 
 
@@ -96,6 +98,7 @@ class History:
         self._letters: list[DeadLetter] = []
         self._counted: dict[str, int] = {}
         self._damaged = False
+        self._attempts = 0
 
     def run(self) -> Story:
         """
@@ -127,12 +130,7 @@ class History:
         self._trouble.full = False
         self._trouble.failing = dice.choice([0.0, 0.0, 0.02, 0.2]) if troubled else 0.0
         self._trouble.killing = dice.choice([0.0, 0.0, 0.005, 0.05]) if troubled else 0.0
-        plan = make_plan(
-            self.build(self.ledger),
-            workers=dice.randint(1, 4),
-            batch_rows=dice.choice([1, 2, 7, 50]),
-            ingest=dice.choice(["coordinator", "workers"]),
-        )
+        plan = self._plan()
         try:
             manifest = self.store.newest(plan.name, self._refused)
             recovery = None
@@ -156,7 +154,7 @@ class History:
             dice.choice([1, 1, 600, 16 * 2**20]), dice.choice([1, 3, 50]), dice.choice([0.0, 0.3, 0.8]),
             hangs=dice.choice([0.0, 0.0, 0.01]), jumps=dice.choice([0.0, 0.01]),
         )  # fmt: skip
-        simulation = Simulation(plan, dice, conditions, LocalCheckpoints(self.store, policy, story.lives, recovery))
+        simulation = Simulation(plan, dice, conditions, LocalCheckpoints(self.store, policy, self._attempt(), recovery))
         story.last = simulation.trace
         here = simulation.processes
         simulation.queued.update({pair: q for pair, q in self._late_messages.items() if pair[1] in here})
@@ -174,6 +172,7 @@ class History:
             self._letters += simulation.letters
             self._counted = _counts(plan, list(simulation.runners.values()))
             story.turns += simulation.turns
+            story.rescaled += simulation.rescaled
             checkpointing = simulation.coordinator.checkpointing
             assert checkpointing is not None
             story.completed += checkpointing.completed
@@ -193,7 +192,10 @@ class History:
         full_at = int(dice.expovariate(1 / 300)) if troubled and dice.random() < 0.1 else -1
         simulation.start()
         dying = -1
+        rescales = dice.choice([0.0, 0.0, 0.003, 0.03])
         while not simulation.done:
+            if rescales and not simulation.rescaling and dice.random() < rescales:
+                simulation.rescale(self._plan(), self._attempt())
             if simulation.turns == at_turn:
                 if fate == "stop":
                     simulation.stop()
@@ -219,6 +221,19 @@ class History:
         if not simulation.dead:
             simulation.settle()
         return "ended"
+
+    def _plan(self) -> PhysicalPlan:
+        dice = self._dice
+        return make_plan(
+            self.build(self.ledger),
+            workers=dice.randint(1, 4),
+            batch_rows=dice.choice([1, 2, 7, 50]),
+            ingest=dice.choice(["coordinator", "workers"]),
+        )
+
+    def _attempt(self) -> int:
+        self._attempts += 1
+        return self._attempts
 
     def _fate(self) -> str:
         dice = self._dice

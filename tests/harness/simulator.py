@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from millstream import wire
 from millstream.checkpoints.part import write_snapshot
+from millstream.checkpoints.recovery import Recovery
 from millstream.coordinator.caller import Caller
 from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
 from millstream.coordinator.local import LocalCheckpoints
@@ -23,8 +24,8 @@ from millstream.errors import restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
-from millstream.topology import CALLER, COORDINATOR
-from millstream.wire import Data, Hello, Message, Stop
+from millstream.topology import CALLER, COORDINATOR, worker_name
+from millstream.wire import Answered, Data, Hello, Message, Rescale, Stop, Switch
 from millstream.workers.task import Worker
 
 from .faults import Injected, Killed
@@ -80,6 +81,8 @@ class Simulation:
         self.conditions = conditions
         self.letters: list[DeadLetter] = []
         self.turns = 0
+        self.rescaled = 0
+        self.rescaling = False
         self.trace: deque[str] = deque(maxlen=40)
         self.queued: Queued = {}
         self.dead: set[str] = set()
@@ -90,6 +93,9 @@ class Simulation:
         self.attempt, recovery, policy = 1, None, None
         if checkpoints is not None:
             self.attempt, recovery, policy = checkpoints.attempt, checkpoints.recovery, checkpoints.policy
+        self._first_attempt = self.attempt
+        self._attempts: dict[str, int] = {}
+        self.left: dict[str, Runner] = {}
         budget = conditions.budget_bytes
         self._readers = Readers(plan, (), None, recovery)
         self.coordinator = Coordinator(
@@ -110,6 +116,9 @@ class Simulation:
         if recovery is not None:
             for runner in (*(w.runner for w in self.workers.values()), self.caller.runner):
                 runner.restore(recovery)
+        self._next_plan: PhysicalPlan | None = None
+        self._joining: set[str] = set()
+        self._stop_asked = False
         self._may_work = set(self.processes)
         self._hangs_until: dict[str, int] = {}
 
@@ -151,7 +160,19 @@ class Simulation:
 
     def stop(self) -> None:
         """Ask the run to end at a checkpoint, before its input has ended."""
+        self._stop_asked = True
         self._send(CALLER, COORDINATOR, Stop(False))
+
+    def rescale(self, plan: PhysicalPlan, next_attempt: int) -> None:
+        """Ask the run to go on with the workers of another plan; those that are new are started."""
+        self._note(f"from {self.plan.workers} workers to {plan.workers}")
+        self._next_plan = plan
+        self.rescaling = True
+        self._joining = {worker_name(i) for i in range(self.plan.workers, plan.workers)}
+        for name in sorted(self._joining):
+            self._attempts[name] = self.attempt
+            self._send(name, COORDINATOR, Hello(name, 1))
+        self._send(CALLER, COORDINATOR, Rescale(1, plan.workers, next_attempt))
 
     def kill(self, name: str) -> None:
         """A process is gone. Some of what it had sent may still arrive; nothing that was sent to it does."""
@@ -217,6 +238,8 @@ class Simulation:
             self.kill(name)
         else:
             self._collect_outbox(name)
+            if self.coordinator.state is State.SWITCHED and COORDINATOR not in self.dead:
+                self._lead_on()
         if self.coordinator.failure is not None:
             raise restored(self.coordinator.failure.error)
 
@@ -279,7 +302,8 @@ class Simulation:
         assert self._checkpoints is not None
         snapshot = worker.snapshots.popleft()
         try:
-            files = write_snapshot(snapshot, worker.runner, self._checkpoints.store, worker.name, self.attempt)
+            attempt = self._attempts.get(worker.name, self._first_attempt)
+            files = write_snapshot(snapshot, worker.runner, self._checkpoints.store, worker.name, attempt)
         except Injected as error:
             self._note(f"{worker.name} cannot write its part of {snapshot.epoch}")
             worker.written(snapshot, [], f"{worker.name}: {error}")
@@ -312,6 +336,8 @@ class Simulation:
     # --- messages ---
 
     def _collect_outbox(self, name: str) -> None:
+        if name not in self.processes:
+            return  # it has left, or has not come yet
         outbox = self.processes[name].outbox
         while outbox:
             receiver, message = outbox.popleft()
@@ -320,15 +346,28 @@ class Simulation:
     def _send(self, sender: str, receiver: str, message: Message) -> None:
         if receiver in self.dead:
             return
-        frames = [f if isinstance(f, bytes) else bytes(f) for f in message.encode(self.attempt)]
+        frames = [
+            f if isinstance(f, bytes) else bytes(f)
+            for f in message.encode(self._attempts.get(sender, self._first_attempt))
+        ]
         self.queued.setdefault((sender, receiver), deque()).append(frames)
 
     def _deliver(self, sender: str, receiver: str) -> None:
-        message = wire.decode(self.queued[sender, receiver].popleft(), self.attempt)
+        message = wire.decode(
+            self.queued[sender, receiver].popleft(), self._attempts.get(receiver, self._first_attempt)
+        )
         if message is None:
             self._note(f"{sender} -> {receiver}: something of another attempt")
             return
         self._note(f"{sender} -> {receiver}: {_brief(message)}")
+        if isinstance(message, Switch):
+            self._switch(receiver, message)
+            return
+        if isinstance(message, Answered):
+            self.rescaling = False
+        if receiver not in self.processes:
+            self._joining.discard(receiver)  # it is not needed, or has left
+            return
         self._may_work.add(receiver)
         if receiver == COORDINATOR:
             self.coordinator.receive(message, self._elapsed_us)
@@ -336,6 +375,51 @@ class Simulation:
             self.caller.receive(message)
         else:
             self.workers[receiver].receive(message)
+
+    # --- another number of workers ---
+
+    def _lead_on(self) -> None:
+        """What the coordinator's loop does when everyone has been told to switch."""
+        assert self._checkpoints is not None and self._next_plan is not None
+        assert self.coordinator.checkpointing is not None
+        epoch = self.coordinator.checkpointing.last_epoch
+        recovery = Recovery(self._checkpoints.store.manifest(epoch), self._checkpoints.store)
+        self.coordinator = self.coordinator.successor(self._next_plan, recovery)
+        self.processes[COORDINATOR] = self.coordinator
+        self.plan = self._next_plan
+        self._attempts[COORDINATOR] = self.attempt = self.coordinator.attempt
+        self._may_work.add(COORDINATOR)
+        self.rescaled += 1
+
+    def _switch(self, name: str, switch: Switch) -> None:
+        """A process goes on from the checkpoint in the next life, comes to it, or leaves."""
+        assert self._checkpoints is not None
+        plan = self.plan
+        recovery = Recovery(self._checkpoints.store.manifest(switch.epoch), self._checkpoints.store)
+        self._attempts[name] = switch.next_attempt
+        self._may_work.add(name)
+        if name == CALLER:
+            self.caller = self.processes[CALLER] = self.caller.successor(plan, recovery)
+        elif name in self._joining:
+            self._joining.discard(name)
+            worker = Worker(
+                plan, int(name.rsplit("-", 1)[1]), now_us=self._now, dead_letter=self.letters.append,
+                budget_bytes=self.conditions.budget_bytes, checkpoints=True,
+            )  # fmt: skip
+            worker.runner.restore(recovery)
+            self.workers[name] = self.processes[name] = worker
+        elif name in self.coordinator.members:
+            self.workers[name] = self.processes[name] = self.workers[name].successor(plan, recovery)
+        else:
+            self._may_work.discard(name)
+            self.left[name] = self.workers.pop(name).runner
+            self.left[name].abort()
+            del self.processes[name]
+            self._hangs_until.pop(name, None)
+            return
+        self._send(name, COORDINATOR, Hello(name, 1))
+        if name == CALLER and self._stop_asked:
+            self._send(CALLER, COORDINATOR, Stop(False))
 
     # --- what there is to see ---
 

@@ -24,6 +24,7 @@ from millstream.wire import (
     Answered,
     Ask,
     Beat,
+    Checkpoint,
     ClockReading,
     Credit,
     Data,
@@ -31,8 +32,10 @@ from millstream.wire import (
     Finished,
     Hello,
     Message,
+    Rescale,
     Start,
     Stop,
+    Switch,
     TimeReport,
 )
 
@@ -62,7 +65,10 @@ plain_messages: st.SearchStrategy[Any] = st.one_of(
     st.builds(Finished, name, figures),
     st.builds(Stop, st.booleans()),
     st.builds(Ask, small, name, small),
-    st.builds(Answered, small, small, text),
+    st.builds(Answered, small, small, text, small),
+    st.builds(Checkpoint, small, st.booleans(), st.booleans()),
+    st.builds(Rescale, small, small, small),
+    st.builds(Switch, small, small, small),
     st.builds(
         Data, small, name, st.tuples(small, st.integers(-1, 2**40)), small, st.booleans(), int64, status, st.none()
     ),
