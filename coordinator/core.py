@@ -652,12 +652,12 @@ class Coordinator:
         since_us = self._watch_since(now_us)
         for name, member in self.members.items():
             silent_us = now_us - max(member.seen_us, since_us)
-            limit_us = self._hang_timeout_us if member.hello else self._hang_timeout_us + self._restore_us
+            limit_us = self._hang_timeout_us if name not in self._awaited else self._hang_timeout_us + self._restore_us
             if not member.finished and silent_us > limit_us:
                 text = (
                     f"{name} gave no sign of life for {silent_us // 1_000_000} s: it hangs, or the machine was asleep"
                 )
-                if not member.hello:
+                if name in self._awaited:
                     text = f"{name} did not start within {silent_us // 1_000_000} s"
                 self.fail(Failed(name, ["ProcessLost", text]))
 
