@@ -75,7 +75,7 @@ def test_a_late_answer_to_a_checkpoint_that_was_given_up_is_not_taken_for_one_to
 def test_the_run_ends_when_the_last_checkpoint_exists_and_everyone_has_shown_what_it_counts() -> None:
     bench = Bench()
     bench.end_input()
-    assert bench.look() == [Checkpoint(1, True)] * 2
+    assert bench.look() == [Checkpoint(1, True, True)] * 2
     bench.acknowledge(1)
     manifest = bench.core.manifest_due()
     assert manifest is not None and manifest.finished
@@ -93,7 +93,7 @@ def test_a_last_checkpoint_that_fails_is_tried_again_a_few_times_and_then_the_ru
     bench = Bench()
     bench.end_input()
     for tried in range(1, FINAL_TRIES + 1):
-        assert bench.look(tried * SECOND) == [Checkpoint(tried, True)] * 2
+        assert bench.look(tried * SECOND) == [Checkpoint(tried, True, True)] * 2
         bench.acknowledge(tried, "worker-0: No space left on device")
         if tried < FINAL_TRIES:
             assert bench.look(tried * SECOND + 999_999) == []  # not in a circle without a pause
@@ -119,7 +119,7 @@ def test_who_asks_a_run_to_stop_whose_input_has_ended_gets_its_end() -> None:
     bench.core.receive(Stop(False), 0)
     assert bench.core.state is State.ENDING
     bench.core.receive(Finished("worker-0", {}), 0)
-    assert bench.look() == [Checkpoint(1, True)] * 2
+    assert bench.look() == [Checkpoint(1, True, True)] * 2
 
 
 # --- what is asked of a run ---

@@ -239,7 +239,10 @@ def test_random_frames_are_refused(random: list[bytes]) -> None:
 @given(
     plain_messages,
     st.lists(
-        st.one_of(st.none(), st.text(max_size=2), st.integers(-5, 5), st.lists(st.integers(), max_size=2)), max_size=12
+        st.one_of(
+            st.none(), st.text(max_size=2), st.integers(-5, 5), st.lists(st.integers(-(2**63), 2**64 - 1), max_size=2)
+        ),
+        max_size=12,
     ),
 )
 def test_a_message_with_other_fields_decodes_or_is_refused(message: Any, fields: list[Any]) -> None:
