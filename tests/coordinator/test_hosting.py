@@ -10,7 +10,7 @@ import pytest
 from millstream.coordinator.hosting import host_in_thread
 from millstream.flow import Flow
 from millstream.planner import make_plan
-from millstream.topology import CALLER_HOST, COORDINATOR
+from millstream.topology import CALLER_HOST, SOURCES
 from millstream.transport import Link
 from millstream.watermarks import InputStatus
 from millstream.wire import Data
@@ -22,7 +22,7 @@ def test_what_a_host_has_sent_waits_for_a_coordinator_that_is_slow_to_start(tmp_
     flow.read_iterable([{"n": n} for n in range(3)]).collect("out")
     thread = host_in_thread(make_plan(flow, workers=1), [0], Link(tmp_path, CALLER_HOST, 1))
     time.sleep(3)  # an interpreter on a busy machine; the source has long ended
-    coordinator = Link(tmp_path, COORDINATOR, 1)
+    coordinator = Link(tmp_path, SOURCES, 1)
     came: list[Data] = []
     while not came or came[-1].status is not InputStatus.ENDED:
         coordinator.wait(20_000)
