@@ -26,9 +26,10 @@ const show = () => {
   const named = state.over && state.past == null && !ended ? "gone" : picture.paused ? "paused" : picture.state;
   $("state").dataset.state = named;
   say($("state"), named === "gone" ? "no longer running" : named);
+  const workers = Object.keys(picture.processes).filter((name) => name.startsWith("worker-")).length;
   say($("meta"), [
     picture.seconds ? `for ${span(picture.seconds * 1e6)}` : "",
-    `${Object.keys(picture.processes).filter((name) => name.startsWith("worker-")).length} workers`,
+    workers === 1 ? "1 worker" : `${workers} workers`,
     `attempt ${picture.attempt}`, picture.checkpoint ? `checkpoint ${picture.checkpoint}` : "",
   ].filter(Boolean).join(" · "));
   document.title = `${state.graph.flow} · Millstream`;
@@ -164,6 +165,7 @@ const quietly = (load) => () => { if (!document.hidden && !state.over) load().ca
 const COMMANDS = [
   ["checkpoint", "Checkpoint", "Make a checkpoint now"], ["savepoint", "Savepoint", "Make a checkpoint now, and keep it"],
   ["pause", "Pause", "Read nothing more until resumed"], ["resume", "Resume", "Read again"],
+  ["scale", "Scale", "Go on with another number of workers"],
   ["stop", "Stop", "Make a last checkpoint and end the run"],
 ];
 
@@ -180,10 +182,16 @@ const tell = (text, error = false) => {
 
 const obey = async (name, text, button) => {
   if (name === "stop" && !confirm("Stop the run? A last checkpoint is made, from which it can go on.")) return;
+  const more = {};
+  if (name === "scale") {
+    const workers = Number(prompt("How many workers?"));
+    if (!Number.isInteger(workers) || workers < 1) return;
+    more.workers = workers;
+  }
   button.disabled = true;
   tell(`${text}…`);
   try {
-    tell((await api.command({ do: name })).said);
+    tell((await api.command({ do: name, ...more })).said);
     loadLists().catch(() => {});
   } catch (error) {
     tell(error.message, true);
