@@ -57,7 +57,7 @@ WORKLOADS = {
             "event a millisecond, up to 2 s out of order; columns in, results dropped.",
             _columns("zipf"),
             {
-                "millstream": 120 * MILLION,
+                "millstream": 160 * MILLION,
                 "duckdb": 40 * MILLION,
                 "flink": 24 * MILLION,
                 "bytewax": 200_000,
@@ -85,8 +85,8 @@ WORKLOADS = {
             "W1 from a file of JSON lines to a file of JSON lines.",
             lambda events, _: data.json_file("zipf", events),
             {
-                "millstream": 20 * MILLION,
-                "duckdb": 20 * MILLION,
+                "millstream": 40 * MILLION,
+                "duckdb": 40 * MILLION,
                 "flink": 10 * MILLION,
                 "bytewax": 200_000,
                 "pathway": MILLION,
@@ -97,8 +97,8 @@ WORKLOADS = {
             "Word count with expressions (split, explode). An event is a line of 10 words out of 50,000 (Zipf 1.2).",
             lambda events, _: data.text_file(events),
             {
-                "millstream": 10 * MILLION,
-                "duckdb": 20 * MILLION,
+                "millstream": 30 * MILLION,
+                "duckdb": 30 * MILLION,
                 "flink": 4 * MILLION,
                 "bytewax": 1_500_000,
                 "pathway": MILLION,
@@ -121,20 +121,20 @@ WORKLOADS = {
             "W5",
             "Sessions of each key with a gap of 5 s: count and sum. Events as in W1.",
             _columns("zipf"),
-            {"millstream": 40 * MILLION, "duckdb": 8 * MILLION, "flink": 8 * MILLION},
+            {"millstream": 120 * MILLION, "duckdb": 8 * MILLION, "flink": 8 * MILLION},
         ),
         Workload(
             "W6",
             "Hopping windows of 60 s every 10 s: count per key. Events as in W1; each counts in six windows.",
             _columns("zipf"),
-            {"millstream": 40 * MILLION, "duckdb": 8 * MILLION, "flink": 8 * MILLION},
+            {"millstream": 120 * MILLION, "duckdb": 8 * MILLION, "flink": 8 * MILLION},
         ),
         Workload(
             "W7",
             "Join of two streams on their key, 10 s either way. Half of the events in each stream, 10,000 uniform keys, "
             "an event a millisecond in each: two matches for an event.",
             lambda events, contestant: [_columns(stream)(events // 2, contestant) for stream in ("left", "right")],
-            {"millstream": 10 * MILLION, "duckdb": MILLION, "flink": 4 * MILLION},
+            {"millstream": 50 * MILLION, "duckdb": MILLION, "flink": 4 * MILLION},
         ),
     )
 }

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from millstream.batch import EMPTY_COLUMNS, Batch, Keys, as_numpy
 from millstream.connectors.base import Block
+from millstream.connectors.file_range import FileRange
 from millstream.errors import WireError
 from millstream.schema import plain_schema
 from millstream.watermarks import InputStatus
@@ -620,14 +621,18 @@ def _encode_block(block: Block, frames: list[Frame]) -> list[Any]:
         # The row count: Arrow forgets it when there are no columns, and a block may carry none that are read.
         has_columns = _encode_columns(block.payload, frames)
         return ["block", block.offset, block.line, block.origin, "columns" if has_columns else "none"]
-    frames.append(block.payload)
+    if block.found_at is not None:
+        return ["block", block.offset, block.line, block.origin, "file", *block.found_at]
+    frames.append(block.text())
     return ["block", block.offset, block.line, block.origin, "bytes"]
 
 
 def _decode_block(described: Sequence[Any], frames: Sequence[Frame]) -> Block:
-    offset, line, origin, kind = described
-    if len(frames) != {"bytes": 1, "columns": 2, "none": 0}[kind]:
+    offset, line, origin, kind, *found_at = described
+    if len(frames) != {"bytes": 1, "columns": 2, "none": 0, "file": 0}[kind]:
         raise WireError(f"block: {len(frames)} frames for {kind}")
+    if kind == "file":
+        return Block(FileRange(*found_at), offset, line, origin)
     if kind == "bytes":
         return Block(pa.py_buffer(frames[0]), offset, line, origin)
     return Block(_decode_columns(iter(frames)) if kind == "columns" else EMPTY_COLUMNS, offset, line, origin)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 
+from millstream.connectors.file_range import FileRange
+
 if TYPE_CHECKING:
     import zmq
 
@@ -35,23 +37,37 @@ class Block:
     """A piece of a source partition, in order: whole records only.
 
     Attributes:
-        payload: undecoded text (bytes, record boundaries at both ends) or columns.
+        payload: undecoded text (bytes, record boundaries at both ends) or columns; where the text is to be found, in a
+            block that came from another process.
         offset: where it starts: bytes from the start of the (uncompressed) file for text, rows for columns.
         line: the number of its first line, from 1, for text; 0 where there are no lines.
         origin: the file or endpoint it came from; names it in dead letters.
+        found_at: where another process can read the payload for itself; None: it has to be sent.
     """
 
-    payload: bytes | memoryview | pa.Buffer | pa.RecordBatch
+    payload: bytes | memoryview | pa.Buffer | pa.RecordBatch | FileRange
     offset: int
     line: int
     origin: str
+    found_at: FileRange | None = None
 
     @property
     def nbytes(self) -> int:
         payload = self.payload
         if isinstance(payload, pa.RecordBatch):
             return int(payload.nbytes)
-        return int(payload.size) if isinstance(payload, pa.Buffer) else len(payload)
+        if isinstance(payload, bytes | memoryview):
+            return len(payload)
+        return int(payload.size) if isinstance(payload, pa.Buffer) else payload.nbytes
+
+    def text(self) -> bytes | memoryview | pa.Buffer:
+        """The payload of a block of text, read now where the block only says where it is.
+
+        Raises:
+            SourceError: it cannot be read there.
+        """
+        assert not isinstance(self.payload, pa.RecordBatch)
+        return self.payload.read() if isinstance(self.payload, FileRange) else self.payload
 
 
 class BadRecord(NamedTuple):

@@ -153,15 +153,20 @@ class PlainFile:
 
     What was left over is read again together with the new bytes: a line from the page cache is cheaper than
     moving the rest of a block behind it.
+
+    Attributes:
+        identity: the device and inode of a regular file.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._seekable = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+            status = os.fstat(self._descriptor)
+            self._seekable = stat.S_ISREG(status.st_mode)
         except OSError as error:
             raise cannot_read(path, error) from error
+        self.identity = (status.st_dev, status.st_ino) if self._seekable else None
         self._position = 0
 
     def more(self, rest: bytes, nbytes: int) -> bytes:

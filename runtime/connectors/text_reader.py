@@ -12,9 +12,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from millstream.connectors.base import Block, Offset, Reader
 from millstream.connectors.blocks import DEFAULT_BYTES, BlockCutter, EndsOf, ReadHeader, count_records, line_ends
+from millstream.connectors.file_range import LEAST_BYTES, FileRange
 from millstream.connectors.files import Compression, PlainFile, TextFile, beginning_of, expand, natural_key, open_text
 from millstream.errors import SourceError
 
@@ -67,7 +69,7 @@ class TextReader(Reader):
         while not self.ended and max_rows:
             block = self._cutter.take(max_rows, max_bytes)
             if block is not None:
-                return self._counted(block)
+                return self._counted(self._found(block))
             if self._file is None:
                 self._open_next()
             elif not self._refill(max_bytes) and not self._finish_file():
@@ -82,6 +84,16 @@ class TextReader(Reader):
             self._left -= count_records(block.payload, self._ends_of)
             self.ended = self._left == 0
         return block
+
+    def _found(self, block: Block) -> Block:
+        """A block that says where its bytes are, if they are as they are in the file, and stay there."""
+        file = self._file
+        if self._follow is not None or not isinstance(file, PlainFile) or file.identity is None:
+            return block
+        if block.nbytes < LEAST_BYTES or self._cutter.header is not None:
+            return block
+        found_at = FileRange(os.path.abspath(self._path), *file.identity, block.offset, block.nbytes)
+        return replace(block, found_at=found_at)
 
     def offset(self) -> Offset:
         """The file, how far it was read, what its beginning was (it may be renamed), and the files behind it."""

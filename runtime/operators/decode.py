@@ -55,7 +55,7 @@ class Decode(Operator):
         if isinstance(payload, pa.RecordBatch):
             return payload if self.fields is None else self._read_of(payload, self.fields)
         assert self.decoder is not None
-        columns, bad = self.decoder.decode(payload)
+        columns, bad = self.decoder.decode(block.text())
         for record in bad:
             line = block.line + record.line if block.line else 0
             self.context.counters.rows_in += 1

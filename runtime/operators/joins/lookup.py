@@ -120,7 +120,7 @@ def _decoded(block: Block, decoder: Decoder | None, where: str) -> pa.RecordBatc
     if isinstance(block.payload, pa.RecordBatch):
         return block.payload
     assert decoder is not None
-    decoded = decoder.decode(block.payload)
+    decoded = decoder.decode(block.text())
     if decoded.bad:
         bad = decoded.bad[0]
         raise SourceError(f"{where}: {block.origin}, line {block.line + bad.line}: {bad.reason}")
