@@ -1,4 +1,4 @@
-"""The coordinator's decisions: which partition is read next, what its blocks are marked with, when the run is over.
+"""The coordinator's decisions: what a message changes, when a checkpoint begins, when the run is over.
 
 A pure state machine around the `Runner` of the coordinator's own stages. The shell (loop.py) reads
 blocks when it is told to and gives them in, moves messages, and tells the time.
@@ -7,7 +7,7 @@ blocks when it is told to and gives them in, moves messages, and tells the time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -19,17 +19,13 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
+from millstream.coordinator.source_partitions import SourcePartitions
 from millstream.errors import CheckpointError, WireError, described
 from millstream.operators.base import DeadLetter
-from millstream.plan import PhysicalPlan, Place, Port
+from millstream.plan import PhysicalPlan, Place
 from millstream.runner import Runner
-from millstream.sending import Outgoing
-from millstream.times import MIN_US, saturating_add
-from millstream.topology import CALLER, COORDINATOR, SOURCE_STAGE, Topology, worker_name
-from millstream.watermarks import InputStatus
+from millstream.topology import CALLER, COORDINATOR, Topology, worker_name
 from millstream.wire import (
-    BARRIER_MARK,
-    NO_MORE_BLOCKS,
     Acknowledged,
     Answered,
     Ask,
@@ -52,12 +48,9 @@ from millstream.wire import (
     TimeReport,
 )
 
-BLOCK_BYTES: Final = 2**21
-QUIET_STEP_US: Final = 200_000
 HANG_TIMEOUT_S: Final = 60.0
 _SLOWEST_RESTORE_BYTES_PER_US: Final = 10
 """Before its hello a worker reads its state: it may take longer for as long as it reads 10 MB a second."""
-PARTITIONS_SHOWN: Final = 100
 CHECKPOINTS_SHOWN: Final = 20
 
 
@@ -69,31 +62,6 @@ class State(Enum):
     SWITCHED = "rescaling"  # at a checkpoint, from which its successor leads on with another number of workers
     STOPPED = "stopped"  # at a checkpoint, before the input had ended: it can go on from there
     FAILED = "failed"
-
-
-@dataclass(slots=True)
-class _Partition:
-    """What the coordinator knows of one source partition.
-
-    Attributes:
-        exchange: the deal exchange that its blocks leave by.
-        before: how many blocks were read in earlier lives of the run.
-        had_ended: an earlier life had read all of it.
-        quiet_us: for how long the source has had nothing although it was asked.
-        asked_us: when it was last asked and had nothing; None when it gave something or was not asked.
-    """
-
-    exchange: int
-    sequence: int = 0
-    before: int = 0
-    had_ended: bool = False
-    ended: bool = False
-    waiting: bool = False
-    quiet_us: int = 0
-    asked_us: int | None = None
-    raised_us: int = 0
-    blocks: int = 0
-    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -157,12 +125,7 @@ class Coordinator:
         self._rescaled: tuple[Rescale, int] | None = None
         """What the life before this one was asked, and since when nothing has been read."""
         self._watched_since_us: int | None = None
-        self.partitions: list[_Partition] = []
-        for node, _ in plan.partitions:
-            deal = next(e.id for e in plan.exchanges if (None, Port(node)) in e.outputs)
-            self.partitions.append(_Partition(deal))
-        self._deals = sorted({p.exchange for p in self.partitions})
-        self._turn = 0
+        self.partitions = SourcePartitions(plan, self.topology, self.clocks, self.runner, now_us)
         self._announced_end = False
         self._now_us = now_us
         self.checkpointing: Checkpointing | None = None
@@ -188,21 +151,8 @@ class Coordinator:
         self._counted: dict[int, tuple[int, dict[int, dict[str, int]]]] = {}
         """By stage in this process, the epoch of the last barrier that passed it, and what it had counted by then."""
         if recovery is not None:
-            self._restore(recovery)
-
-    def _restore(self, recovery: Recovery) -> None:
-        self.runner.restore(recovery)
-        numbers = {node.name: number for number, node in self.plan.nodes.items()}
-        for index, (node, name) in enumerate(self.plan.partitions):
-            known = recovery.partition(self.plan.nodes[node].name, name)
-            if known is None:
-                continue
-            self.partitions[index].before = known.sequence
-            self.partitions[index].had_ended = known.ended
-            for clock, seen in known.clocks.items():
-                self.clocks.restore(numbers[clock], index, seen)
-            if known.ended:
-                self.clocks.restore_ended(index)
+            self.runner.restore(recovery)
+            self.partitions.restore(recovery)
 
     # --- messages ---
 
@@ -277,8 +227,7 @@ class Coordinator:
                 self._paused = True
             case Ask.RESUME:
                 self._paused = False
-                for partition in self.partitions:
-                    partition.asked_us = None  # it was not asked meanwhile: that is no silence
+                self.partitions.forget_asking()
             case _:
                 raise WireError(f"ask: {ask.what!r} is nothing that can be asked")
         self.outbox.append((CALLER, Answered(ask.number)))
@@ -309,88 +258,27 @@ class Coordinator:
     # --- sources ---
 
     def next_partition(self) -> int | None:
-        """The partition to read now: one that may have something, whose block somebody has room for.
-
-        Among several, the one whose watermark is lowest: it holds back all the others.
-        """
+        """The partition to read now, if any."""
         stands_still = self._stopping or self._paused or self._switching_since_us is not None
         if self.state is not State.RUNNING or stands_still:
             return None
-        open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and self._has_room(p)]
-        if not open_:
-            return None
-        self._turn += 1
-        return min(
-            open_, key=lambda i: (self.clocks.partition_watermark_us(i), (i - self._turn) % len(self.partitions))
-        )
-
-    def _has_room(self, partition: _Partition) -> bool:
-        receiver = self.runner.roomiest(partition.exchange)
-        room = self.runner.room_bytes(partition.exchange, receiver)
-        if receiver == COORDINATOR:
-            return self.runner.is_clear(partition.exchange, receiver)
-        return room >= BLOCK_BYTES or self.runner.is_clear(partition.exchange, receiver)
+        return self.partitions.next()
 
     def waiting_for_credit(self) -> set[int]:
         """The sources that may have something which nobody has room for."""
         if self.state is not State.RUNNING or self._stopping:
             return set()
-        open_ = [i for i, p in enumerate(self.partitions) if not p.ended and not p.waiting and not self._has_room(p)]
-        return {self.plan.partitions[i][0] for i in open_}
+        return self.partitions.waiting_for_credit()
 
     def on_block(self, index: int, block: Block | None, ended: bool, now_us: int) -> None:
         """Take what reading a partition gave: a block, or nothing for now; and whether that was all."""
-        partition = self.partitions[index]
-        if block is not None:
-            partition.quiet_us, partition.asked_us, partition.raised_us = 0, None, 0
-            partition.blocks += 1
-            partition.bytes += block.nbytes
-            self._deal(index, block, Mark(ended=ended))
-        elif ended:
-            self._deal(index, None, Mark(ended=True))
-        else:
-            self._quiet(index, partition, now_us)
-            partition.waiting = True
-        partition.ended = ended
+        self.partitions.on_block(index, block, ended, now_us)
         if ended:
             self._announce_end()
 
     def wake(self, index: int) -> None:
         """A partition that had nothing may have something."""
-        self.partitions[index].waiting = False
-
-    def _quiet(self, index: int, partition: _Partition, now_us: int) -> None:
-        if partition.asked_us is not None:
-            partition.quiet_us += now_us - partition.asked_us
-        partition.asked_us = now_us
-        idle: set[int] = set()
-        raised: dict[int, int] = {}
-        for node in self.clocks.nodes_of(index):
-            spec = self.clocks.specs[node]
-            if spec.idle_us is not None and partition.quiet_us >= spec.idle_us and not self.clocks.is_idle(node, index):
-                idle.add(node)
-            if spec.quiet_us is not None and partition.quiet_us >= max(
-                spec.quiet_us, partition.raised_us + QUIET_STEP_US
-            ):
-                largest_us = self.clocks.largest_us(node, index)
-                if largest_us != MIN_US:
-                    raised[node] = saturating_add(largest_us, partition.quiet_us - spec.out_of_orderness_us)
-        if raised:
-            partition.raised_us = partition.quiet_us
-        if idle or raised:
-            self._deal(index, None, Mark(idle=frozenset(idle), raised_us=raised))
-
-    def _deal(self, index: int, block: Block | None, mark: Mark) -> None:
-        partition = self.partitions[index]
-        if mark.ended or mark.idle or mark.raised_us or mark.barrier:
-            self.clocks.mark(index, partition.sequence, mark)
-        status = InputStatus.ENDED if mark.ended else InputStatus.ACTIVE
-        data = Data(
-            partition.exchange, COORDINATOR, (SOURCE_STAGE, index), partition.sequence, False, MIN_US, status, block,
-            mark.barrier, read_us=self._now_us(),
-        )  # fmt: skip
-        self.runner.send(Outgoing(self.runner.roomiest(partition.exchange), data))
-        partition.sequence += 1
+        self.partitions.wake(index)
 
     def _tell_recovered(self) -> None:
         """After a recovery everyone learns at once how far each partition was, and not with its next block."""
@@ -400,26 +288,18 @@ class Coordinator:
             if partition.had_ended and not partition.ended:
                 self.on_block(index, None, True, self._now_us())
             elif not partition.ended:
-                self._deal(index, None, Mark())
+                self.partitions.deal(index, None, Mark())
 
     def end_sources(self) -> None:
         """Read no more: every partition ends where it is."""
-        for index, partition in enumerate(self.partitions):
-            if not partition.ended:
-                partition.ended = True
-                self._deal(index, None, Mark(ended=True))
+        self.partitions.end()
         self._announce_end()
 
     def _announce_end(self) -> None:
-        if self._announced_end or not all(p.ended for p in self.partitions):
+        if self._announced_end or not self.partitions.ended:
             return
         self._announced_end = True
-        for exchange in self._deals:
-            for receiver in self.topology.receivers_of(self.plan.exchange(exchange)):
-                data = Data(
-                    exchange, COORDINATOR, (SOURCE_STAGE, NO_MORE_BLOCKS), 0, False, MIN_US, InputStatus.ENDED, None
-                )
-                self.runner.send(Outgoing(receiver, data))
+        self.partitions.announce_end()
         if self.state is State.RUNNING:
             self.state = State.ENDING
         self._do_not_rescale("the input has ended")
@@ -486,16 +366,8 @@ class Coordinator:
         self.clocks.forget_barriers(epoch - 1)
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Checkpoint(epoch, last, final)))
-        if last:
-            return
-        for index, partition in enumerate(self.partitions):
-            if not partition.ended:
-                self._deal(index, None, Mark(barrier=epoch))
-        for exchange in self._deals:
-            for receiver in self.topology.receivers_of(self.plan.exchange(exchange)):
-                origin = (SOURCE_STAGE, BARRIER_MARK)
-                data = Data(exchange, COORDINATOR, origin, 0, False, MIN_US, InputStatus.ACTIVE, None, epoch)
-                self.runner.send(Outgoing(receiver, data))
+        if not last:
+            self.partitions.send_barrier(epoch)
 
     def manifest_due(self) -> Manifest | None:
         """The manifest that is to be written now: everyone has answered. Then `checkpoint_written` is called."""
@@ -631,9 +503,7 @@ class Coordinator:
         assert after.checkpointing is not None and self.checkpointing is not None
         after.checkpointing.completed = self.checkpointing.completed
         after._paused, after.pinned = self._paused, self.pinned
-        for partition, before in zip(after.partitions, self.partitions, strict=True):
-            partition.blocks, partition.bytes = before.blocks, before.bytes
-            partition.quiet_us, partition.raised_us = before.quiet_us, before.raised_us
+        after.partitions.follow(self.partitions)
         return after
 
     def _route_own_reports(self) -> bool:
@@ -676,33 +546,9 @@ class Coordinator:
             "checkpoint": 0 if self.checkpointing is None else self.checkpointing.last_epoch,
             "checkpoint_failures": [] if self.checkpointing is None else self.checkpointing.failures,
             "checkpoints": list(self._checkpoints_made),
-            "partitions": self._partition_figures(),
+            "partitions": self.partitions.figures(),
             "processes": {
                 COORDINATOR: self.runner.figures(),
                 **{n: m.figures for n, m in self.members.items()},
             },
-        }
-
-    def _partition_figures(self) -> list[dict[str, Any]]:
-        """Those that matter: where there are very many, the ones with the lowest watermarks that have not ended."""
-        numbers: Sequence[int] = range(len(self.partitions))
-        if len(numbers) > PARTITIONS_SHOWN:
-            lowest = sorted(numbers, key=lambda i: (self.partitions[i].ended, self.clocks.partition_watermark_us(i)))
-            numbers = sorted(lowest[:PARTITIONS_SHOWN])
-        return [self._figures_of(i) for i in numbers]
-
-    def _figures_of(self, index: int) -> dict[str, Any]:
-        partition = self.partitions[index]
-        node, name = self.plan.partitions[index]
-        clocks = self.clocks.nodes_of(index)
-        return {
-            "source": self.plan.nodes[node].name,
-            "name": name,
-            "blocks": partition.blocks,
-            "bytes": partition.bytes,
-            "ended": partition.ended,
-            "quiet_us": partition.quiet_us,
-            "idle": bool(clocks) and all(self.clocks.is_idle(n, index) for n in clocks),
-            "largest_us": max((self.clocks.largest_us(n, index) for n in clocks), default=MIN_US),
-            "watermark_us": self.clocks.partition_watermark_us(index) if clocks else MIN_US,
         }

@@ -22,8 +22,8 @@ from millstream.bootstrap import read_bootstrap
 from millstream.channel import SendCredit
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Reader
-from millstream.coordinator.core import BLOCK_BYTES
 from millstream.coordinator.reading import HOSTED_BUDGET_BYTES, hosted_exchange
+from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import MillstreamError, described
 from millstream.functions import user_error
 from millstream.plan import PhysicalPlan

@@ -15,8 +15,9 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import CheckpointStore
 from millstream.coordinator.caller import Caller
 from millstream.coordinator.checkpointing import CheckpointPolicy
-from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
+from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.reading import Readers
+from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import InternalError, restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan

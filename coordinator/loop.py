@@ -14,8 +14,9 @@ from typing import Final
 from millstream.bootstrap import Bootstrap, next_plan, read_bootstrap
 from millstream.connectors import StdinSource
 from millstream.coordinator.checkpointing import CheckpointPolicy
-from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
+from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
+from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.meters import add_counts

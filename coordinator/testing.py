@@ -317,7 +317,7 @@ class _SteppedRun(LocalRun):
 
     def raise_watermark(self, partition: int, time_us: int) -> None:
         nodes = self.coordinator.clocks.nodes_of(partition)
-        self.coordinator._deal(partition, None, Mark(raised_us=dict.fromkeys(nodes, time_us)))
+        self.coordinator.partitions.deal(partition, None, Mark(raised_us=dict.fromkeys(nodes, time_us)))
 
     def due_us(self) -> int | None:
         dues = [r.due_us() for r in self.runners()]

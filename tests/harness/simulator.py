@@ -17,9 +17,10 @@ from millstream import wire
 from millstream.checkpoints.part import write_snapshot
 from millstream.checkpoints.recovery import Recovery
 from millstream.coordinator.caller import Caller
-from millstream.coordinator.core import BLOCK_BYTES, Coordinator, State
+from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.local import LocalCheckpoints
 from millstream.coordinator.reading import Readers
+from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
