@@ -19,6 +19,7 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
+from millstream.coordinator.rescaling import Rescaling
 from millstream.coordinator.source_partitions import SourcePartitions
 from millstream.errors import CheckpointError, WireError, described
 from millstream.operators.base import DeadLetter
@@ -116,11 +117,7 @@ class Coordinator:
         self.members = {worker_name(i): _Member() for i in range(plan.workers)}
         self._awaited = set(self.members)
         """Who has to say hello before anything begins."""
-        self._early: set[str] = set()
-        """Workers that said hello before it was known that they would join."""
-        self._rescale: Rescale | None = None
-        self._joining: set[str] = set()
-        self._switching_since_us: int | None = None
+        self.rescaling = Rescaling(self.members, self.outbox)
         self._drain_later = False
         self._rescaled: tuple[Rescale, int] | None = None
         """What the life before this one was asked, and since when nothing has been read."""
@@ -178,7 +175,7 @@ class Coordinator:
             case Failed():
                 self.fail(message)
             case Stop():
-                if message.drain and self._switching_since_us is not None:
+                if message.drain and self.rescaling.is_closing:
                     self._drain_later = True  # nothing may follow the barrier
                 elif message.drain:
                     self.end_sources()
@@ -199,8 +196,7 @@ class Coordinator:
         if name in self.members:
             self._member(name, now_us)
         elif name != CALLER:
-            self._early.add(name)
-            self._joining.discard(name)
+            self.rescaling.on_hello(name)
         self._awaited.discard(name)
         if self.state is not State.STARTING or self._awaited:
             return
@@ -259,7 +255,7 @@ class Coordinator:
 
     def next_partition(self) -> int | None:
         """The partition to read now, if any."""
-        stands_still = self._stopping or self._paused or self._switching_since_us is not None
+        stands_still = self._stopping or self._paused or self.rescaling.is_closing
         if self.state is not State.RUNNING or stands_still:
             return None
         return self.partitions.next()
@@ -336,8 +332,8 @@ class Coordinator:
             self._end_with_checkpoint(self.checkpointing, now_us, State.DONE)
         elif self.state is State.RUNNING and self._stopping:
             self._end_with_checkpoint(self.checkpointing, now_us, State.STOPPED)
-        elif self.state is State.RUNNING and self._rescale is not None and not self._joining:
-            self._rescale_with_checkpoint(self._rescale, self.checkpointing, now_us)
+        elif self.state is State.RUNNING and self.rescaling.ready is not None:
+            self._rescale_with_checkpoint(self.rescaling.ready, self.checkpointing, now_us)
         elif self.state is State.RUNNING and (
             self.checkpointing.due(now_us) or (self._wanted and self.checkpointing.under_way is None)
         ):
@@ -419,7 +415,7 @@ class Coordinator:
         self.checkpointing.give_up(reason)
         self.pinned.discard(epoch)
         self._answer_checkpoint(epoch, reason)
-        if self._switching_since_us is not None:
+        if self.rescaling.is_closing:
             self._do_not_rescale(f"the checkpoint for it could not be written: {reason}")
 
     # --- another number of workers ---
@@ -430,60 +426,32 @@ class Coordinator:
             reason = "the run makes no checkpoints; run the flow with --checkpoint-interval 10s"
         elif self._stopping or self.state not in (State.STARTING, State.RUNNING):
             reason = "the input has ended, or the run is being stopped"
-        elif self._rescale is not None:
-            reason = f"the run is about to go on with {self._rescale.workers} workers already"
-        if reason:
-            self._refuse(rescale, reason)
-            return
-        self._rescale = rescale
-        self._joining = set(self._joiners(rescale)) - self._early
-
-    def _joiners(self, rescale: Rescale) -> list[str]:
-        return [worker_name(i) for i in range(self.plan.workers, rescale.workers)]
+        self.rescaling.ask(rescale, reason)
 
     def _rescale_with_checkpoint(self, rescale: Rescale, checkpointing: Checkpointing, now_us: int) -> None:
         """Read nothing more, wait until all is quiet behind a barrier, and hand over to the next life."""
         if checkpointing.all_committed:
             self.state = State.SWITCHED
-            switch = Switch(checkpointing.last_epoch, rescale.workers, rescale.next_attempt)
-            for name in (*self.members, *self._joiners(rescale), CALLER):
-                self.outbox.append((name, switch))
+            self.rescaling.switch(rescale, checkpointing.last_epoch)
         elif checkpointing.final_due(now_us):
-            self._switching_since_us = now_us
+            self.rescaling.close(now_us)
             self._begin_checkpoint(now_us, last=False, final=True)
 
     def _do_not_rescale(self, reason: str) -> None:
         """Go on as before."""
-        if self._rescale is None:
+        if not self.rescaling.give_up(reason):
             return
-        rescale, self._rescale = self._rescale, None
-        self._joining.clear()
-        self._refuse(rescale, reason)
-        if self._switching_since_us is None:
-            return
-        self._switching_since_us = None
         assert self.checkpointing is not None
         for name in self.checkpointing.everyone:
             self.outbox.append((name, Start(len(self.partitions))))
         if self._drain_later:
             self.end_sources()
 
-    def _refuse(self, rescale: Rescale, reason: str) -> None:
-        self.outbox.append((CALLER, Answered(rescale.number, failure=reason)))
-        for name in [n for n in self._joiners(rescale) if n not in self.everyone]:
-            self._early.discard(name)
-            self.outbox.append((name, Stop(False)))
-
-    @property
-    def everyone(self) -> list[str]:
-        """All workers, also those that are about to join."""
-        return [*self.members, *(self._joiners(self._rescale) if self._rescale is not None else ())]
-
     @property
     def next_attempt(self) -> int:
         """Of the life that `successor` leads."""
-        assert self._rescale is not None
-        return self._rescale.next_attempt
+        assert self.rescaling.asked is not None
+        return self.rescaling.asked.next_attempt
 
     def successor(self, plan: PhysicalPlan, recovery: Recovery) -> Coordinator:
         """The coordinator of the next life, which goes on from the checkpoint at which this one has stopped.
@@ -491,7 +459,7 @@ class Coordinator:
         Args:
             plan: for the other number of workers.
         """
-        rescale, since_us = self._rescale, self._switching_since_us
+        rescale, since_us = self.rescaling.asked, self.rescaling.closing_since_us
         assert self.state is State.SWITCHED and rescale is not None and since_us is not None
         after = Coordinator(
             plan, now_us=self._now_us, dead_letter=self._dead_letter, budget_bytes=self._budget_bytes,

@@ -170,7 +170,7 @@ class _Shell:
         """Tell the workers, and whoever reads partitions for this process, that the run is over."""
         sources = [self.core.plan.source_of(p) for p in self.hosted]
         hosts = {CALLER_HOST if source.in_caller else SOURCE_HOST for source in sources}
-        for name in self.core.everyone:
+        for name in self.core.rescaling.everyone:
             self.link.send(name, Stop(False))
         for name in hosts:
             assert self.host_link is not None
