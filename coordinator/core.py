@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
+from millstream.coordinator.members import HANG_TIMEOUT_S, Members
 from millstream.coordinator.rescaling import Rescaling
 from millstream.coordinator.source_partitions import SourcePartitions
 from millstream.errors import CheckpointError, WireError, described
@@ -49,9 +49,6 @@ from millstream.wire import (
     TimeReport,
 )
 
-HANG_TIMEOUT_S: Final = 60.0
-_SLOWEST_RESTORE_BYTES_PER_US: Final = 10
-"""Before its hello a worker reads its state: it may take longer for as long as it reads 10 MB a second."""
 CHECKPOINTS_SHOWN: Final = 20
 
 
@@ -63,15 +60,6 @@ class State(Enum):
     SWITCHED = "rescaling"  # at a checkpoint, from which its successor leads on with another number of workers
     STOPPED = "stopped"  # at a checkpoint, before the input had ended: it can go on from there
     FAILED = "failed"
-
-
-@dataclass(slots=True)
-class _Member:
-    """A process of the run, as the coordinator sees it."""
-
-    finished: bool = False
-    seen_us: int = 0
-    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class Coordinator:
@@ -102,9 +90,6 @@ class Coordinator:
         self._offset_of = offset_of
         self._dead_letter, self._budget_bytes, self._hang_timeout_s = dead_letter, budget_bytes, hang_timeout_s
         self._policy, self.attempt = policy, attempt
-        self._hang_timeout_us = int(hang_timeout_s * 1e6)
-        restored_bytes = 0 if recovery is None else recovery.manifest.size_bytes
-        self._restore_us = restored_bytes // _SLOWEST_RESTORE_BYTES_PER_US
         self.topology = Topology(plan)
         self.state = State.STARTING
         self.failure: Failed | None = None
@@ -114,14 +99,12 @@ class Coordinator:
             checkpoints=policy is not None,
         )  # fmt: skip
         self.outbox = self.runner.outbox
-        self.members = {worker_name(i): _Member() for i in range(plan.workers)}
-        self._awaited = set(self.members)
-        """Who has to say hello before anything begins."""
+        restored_bytes = 0 if recovery is None else recovery.manifest.size_bytes
+        self.members = Members([worker_name(i) for i in range(plan.workers)], hang_timeout_s, restored_bytes)
         self.rescaling = Rescaling(self.members, self.outbox)
         self._drain_later = False
         self._rescaled: tuple[Rescale, int] | None = None
         """What the life before this one was asked, and since when nothing has been read."""
-        self._watched_since_us: int | None = None
         self.partitions = SourcePartitions(plan, self.topology, self.clocks, self.runner, now_us)
         self._announced_end = False
         self._now_us = now_us
@@ -154,7 +137,7 @@ class Coordinator:
     # --- messages ---
 
     def receive(self, message: Message, now_us: int) -> None:
-        self._watch_since(now_us)
+        self.members.watch(now_us)
         match message:
             case Data() | Credit():
                 self.runner.receive(message)
@@ -163,10 +146,9 @@ class Coordinator:
             case Hello():
                 self._greeted(message.process, now_us)
             case Beat():
-                self._member(message.process, now_us).figures = message.figures
+                self.members.told(message.process, message.figures, now_us)
             case Finished():
-                member = self._member(message.process, now_us)
-                member.figures, member.finished = message.figures, True
+                self.members.told(message.process, message.figures, now_us, finished=True)
             case Acknowledged():
                 self._acknowledged(message)
             case Committed():
@@ -194,11 +176,11 @@ class Coordinator:
 
     def _greeted(self, name: str, now_us: int) -> None:
         if name in self.members:
-            self._member(name, now_us)
+            self.members.seen(name, now_us)
         elif name != CALLER:
             self.rescaling.on_hello(name)
-        self._awaited.discard(name)
-        if self.state is not State.STARTING or self._awaited:
+        self.members.awaited.discard(name)
+        if self.state is not State.STARTING or self.members.awaited:
             return
         self.state = State.ENDING if self._announced_end else State.RUNNING
         self._started_us = now_us - int(self.seconds_before * 1e6)
@@ -232,11 +214,6 @@ class Coordinator:
         """Everyone who waited for the checkpoint under way learns what came of it."""
         self.outbox.extend((CALLER, Answered(ask.number, epoch, failure)) for ask in self._promised)
         self._promised.clear()
-
-    def _member(self, name: str, now_us: int) -> _Member:
-        member = self.members[name]
-        member.seen_us = now_us
-        return member
 
     def fail(self, failure: Failed) -> None:
         """Something cannot go on: the run ends, and the first failure is the reason."""
@@ -312,7 +289,7 @@ class Coordinator:
         while self._route_own_reports():
             more = True
         if self.state is State.ENDING and not self._worked_off and self.runner.finished:
-            self._worked_off = all(m.finished for m in self.members.values())
+            self._worked_off = not self.members.unfinished
             if self._worked_off and self.checkpointing is None:
                 self.state = State.DONE
             more |= self._worked_off  # with checkpoints, a last one makes the output whole
@@ -467,7 +444,7 @@ class Coordinator:
             offset_of=self._offset_of,
         )  # fmt: skip
         after._rescaled = (rescale, since_us)
-        after._awaited.add(CALLER)
+        after.members.awaited.add(CALLER)
         assert after.checkpointing is not None and self.checkpointing is not None
         after.checkpointing.completed = self.checkpointing.completed
         after._paused, after.pinned = self._paused, self.pinned
@@ -486,23 +463,9 @@ class Coordinator:
         return routed
 
     def check_members(self, now_us: int) -> None:
-        """Find out who hangs: after its hello everyone says something every quarter of a second."""
-        since_us = self._watch_since(now_us)
-        for name, member in self.members.items():
-            silent_us = now_us - max(member.seen_us, since_us)
-            limit_us = self._hang_timeout_us if name not in self._awaited else self._hang_timeout_us + self._restore_us
-            if not member.finished and silent_us > limit_us:
-                text = (
-                    f"{name} gave no sign of life for {silent_us // 1_000_000} s: it hangs, or the machine was asleep"
-                )
-                if name in self._awaited:
-                    text = f"{name} did not start within {silent_us // 1_000_000} s"
-                self.fail(Failed(name, ["ProcessLost", text]))
-
-    def _watch_since(self, now_us: int) -> int:
-        if self._watched_since_us is None:
-            self._watched_since_us = now_us
-        return self._watched_since_us
+        """Find out who hangs."""
+        for failure in self.members.lost(now_us):
+            self.fail(failure)
 
     def figures(self) -> dict[str, Any]:
         """What the run has done so far, of all processes."""
@@ -515,8 +478,5 @@ class Coordinator:
             "checkpoint_failures": [] if self.checkpointing is None else self.checkpointing.failures,
             "checkpoints": list(self._checkpoints_made),
             "partitions": self.partitions.figures(),
-            "processes": {
-                COORDINATOR: self.runner.figures(),
-                **{n: m.figures for n, m in self.members.items()},
-            },
+            "processes": {COORDINATOR: self.runner.figures(), **self.members.figures()},
         }

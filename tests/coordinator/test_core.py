@@ -11,7 +11,8 @@ from harness.sources import ColumnSource
 
 from millstream import aggregates as ms
 from millstream.connectors.base import Block
-from millstream.coordinator.core import HANG_TIMEOUT_S, Coordinator, State
+from millstream.coordinator.core import Coordinator, State
+from millstream.coordinator.members import HANG_TIMEOUT_S
 from millstream.coordinator.source_partitions import QUIET_STEP_US
 from millstream.flow import Flow
 from millstream.operators.base import DeadLetter

@@ -434,7 +434,7 @@ class Simulation:
         queued = [f"{a} -> {b}: {len(queue)} messages" for (a, b), queue in self.queued.items() if queue]
         partitions = [f"partition {i}: {p}" for i, p in enumerate(self.coordinator.partitions)]
         left = [line for name, runner in self.runners.items() for line in _left_in(name, runner)]
-        unfinished = [f"{n} has not finished" for n, m in self.coordinator.members.items() if not m.finished]
+        unfinished = [f"{n} has not finished" for n in self.coordinator.members.unfinished]
         checkpointing = self.coordinator.checkpointing
         under_way = [] if checkpointing is None else [f"under way: {checkpointing.under_way}"]
         return "\n".join([
