@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from millstream.errors import FlowError
 from millstream.expr import Expr
 from millstream.functions import UserFunction
-from millstream.times import Duration, duration_us, format_duration
+from millstream.times import Duration, format_duration, positive_us
 from millstream.where import caller
 
 Condition = Expr | UserFunction
@@ -93,12 +93,12 @@ class Pattern:
         if within is not None:
             if self.absent:
                 raise FlowError(f"{caller()} without: the pattern ends with another without(within=) already")
-            return replace(self, absent=(condition,), absent_us=_positive("without", within))
+            return replace(self, absent=(condition,), absent_us=_within_us("without", within))
         return replace(self, absent=(*self.absent, condition))
 
     def within(self, duration: Duration) -> Pattern:
         """How long the whole match may take, from its first event to its last."""
-        return replace(self, within_us=_positive("within", duration))
+        return replace(self, within_us=_within_us("within", duration))
 
     # --- for the planner ---
 
@@ -142,7 +142,7 @@ class Pattern:
             raise FlowError(f"{caller()} {verb}: nothing can follow a without(within=), which ends the pattern")
         if strict and self.absent:
             raise FlowError(f"{caller()} {verb}: between an event and the very next one there is nothing to be without")
-        within_us = None if within is None else _positive(verb, within)
+        within_us = None if within is None else _within_us(verb, within)
         step = Step(name, _condition(verb, name, where), strict, within_us, self.absent)
         return replace(self, steps=(*self.steps, step), absent=())
 
@@ -166,8 +166,5 @@ def _condition(verb: str, name: str, where: Expr | Callable[..., bool]) -> Condi
     raise FlowError(f"{caller()} {verb}: {name} takes a condition or a function(event, matched), found {where!r}")
 
 
-def _positive(verb: str, duration: Duration) -> int:
-    length_us = duration_us(duration, f"{caller()} {verb}")
-    if length_us <= 0:
-        raise FlowError(f"{caller()} {verb}: within={duration!r} leaves no time; use a duration above zero")
-    return length_us
+def _within_us(verb: str, within: Duration) -> int:
+    return positive_us(within, f"{caller()} {verb}", f"within={within!r} leaves no time")

@@ -53,6 +53,18 @@ def duration_us(value: Duration, where: str) -> int:
     )
 
 
+def positive_us(value: Duration, where: str, objection: str) -> int:
+    """A duration in microseconds that is above zero.
+
+    Raises:
+        FlowError: it is no duration, or not above zero: with the objection to that.
+    """
+    span_us = duration_us(value, where)
+    if span_us <= 0:
+        raise FlowError(f"{where}: {objection}; use a duration above zero")
+    return span_us
+
+
 def datetime_us(value: datetime) -> int:
     """Microseconds since the epoch; a naive time is UTC."""
     aware = value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -13,7 +13,7 @@ from millstream.specs.free_windows import CustomWindows, GlobalWindows
 from millstream.specs.sliding import SlidingWindows
 from millstream.specs.triggers import Early
 from millstream.specs.windows import SessionWindows, Windows
-from millstream.times import Duration, duration_us
+from millstream.times import Duration, duration_us, positive_us
 from millstream.where import caller
 from millstream.zones import DAY_US, load_zone
 
@@ -27,7 +27,7 @@ def tumbling(size: Duration, *, offset: Duration = "0s", tz: str | None = None) 
         tz: for windows of whole days, the time zone at whose midnights they start, as in "Europe/Berlin"; a day has
             23 or 25 hours when its clock is changed. The offset is then read on that clock.
     """
-    size_us = _positive("tumbling", size)
+    size_us = _size_us("tumbling", size)
     return Windows(size_us, size_us, _offset("tumbling", offset), _zone("tumbling", tz, size_us, size_us))
 
 
@@ -37,7 +37,7 @@ def hopping(size: Duration, every: Duration, *, offset: Duration = "0s", tz: str
     Args:
         offset, tz: see `tumbling`.
     """
-    size_us, slide_us = _positive("hopping", size), _positive("hopping", every)
+    size_us, slide_us = _size_us("hopping", size), _size_us("hopping", every)
     if slide_us > size_us:
         raise FlowError(
             f"{caller()} hopping: every={every!r} is longer than size={size!r}: events in between would be in no window"
@@ -59,7 +59,7 @@ def session(gap: Duration | Expr) -> SessionWindows:
     """
     if isinstance(gap, Expr):
         return SessionWindows(gap)
-    return SessionWindows(_positive("session", gap))
+    return SessionWindows(_size_us("session", gap))
 
 
 def every(interval: Duration, *, clock: Literal["processing", "event"] = "processing") -> Early:
@@ -68,7 +68,7 @@ def every(interval: Duration, *, clock: Literal["processing", "event"] = "proces
     Args:
         clock: "processing": the clock on the wall; "event": the watermark.
     """
-    interval_us = _positive("every", interval)
+    interval_us = _size_us("every", interval)
     if clock not in ("processing", "event"):
         raise FlowError(f"{caller()} every: clock={clock!r} must be 'processing' or 'event'")
     return Early(clock_us=(interval_us,)) if clock == "processing" else Early(event_us=(interval_us,))
@@ -96,7 +96,7 @@ def sliding(size: Duration | None = None, *, rows: int | None = None) -> Sliding
     if (size is None) == (rows is None):
         raise FlowError(f"{where}: say either a size, as in sliding('10m'), or rows=, as in sliding(rows=100)")
     if size is not None:
-        return SlidingWindows(size_us=_positive("sliding", size))
+        return SlidingWindows(size_us=_size_us("sliding", size))
     return SlidingWindows(rows=_count("sliding", "rows", rows))
 
 
@@ -141,11 +141,8 @@ def _count(where: str, argument: str, value: Any) -> int:
     return value
 
 
-def _positive(where: str, size: Duration) -> int:
-    size_us = duration_us(size, f"{caller()} {where}")
-    if size_us <= 0:
-        raise FlowError(f"{caller()} {where}: a window of {size!r} holds nothing; use a duration above zero")
-    return size_us
+def _size_us(where: str, size: Duration) -> int:
+    return positive_us(size, f"{caller()} {where}", f"a window of {size!r} holds nothing")
 
 
 def _offset(where: str, offset: Duration) -> int:
