@@ -46,7 +46,8 @@ from millstream.errors import (
 from millstream.expr import Expr, coalesce, col, concat_str, from_epoch, lit, max_horizontal, min_horizontal, when
 from millstream.flow import Flow
 from millstream.joins import JoinResult
-from millstream.keyed import KeyedStream, ProcessResult, RunningResult, WindowedStream, WindowResult
+from millstream.keyed import KeyedStream
+from millstream.keyed_results import ProcessResult, RunningResult
 from millstream.patterns import Pattern, pattern
 from millstream.previous import delta, lag, lead, rate
 from millstream.processing import Process, ProcessContext, Timer
@@ -56,6 +57,7 @@ from millstream.rows import Row
 from millstream.specs.window_functions import Window
 from millstream.state_handles import ListState, MapState, ValueState, list_state, map_state, value_state
 from millstream.streams import HandledStream, Stream
+from millstream.windowed import WindowedStream, WindowResult
 from millstream.windows import (
     count_window,
     custom_windows,

@@ -1,47 +1,40 @@
-"""Keyed streams: windows, aggregates and state for each key."""
+"""Keyed streams: what a user does with the events of each key."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import pyarrow as pa
-
-from millstream.aggregates import Aggregate, TopRows, collect
+from millstream.aggregates import Aggregate
+from millstream.arguments import all_ties, checked_aggregates, is_final, row_count, span_us
 from millstream.errors import FlowError
-from millstream.expr import Expr, WholeRow
 from millstream.functions import UserFunction
-from millstream.joins import Closed, How, JoinResult, join, join_as_of, join_broadcast, join_windows
+from millstream.joins import Closed, How, JoinResult, join, join_as_of, join_broadcast
+from millstream.keyed_results import OrderedStream, ProcessResult, RunningResult
 from millstream.lookups import On
-from millstream.operators.aggregation import shipped
 from millstream.patterns import Pattern
 from millstream.plan import Port
 from millstream.processing import Process, checked_process, declared_states
 from millstream.ranking import By, sort_keys
 from millstream.rows import declared_schema
-from millstream.specs.base import LATE, MAIN, OnError, Spec
+from millstream.specs.base import MAIN, OnError, Spec
 from millstream.specs.expiring import ExpiringAggregateSpec
-from millstream.specs.free_windows import GlobalWindows
-from millstream.specs.keyed import KeyBySpec, RunningAggregateSpec, ScanSpec
+from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
 from millstream.specs.ordering import RowWindows
 from millstream.specs.patterns import MatchSpec
 from millstream.specs.previous import Neighbour, WithPreviousSpec
 from millstream.specs.process import Order, ProcessSpec, checked_order
-from millstream.specs.ranking import WINDOW_BEST, DedupeSpec, FirstSpec, TopNSpec, WindowRowsSpec
-from millstream.specs.sliding import SlidingWindows
+from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec
 from millstream.specs.triggers import Early
-from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
-from millstream.specs.windows import Panes as WindowPanes
-from millstream.specs.windows import SessionWindows, WindowAggregateSpec, Windows
+from millstream.specs.windows import SessionWindows, Windows
 from millstream.state_handles import lifetime_us
 from millstream.streams import Errors, Stream
-from millstream.times import MAX_US, Duration, duration_us
+from millstream.times import Duration
 from millstream.where import caller
+from millstream.windowed import WindowedStream, windowed
 
 if TYPE_CHECKING:
     from millstream.flow import Flow
-
-PANES: Final = tuple(p.value for p in WindowPanes)
 
 
 class KeyedStream:
@@ -89,34 +82,7 @@ class KeyedStream:
         Raises:
             FlowError: settings that do not go together.
         """
-        where = f"{caller()} window"
-        lateness = MAX_US if allowed_lateness is None else min(duration_us(allowed_lateness, where), MAX_US)
-        final = _is_final(where, emit)
-        if not isinstance(windows, Windows | SessionWindows | RowWindows):
-            raise FlowError(f"{where}: expected windows such as ms.tumbling('1m'), found {windows!r}")
-        if early is not None and not isinstance(early, Early):
-            raise FlowError(f"{where}: early= takes a trigger such as ms.every('10s'), found {early!r}")
-        if panes not in PANES:
-            raise FlowError(f"{where}: panes={panes!r}; there are {', '.join(map(repr, PANES))}")
-        wanted = WindowPanes(panes)
-        if isinstance(windows, RowWindows) and (lateness or early or final or wanted is not WindowPanes.ACCUMULATING):
-            raise FlowError(
-                f"{where}: {windows.describe()} takes events in the order of event time, each once: "
-                "allowed_lateness=, early=, panes= and emit= are for windows of time"
-            )
-        if final and lateness == MAX_US:
-            raise FlowError(
-                f"{where}: emit='final' waits for the windows to expire, which never happens with infinite lateness"
-            )
-        if final and early is not None:
-            raise FlowError(
-                f"{where}: emit='final' puts out one pane for each window, early= several; leave out one of them"
-            )
-        if isinstance(windows, GlobalWindows) and lateness:
-            raise FlowError(
-                f"{where}: a global window has no end that an event could be late for; leave out allowed_lateness="
-            )
-        return WindowedStream(self, windows, lateness, final, early, wanted)
+        return windowed(f"{caller()} window", self, windows, allowed_lateness, early, panes, emit)
 
     def agg(
         self,
@@ -137,12 +103,12 @@ class KeyedStream:
                 for that leaves by ``late``. None: keys are kept for ever.
         """
         where = f"{caller()} agg"
-        checked, final = _checked_aggregates(caller(), aggregates), _is_final(where, emit)
+        checked, final = checked_aggregates(caller(), aggregates), is_final(where, emit)
         spec: Spec
         if ttl is None:
             spec = RunningAggregateSpec(checked, final)
         else:
-            spec = ExpiringAggregateSpec(aggregates=checked, ttl_us=_positive_us(where, "ttl", ttl), final=final)
+            spec = ExpiringAggregateSpec(aggregates=checked, ttl_us=span_us(where, "ttl", ttl), final=final)
         return RunningResult(self.flow, self.flow.add("agg", spec, [self.port], name), late=ttl is not None)
 
     def top_n(
@@ -175,9 +141,7 @@ class KeyedStream:
             FlowError, SchemaError: here or when the flow is planned: a field that has no order, for one.
         """
         where = f"{caller()} top_n"
-        spec = TopNSpec(
-            _checked_n(where, n), sort_keys(where, by), rank, _all_ties(where, ties), _is_final(where, emit)
-        )
+        spec = TopNSpec(row_count(where, n), sort_keys(where, by), rank, all_ties(where, ties), is_final(where, emit))
         return Stream(self.flow, self.flow.add("top_n", spec, [self.port], name))
 
     def dedupe(
@@ -200,14 +164,14 @@ class KeyedStream:
                 comes too late for that leaves by ``late``.
         """
         where = f"{caller()} dedupe"
-        final = _is_final(where, emit)
+        final = is_final(where, emit)
         if keep not in ("first", "last"):
             raise FlowError(f"{where}: keep={keep!r} is neither 'first' nor 'last'")
         if within is not None and keep == "last":
             raise FlowError(f"{where}: within= goes with keep='first'")
         spec: Spec
         if ordered := keep == "first" and (final or within is not None):
-            spec = FirstSpec(within_us=None if within is None else _positive_us(where, "within", within))
+            spec = FirstSpec(within_us=None if within is None else span_us(where, "within", within))
         else:
             spec = DedupeSpec(keep == "last", final)
         return RunningResult(self.flow, self.flow.add("dedupe", spec, [self.port], name), late=ordered)
@@ -246,7 +210,7 @@ class KeyedStream:
         Raises:
             FlowError, SchemaError: here or when the flow is planned: key types that differ, for one.
         """
-        final = _is_final(f"{caller()} join", emit)
+        final = is_final(f"{caller()} join", emit)
         return join(self, right, how, within, closed, ttl, final, suffix, name)
 
     def join_as_of(
@@ -289,10 +253,10 @@ class KeyedStream:
             on: a field that both have, or ``{"left field": "right field"}``.
             how, within, closed, ttl, emit, suffix: as for `join`.
         """
-        final = _is_final(f"{caller()} join_broadcast", emit)
+        final = is_final(f"{caller()} join_broadcast", emit)
         return join_broadcast(self, right, on, how, within, closed, ttl, final, suffix, name)
 
-    def match(self, pattern: Pattern, *, overlapping: bool = True, name: str | None = None) -> MatchResult:
+    def match(self, pattern: Pattern, *, overlapping: bool = True, name: str | None = None) -> OrderedStream:
         """Find events that follow one another; one row for each match.
 
         Its fields are the key, ``match_start`` and ``match_end``, and for each step of the pattern the whole event
@@ -307,7 +271,7 @@ class KeyedStream:
         if not isinstance(pattern, Pattern):
             raise FlowError(f"{caller()} match: expected a pattern made by ms.pattern(...), found {pattern!r}")
         spec = MatchSpec(pattern, overlapping)
-        return MatchResult(self.flow, self.flow.add("match", spec, [self.port], name))
+        return OrderedStream(self.flow, self.flow.add("match", spec, [self.port], name))
 
     def with_previous(self, *, name: str | None = None, **fields: Neighbour) -> OrderedStream:
         """Each event with values of earlier and later events of its key.
@@ -411,239 +375,3 @@ class KeyedStream:
             checked_order(order, where), None if ttl is None else lifetime_us(ttl, where), pickle,
         )  # fmt: skip
         return Stream(self.flow, self.flow.add("scan", spec, [self.port], name))
-
-
-class MatchResult(Stream):
-    """The matches of a pattern; `late` has the events that came when later ones had been looked at."""
-
-    @property
-    def late(self) -> Stream:
-        return Stream(self.flow, Port(self.port.node, LATE))
-
-
-class OrderedStream(Stream):
-    """What an operator made of events in order; `late` has those that came when later ones had been taken."""
-
-    @property
-    def late(self) -> Stream:
-        return Stream(self.flow, Port(self.port.node, LATE))
-
-
-class ProcessResult(Stream):
-    """The main output of a process; `output` gives the others."""
-
-    def __init__(self, flow: Flow, port: Port, outputs: Mapping[str, Any]) -> None:
-        super().__init__(flow, port)
-        self._outputs = tuple(outputs)
-
-    def output(self, name: str) -> Stream:
-        """A side output: what the process emits ``to=name``.
-
-        Raises:
-            FlowError: ``process(outputs=...)`` declares none of that name.
-        """
-        if name not in self._outputs:
-            known = ", ".join(map(repr, self._outputs)) or "none"
-            raise FlowError(f"{caller()} output: no output {name!r}; process(outputs=...) declares {known}")
-        return Stream(self.flow, Port(self.port.node, name))
-
-
-class RunningResult(Stream):
-    """What stands for each key, and how it changes."""
-
-    def __init__(self, flow: Flow, port: Port, *, late: bool) -> None:
-        super().__init__(flow, port)
-        self._late = late
-
-    @property
-    def late(self) -> Stream:
-        """Events that came when later ones had been taken.
-
-        Raises:
-            FlowError: events are taken as they come, so none is late.
-        """
-        if not self._late:
-            raise FlowError(f"{caller()} late: this operator takes events as they come; none is late")
-        return Stream(self.flow, Port(self.port.node, LATE))
-
-
-class WindowedStream:
-    """Windows of a keyed stream, to be aggregated."""
-
-    def __init__(
-        self,
-        keyed: KeyedStream,
-        windows: Windows | SessionWindows | RowWindows,
-        allowed_lateness_us: int,
-        final_only: bool,
-        early: Early | None,
-        panes: WindowPanes,
-    ) -> None:
-        self._keyed = keyed
-        self._windows = windows
-        self._allowed_lateness_us = allowed_lateness_us
-        self._final_only = final_only
-        self._early = early
-        self._panes = panes
-
-    def agg(self, *, name: str | None = None, **aggregates: Aggregate) -> WindowResult:
-        """Panes for each key and window: ``window_start, window_end, pane, timing``, the key, the aggregates."""
-        checked = _checked_aggregates(caller(), aggregates)
-        if isinstance(self._windows, RowWindows):
-            return self._result("agg", self._windows.aggregated(checked), name)
-        spec = WindowAggregateSpec(
-            self._windows, self._allowed_lateness_us, checked, self._final_only, early=self._early, panes=self._panes
-        )
-        return self._result("agg", spec, name)
-
-    def join(
-        self, right: KeyedStream, how: How = "inner", *, suffix: str = "_right", name: str | None = None
-    ) -> JoinResult:
-        """Pairs of rows of one key in the same window, put out once, when the window has expired.
-
-        The result has ``window_start`` and ``window_end`` in front; its event time is the last of the window.
-
-        Args:
-            right: keyed, not windowed: its rows go into the same windows.
-            how, suffix: as for `KeyedStream.join`.
-        """
-        return join_windows(self._keyed, self._windows, self._allowed_lateness_us, right, how, suffix, name)
-
-    def top_n(
-        self,
-        n: int,
-        by: By,
-        *,
-        rank: str | None = None,
-        ties: Literal["first", "all"] = "first",
-        name: str | None = None,
-    ) -> WindowResult:
-        """The ``n`` best events of each key and window, a row for each, when the window fires.
-
-        The result has ``window_start, window_end, pane, timing``, the key, and the fields of the event.
-
-        Args:
-            by, rank, ties: as for `KeyedStream.top_n`.
-        """
-        where, flow = f"{caller()} top_n", self._keyed.flow
-        if isinstance(self._windows, SlidingWindows):
-            raise FlowError(f"{where}: a sliding window belongs to one event; use a window that several events share")
-        keys = sort_keys(where, by)
-        inputs = (WholeRow(), *(k.value for k in keys))
-        descending = tuple(k.descending for k in keys)
-        best: dict[str, Any] = {WINDOW_BEST: TopRows(inputs, _checked_n(where, n), descending, _all_ties(where, ties))}
-        windows = self.agg(**best).port
-        return WindowResult(
-            flow, flow.add("top_n", WindowRowsSpec(keys, n, rank), [windows], name), late_of=windows.node
-        )
-
-    def collect(self, *, name: str | None = None, **fields: str | Expr) -> WindowResult:
-        """The values of fields as lists, in order of event time; without ``fields``, whole events, as ``events``.
-
-        keyed.window(ms.session("30m")).collect(pages="page")
-        """
-        if not fields:
-            return self.agg(name=name, events=collect())
-        aggregates: dict[str, Any] = {field: collect(value) for field, value in fields.items()}
-        return self.agg(name=name, **aggregates)
-
-    def reduce(
-        self, function: Callable[[Any, Any], Any], *, on_error: Errors = "fail", name: str | None = None
-    ) -> WindowResult:
-        """One row made of the events of each window, two at a time, in order of event time.
-
-        The result has ``window_start, window_end, pane, timing``, the key, and the fields of that row.
-
-        Args:
-            function: (what it made so far, or the first event; the next event) -> a row with the same fields.
-        """
-        return self._by_function("reduce", function, True, None, on_error, name)
-
-    def process_window(
-        self,
-        function: Callable[[Any, Window, pa.RecordBatch], Any],
-        *,
-        schema: Any = None,
-        on_error: Errors = "fail",
-        name: str | None = None,
-    ) -> WindowResult:
-        """A function over all events of a window, as columns: for what no aggregate can say.
-
-        Args:
-            function: called with the key (a tuple where it has several fields), the `Window` (its ``start``,
-                ``end``, ``pane`` and ``timing``), and the window's events as a record batch in order of event
-                time. Returns None, a row (a dict, say), a list of rows, or a record batch.
-            schema: the fields of what it returns; found from that when left out.
-        """
-        return self._by_function("process_window", function, False, schema, on_error, name)
-
-    def _by_function(
-        self, kind: str, function: Any, reduces: bool, schema: Any, on_error: Errors, name: str | None
-    ) -> WindowResult:
-        """Windows that collect whole events, and a function behind them."""
-        where, flow = f"{caller()} {kind}", self._keyed.flow
-        if not callable(function):
-            raise FlowError(f"{where}: expected a function, found {function!r}")
-        if isinstance(self._windows, SlidingWindows):
-            raise FlowError(
-                f"{where}: {self._windows.describe()} gives a result for each event; "
-                "collect the events behind it, as in .agg(events=ms.collect()), and .map(...) that"
-            )
-        key_by = flow.nodes[self._keyed.port.node].spec
-        assert isinstance(key_by, KeyBySpec)
-        whole_events: dict[str, Any] = {WINDOW_ROWS: collect()}
-        windows = self.agg(**whole_events).port
-        keys = tuple(key for key, _ in key_by.keys)
-        spec = WindowFunctionSpec(UserFunction(function), reduces, keys, declared_schema(schema), OnError.of(on_error))
-        return WindowResult(flow, flow.add(kind, spec, [windows], name), late_of=windows.node)
-
-    def _result(self, kind: str, spec: Spec, name: str | None) -> WindowResult:
-        flow = self._keyed.flow
-        return WindowResult(flow, flow.add(kind, spec, [self._keyed.port], name))
-
-
-class WindowResult(Stream):
-    """The panes of a window; `late` has the events that came after their windows had expired."""
-
-    def __init__(self, flow: Flow, port: Port, late_of: int | None = None) -> None:
-        super().__init__(flow, port)
-        self._late = Port(port.node if late_of is None else late_of, LATE)
-
-    @property
-    def late(self) -> Stream:
-        """The events that no window took any more, with one more field, ``late_reason``: text that says why."""
-        return Stream(self.flow, self._late)
-
-
-def _is_final(where: str, emit: str) -> bool:
-    if emit not in ("updates", "final"):
-        raise FlowError(f"{where}: emit={emit!r} is neither 'updates' nor 'final'")
-    return emit == "final"
-
-
-def _checked_n(where: str, n: int) -> int:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise FlowError(f"{where}: n={n!r}: say how many rows of each key, at least 1")
-    return n
-
-
-def _all_ties(where: str, ties: str) -> bool:
-    if ties not in ("first", "all"):
-        raise FlowError(f"{where}: ties={ties!r} is neither 'first' nor 'all'")
-    return ties == "all"
-
-
-def _positive_us(where: str, name: str, value: Duration) -> int:
-    span_us = duration_us(value, where)
-    if span_us <= 0:
-        raise FlowError(f"{where}: {name}={value!r}: use a duration above zero")
-    return span_us
-
-
-def _checked_aggregates(where: str, aggregates: Mapping[str, Aggregate]) -> tuple[tuple[str, Aggregate], ...]:
-    if not aggregates:
-        raise FlowError(f"{where} agg: name at least one aggregate, as in agg(events=ms.count())")
-    for name, aggregate in aggregates.items():
-        if not isinstance(aggregate, Aggregate):
-            raise FlowError(f"{where} agg: {name}= takes an aggregate such as ms.sum('x'), found {aggregate!r}")
-    return tuple((name, shipped(aggregate)) for name, aggregate in aggregates.items())

@@ -15,11 +15,11 @@ from millstream.connectors.base import Source
 from millstream.errors import FlowError, SchemaError, UnboundedStateWarning
 from millstream.expr import col
 from millstream.flow import Flow
-from millstream.keyed import WindowResult
 from millstream.plan import ExchangeKind, PhysicalPlan, Place, StageKind
 from millstream.planner import Ingest, make_plan
 from millstream.specs.ends import ReadSpec
 from millstream.streams import Stream
+from millstream.windowed import WindowResult
 from millstream.windows import hopping, tumbling
 
 SCHEMA = fields(
