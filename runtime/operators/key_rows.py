@@ -18,18 +18,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.batch import (
-    Array,
     Batch,
     BoolArray,
     IntArray,
     Keys,
     concat_columns,
     index_array,
-    make_columns,
     take_columns,
 )
 from millstream.checkpoints.tables import Saved, StateTable
 from millstream.grouping import Groups
+from millstream.operators.row_tables import fields_in, numbered_rows
 from millstream.operators.scan import key_values
 from millstream.times import MIN_US
 
@@ -40,8 +39,6 @@ _NEARLY_ALL: Final = 0.8
 _SLOTS_LEAST: Final = 1_024
 
 _BESIDE: Final = ("time_us", "position", "number")
-_FIELD: Final = "row."
-"""Before the name of every column in a table of state, which could otherwise be one of those."""
 
 Rows = npt.NDArray[np.intp]
 
@@ -302,22 +299,18 @@ class KeyHistory:
         for table in tables:
             if table.keys is not None and table.num_rows:
                 time_us, position, number = (table.columns.column(n).to_numpy() for n in _BESIDE)
-                fields = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
-                columns = table.columns.select(fields).rename_columns([n.removeprefix(_FIELD) for n in fields])
                 slots = self.slots.of(table.keys)
                 order = np.lexsort((number, position, time_us, slots))
-                parts.append(KeyRows(slots, time_us, position, number, columns).take(order))
+                parts.append(KeyRows(slots, time_us, position, number, fields_in(table.columns)).take(order))
         if parts:
             merged, _ = joined(parts)
             order = np.lexsort((merged.number, merged.position, merged.time_us, merged.slots))
             self.levels = [merged.take(order)]
 
     def _as_table(self, name: str, level: KeyRows) -> StateTable:
-        beside: list[Array] = [pa.array(b) for b in (level.time_us, level.position, level.number)]
-        fields = [_FIELD + n for n in level.columns.schema.names]
+        notes = dict(zip(_BESIDE, (level.time_us, level.position, level.number), strict=True))
         keys = Keys(self.slots.keys(), level.slots.astype(np.int32))
-        columns = make_columns([*_BESIDE, *fields], [*beside, *level.columns.columns])
-        return StateTable(name, keys, columns, level.saved)
+        return StateTable(name, keys, numbered_rows(notes, level.columns), level.saved)
 
     @property
     def rows(self) -> int:

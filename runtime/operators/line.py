@@ -12,9 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from millstream.batch import Array, Batch, IntArray, index_array, make_columns
+from millstream.batch import Batch, IntArray
 from millstream.checkpoints.tables import StateTable
 from millstream.operators.ordering import compacted, together
+from millstream.operators.row_tables import fields_in, numbered_rows
 from millstream.times import MIN_US
 
 _RUNS_KEPT: Final = 32
@@ -81,24 +82,19 @@ class Line:
 
 
 _BESIDE: Final = ("place_us", "time_us", "before_us", "position")
-_FIELD: Final = "row."
-"""Before the name of every field, which could otherwise be that of a number beside the row."""
 
 
 def _as_table(name: str, at_us: IntArray, rows: Batch) -> StateTable:
     before_us = np.full(len(at_us), MIN_US) if rows.before_us is None else rows.before_us
     assert rows.time_us is not None and rows.position is not None
-    beside: list[Array] = [index_array(b) for b in (at_us, rows.time_us, before_us, rows.position)]
-    fields = [_FIELD + n for n in rows.columns.schema.names]
-    return StateTable(name, rows.keys, make_columns([*_BESIDE, *fields], [*beside, *rows.columns.columns]))
+    numbers = (at_us, rows.time_us, before_us, rows.position)
+    return StateTable(name, rows.keys, numbered_rows(dict(zip(_BESIDE, numbers, strict=True)), rows.columns))
 
 
 def _from_table(table: StateTable) -> tuple[IntArray, Batch]:
     at_us, time_us, before_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
-    names = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
-    columns = make_columns([n.removeprefix(_FIELD) for n in names], [table.columns.column(n) for n in names])
     late = bool((before_us > MIN_US).any())
-    return at_us, Batch(columns, time_us, before_us if late else None, position, table.keys)
+    return at_us, Batch(fields_in(table.columns), time_us, before_us if late else None, position, table.keys)
 
 
 def _merged(runs: list[tuple[IntArray, Batch]]) -> tuple[IntArray, Batch]:

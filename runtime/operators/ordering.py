@@ -20,12 +20,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
-from millstream.batch import Array, Batch, IntArray, concat, make_columns
+from millstream.batch import Batch, IntArray, concat
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
+from millstream.operators.row_tables import fields_in, numbered_rows
 from millstream.runs import trimmed, unify_keys
 from millstream.specs.base import LATE
 from millstream.specs.ordering import OrderedSpec
@@ -35,8 +35,6 @@ _RUNS_KEPT: Final = 32
 _SLICE_ROWS: Final = 65_536
 
 _BESIDE: Final = ("time_us", "position")
-_FIELD: Final = "row."
-"""Before the name of every field in a table of state, which could otherwise be one of those."""
 _WAITING: Final = "waiting"
 _GATHER_US: Final = 50_000
 
@@ -122,17 +120,14 @@ class InOrder:
 
 
 def _as_table(name: str, run: Batch) -> StateTable:
-    fields = [_FIELD + n for n in run.columns.schema.names]
     assert run.time_us is not None and run.position is not None
-    beside: list[Array] = [pa.array(run.time_us), pa.array(run.position)]
-    return StateTable(name, run.keys, make_columns([*_BESIDE, *fields], [*beside, *run.columns.columns]))
+    notes = dict(zip(_BESIDE, (run.time_us, run.position), strict=True))
+    return StateTable(name, run.keys, numbered_rows(notes, run.columns))
 
 
 def _from_table(table: StateTable) -> Batch:
     time_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
-    names = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
-    columns = table.columns.select(names).rename_columns([n.removeprefix(_FIELD) for n in names])
-    return Batch(columns, time_us, position=position, keys=table.keys)
+    return Batch(fields_in(table.columns), time_us, position=position, keys=table.keys)
 
 
 def in_order(batch: Batch) -> Batch:

@@ -19,14 +19,14 @@ from millstream.checkpoints.tables import StateTable
 from millstream.grouping import factorize
 from millstream.operators.joins.key_index import KeyIndex
 from millstream.operators.joins.rows import KeptRows, Rows
+from millstream.operators.row_tables import fields_in, marked
 
 DONE: Final = "done"
 _TIME: Final = "time_us"
 _POSITION: Final = "position"
 _BEFORE: Final = "before_us"
-_FIELD: Final = "row."
 _ON: Final = "on."
-"""Before the names of fields, which could otherwise be those of other columns."""
+"""Before the names of the fields of a key."""
 
 
 def state_columns(kept: KeptRows, done: BoolArray, start: int, stop: int) -> dict[str, Array]:
@@ -40,7 +40,7 @@ def state_columns(kept: KeptRows, done: BoolArray, start: int, stop: int) -> dic
         DONE: pa.array(done[start:stop]),
         _TIME: pa.array(kept.time_us.values[start:stop]),
         **{name: pa.array(values) for name, values in rare.items() if values is not None},
-        **{_FIELD + name: kept.columns.slice(name, start, stop) for name in kept.columns.names},
+        **marked({name: kept.columns.slice(name, start, stop) for name in kept.columns.names}),
     }
 
 
@@ -74,10 +74,9 @@ def rows_in(table: StateTable, index: KeyIndex) -> tuple[Rows, pa.RecordBatch]:
     left = np.flatnonzero(~columns.column(DONE).to_numpy(zero_copy_only=False))
     if len(left) < columns.num_rows:
         columns, keys = columns.take(index_array(left)), keys.take(left)
-    fields = [n for n in columns.schema.names if n.startswith(_FIELD)]
     rows = Rows(
         index.numbers(keys),
-        columns.select(fields).rename_columns([n.removeprefix(_FIELD) for n in fields]),
+        fields_in(columns),
         numbers_in(columns, _TIME),
         numbers_in(columns, _BEFORE),
         numbers_in(columns, _POSITION),

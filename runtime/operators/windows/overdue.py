@@ -16,8 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
+from millstream.batch import Batch, BoolArray, IntArray
 from millstream.checkpoints.tables import StateTable
+from millstream.operators.row_tables import fields_in, numbered_rows
 from millstream.operators.windows.parts import OPEN, Codes, Line, Sessions, connect
 
 LATE: Final = -1
@@ -170,7 +171,6 @@ def _takes(session: _Session, start_us: int, end_us: int, expired_us: int, posit
 # --- in checkpoints ---
 
 _BESIDE = ("time_us", "before_us", "position")
-_FIELD = "row."
 """Before the name of every field, which could otherwise be that of a number beside the row."""
 
 
@@ -178,14 +178,11 @@ def waiting_table(name: str, rows: Batch) -> StateTable:
     """Rows that wait for their turn."""
     assert rows.time_us is not None and rows.before_us is not None
     position = np.zeros(rows.num_rows, np.int64) if rows.position is None else rows.position
-    beside = [index_array(b) for b in (rows.time_us, rows.before_us, position)]
-    fields = [_FIELD + n for n in rows.columns.schema.names]
-    return StateTable(name, rows.keys, make_columns([*_BESIDE, *fields], [*beside, *rows.columns.columns]))
+    notes = dict(zip(_BESIDE, (rows.time_us, rows.before_us, position), strict=True))
+    return StateTable(name, rows.keys, numbered_rows(notes, rows.columns))
 
 
 def waiting_rows(table: StateTable) -> Batch:
     """The rows of such a table."""
     time_us, before_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
-    names = [n for n in table.columns.schema.names if n.startswith(_FIELD)]
-    columns = table.columns.select(names).rename_columns([n.removeprefix(_FIELD) for n in names])
-    return Batch(columns, time_us, before_us, position, table.keys)
+    return Batch(fields_in(table.columns), time_us, before_us, position, table.keys)
