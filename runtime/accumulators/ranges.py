@@ -22,6 +22,7 @@ from millstream.accumulators.planner import AccumulatorSet
 from millstream.batch import Array, index_array
 from millstream.errors import InternalError
 from millstream.grouping import Groups, factorize
+from millstream.ranges import ranges
 
 Places = npt.NDArray[np.intp]
 
@@ -201,8 +202,7 @@ def _row_by_row(
 ) -> list[Column]:
     """Each range's rows as a group of their own: for lists, which are as long as that anyway, and for short ranges."""
     counts = after - first
-    ends = np.cumsum(counts)
-    taken = np.arange(int(counts.sum())) + np.repeat(first - (ends - counts), counts)
+    taken = ranges(first, counts)
     groups = Groups(np.repeat(np.arange(len(first)), counts), len(first))
     some = [array.take(index_array(taken)) for array in inputs]
     ordered = None if order is None else RowOrder(order.time_us[taken], order.position[taken])

@@ -30,6 +30,7 @@ from millstream.checkpoints.tables import Saved, StateTable
 from millstream.grouping import Groups
 from millstream.operators.row_tables import fields_in, numbered_rows
 from millstream.operators.scan import key_values
+from millstream.ranges import ranges
 from millstream.times import MIN_US
 
 ROWS_LOOKED_AT_EACH: Final = 32
@@ -252,7 +253,7 @@ class KeyHistory:
             if count > _NEARLY_ALL * len(level):
                 found.append(level)  # looking at a few more rows costs less than taking the others out
             elif count:
-                part = level.take(spread(first, after))
+                part = level.take(ranges(first, np.maximum(after - first, 0)))
                 found.append(part.where(part.time_us >= self.horizon_us))
         return found
 
@@ -341,11 +342,3 @@ class KeyHistory:
         for at, level in enumerate(self.levels):
             slots = np.searchsorted(live, level.slots)  # in the same order as before: the level stays sorted
             self.levels[at] = replace(level, slots=slots)
-
-
-def spread(first: npt.NDArray[np.integer], after: npt.NDArray[np.integer]) -> Rows:
-    """The numbers of several ranges [first, after), end to end."""
-    counts = np.maximum(after - first, 0)
-    starts = np.cumsum(counts) - counts
-    rows: Rows = np.arange(int(counts.sum())) + np.repeat(first - starts, counts)
-    return rows

@@ -19,7 +19,7 @@ from millstream.operators.grouped import accumulators_of
 from millstream.operators.running import RunningAggregate
 from millstream.operators.standing import latest
 from millstream.operators.windows.aligned import AlignedWindows
-from millstream.operators.windows.slices import expand
+from millstream.ranges import expand
 from millstream.runs import Run, combine
 from millstream.specs.groups import GROUPS_INPUT, SLICE, MergedRunningSpec, MergedWindowsSpec
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from millstream.batch import IntArray
+from millstream.ranges import ranges
 from millstream.state.columns import grown
 
 _LEAST: Final = 1_024
@@ -88,10 +88,3 @@ class SlotLists:
         self._pool = np.zeros(max(_LEAST, self._end + spare), np.int64)
         self._pool[: self._end] = held
         self._start[slots] = start
-
-
-def ranges(start: IntArray, counts: IntArray) -> npt.NDArray[np.intp]:
-    """The numbers start to start + count of each range, end to end."""
-    before = np.cumsum(counts) - counts
-    rows: npt.NDArray[np.intp] = np.arange(int(counts.sum())) + np.repeat(start - before, counts)
-    return rows

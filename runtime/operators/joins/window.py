@@ -25,7 +25,8 @@ from millstream.operators.joins.rows import Rows
 from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, Found, Segment, make_segment
 from millstream.operators.joins.tables import numbers_in
-from millstream.operators.windows.slices import WindowLayout, expand
+from millstream.operators.windows.slices import WindowLayout
+from millstream.ranges import expand
 from millstream.specs.base import MAIN
 from millstream.specs.joins import WINDOW_FIELDS, JoinKind, WindowJoinSpec
 from millstream.times import STAMP, format_duration

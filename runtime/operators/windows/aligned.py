@@ -29,7 +29,8 @@ from millstream.operators.windows import panes
 from millstream.operators.windows.base import FIRE_AGAIN_US, WindowOperator, row_counts, soonest
 from millstream.operators.windows.panes import Panes
 from millstream.operators.windows.shown import ShownRun, ShownStore, Update, updated
-from millstream.operators.windows.slices import AFTER_ALL, WindowLayout, expand
+from millstream.operators.windows.slices import AFTER_ALL, WindowLayout
+from millstream.ranges import expand
 from millstream.runs import Run, RunStore, combine, group_run, merge_overlaps, merge_runs, sort_run
 from millstream.specs.windows import WindowAggregateSpec, Windows
 from millstream.times import MAX_US

@@ -14,7 +14,6 @@ from math import gcd
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from millstream.batch import IntArray
 from millstream.specs.windows import Windows
@@ -134,11 +133,3 @@ class WindowLayout:
     def _ended(self, reached_us: IntArray) -> IntArray:
         # A window has ended when the slice behind its last has started.
         return (self.slices.of(reached_us) - self.width) // self.step + 1
-
-
-def expand(first: IntArray, last: IntArray) -> tuple[npt.NDArray[np.intp], IntArray]:
-    """Each row once for every number from its first to its last: (rows, numbers)."""
-    counts = np.maximum(last - first + 1, 0)
-    rows = np.repeat(np.arange(len(first)), counts)
-    starts = np.cumsum(counts) - counts
-    return rows, first[rows] + (np.arange(len(rows)) - starts[rows])
