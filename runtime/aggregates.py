@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from millstream.errors import FlowError, MillstreamError, SchemaError
 from millstream.expr import Expr, WholeRow, field_expr
+from millstream.schema import plain_type
 
 
 class AggregateOverflowError(MillstreamError, OverflowError):
@@ -330,13 +331,6 @@ def aggregate(
         if not callable(function):
             raise FlowError(f"aggregate: {name}= takes a function, not {function!r}")
     return UserAggregate((field_expr(on),), init, add, merge, result, _arrow_type(type))
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values, for a type that only stores them in another way."""
-    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        kind = kind.value_type
-    return kind
 
 
 def is_ordered(kind: pa.DataType) -> bool:

@@ -147,16 +147,22 @@ def _narrow_field(field: pa.Field[Any], below: Sequence[str], where: str) -> pa.
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """The schema with every dictionary- or run-end-encoded type replaced by the type of its values."""
-    return pa.schema([f.with_type(_plain(f.type)) for f in schema])
+    return pa.schema([f.with_type(_plain_throughout(f.type)) for f in schema])
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return _plain(kind.value_type)
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, for a type that only stores them in another way."""
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _plain_throughout(kind: pa.DataType) -> pa.DataType:
+    kind = plain_type(kind)
     if pa.types.is_struct(kind):
-        return pa.struct([f.with_type(_plain(f.type)) for f in kind])
+        return pa.struct([f.with_type(_plain_throughout(f.type)) for f in kind])
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+        return pa.list_(kind.value_field.with_type(_plain_throughout(kind.value_type)))
     return kind
 
 
@@ -218,7 +224,7 @@ def _fit(column: pa.Array[Any], wanted: pa.DataType, where: str) -> pa.Array[Any
 
 def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a cast keeps what a value means. Arrow would also make 1 of true, and "1" of 1."""
-    found, wanted = _plain(found), _plain(wanted)
+    found, wanted = _plain_throughout(found), _plain_throughout(wanted)
     if pa.types.is_null(found):
         return True
     if pa.types.is_nested(found) or pa.types.is_nested(wanted):

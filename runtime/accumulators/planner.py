@@ -25,6 +25,7 @@ from millstream.batch import Array, BoolArray, SignArray
 from millstream.errors import InternalError
 from millstream.expr import Expr
 from millstream.grouping import Groups
+from millstream.schema import plain_type
 
 Finish = Callable[[Sequence[Column]], Array]
 
@@ -319,7 +320,7 @@ def _extreme_part(kind: pa.DataType, at: int, largest: bool) -> numeric.Reductio
 
 def _computed_type(kind: pa.DataType) -> pa.DataType:
     """The type that an input is brought to: that of its values, or one with the kernels that are needed."""
-    kind = spec.plain_type(kind)
+    kind = plain_type(kind)
     if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_string_view(kind):

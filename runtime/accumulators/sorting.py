@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.accumulators.ordered import sort_codes
-from millstream.aggregates import plain_type
 from millstream.batch import Array, BoolArray, IntArray
 from millstream.grouping import Groups, raw_values
+from millstream.schema import plain_type
 
 Places = npt.NDArray[np.intp]
 Content = Callable[[Places], Sequence[Array]]

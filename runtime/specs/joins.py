@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Self
 import pyarrow as pa
 
 from millstream.errors import FlowError, SchemaError, unknown_field
+from millstream.schema import plain_type
 from millstream.specs.base import LATE_REASON, MAIN, Bound, Changelog, Fields, Spec, Time, both, refuse_changelog
 from millstream.specs.windows import SessionWindows, Windows
 from millstream.times import MAX_US, STAMP, format_duration
@@ -229,19 +230,17 @@ def check_key_types(
     Raises:
         SchemaError: they could never be equal, or only after a conversion that the user should choose.
     """
-    if _plain(left_kind) != _plain(right_kind):
+    if _compared(left_kind) != _compared(right_kind):
         raise SchemaError(
             f"{where}: the key {left!r} of the left side is {left_kind} and {right!r} of the {of} is {right_kind}; "
             "cast one of them to the other's type"
         )
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    return kind
+def _compared(kind: pa.DataType) -> pa.DataType:
+    """The type as which keys are compared: it says nothing of how they are stored."""
+    kind = plain_type(kind)
+    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
 def _side(number: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Final, Self
 
 import pyarrow as pa
 
-from millstream.aggregates import is_ordered, plain_type
+from millstream.aggregates import is_ordered
 from millstream.errors import FlowError, SchemaError
 from millstream.evaluate import output_type
 from millstream.expr import Expr
+from millstream.schema import plain_type
 from millstream.specs.base import MAIN, Bound, Changelog, Fields, Spec, Time, both, takes_back
 from millstream.specs.ordering import OrderedSpec, whole_rows
 from millstream.specs.windows import RESERVED

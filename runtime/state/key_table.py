@@ -186,7 +186,7 @@ class KeyTable:
     def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: Rows) -> BoolArray:
         result = np.ones(len(rows), np.bool_)
         for held, given in zip(self._columns, keys.columns, strict=True):
-            mine, theirs = held.take(slots), _plain(given)
+            mine, theirs = held.take(slots), _in_place(given)
             if isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray) and mine.dtype.kind in "iu":
                 result &= mine == theirs[rows]
             else:
@@ -228,7 +228,7 @@ class KeyTable:
             self._names = keys.schema.names
             self._columns = [SlotColumn() for _ in keys.columns]
         for column, values in zip(self._columns, keys.columns, strict=True):
-            column.put(slots, _plain(values))
+            column.put(slots, _in_place(values))
 
     def _rebuild(self) -> None:
         size = _FIRST_SIZE
@@ -238,7 +238,7 @@ class KeyTable:
         self._insert(self.live())
 
 
-def _plain(values: Array) -> Column:
+def _in_place(values: Array) -> Column:
     """Numbers as NumPy sees them, which are kept in place; others, and where there is a null, as they are."""
     kind = values.type
     is_plain = (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not values.null_count
