@@ -51,6 +51,7 @@ from millstream.wire import (
     Data,
     Failed,
     Finished,
+    Found,
     Hello,
     Look,
     Rescale,
@@ -240,6 +241,8 @@ class Attempt:
                         self._rescaled(message)
                     case Answered():
                         self.steering.answered(message)
+                    case Found():
+                        self.steering.questions.found(message)
                     case Switch():
                         self._switch(link, message)
                     case _:
@@ -396,6 +399,8 @@ class Attempt:
     def _hand_on_commands(self, link: Link) -> None:
         for ask in self.steering.due():
             link.send(COORDINATOR, ask)
+        for name, query in self.steering.questions.due(self.plan):
+            link.send(name, query)
         for operator in self.watch.looked_at():
             self.caller.runner.look(operator)
             for name in (COORDINATOR, *map(worker_name, range(self.plan.workers))):

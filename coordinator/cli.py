@@ -18,10 +18,11 @@ import click
 from rich.console import Console
 
 import millstream
-from millstream.commands import Answer
+from millstream.commands import Answer, Query
 from millstream.connectors.curve import make_keys
 from millstream.control import RunningFlow
 from millstream.coordinator import flowfile, inspection, launch
+from millstream.coordinator.answers import write_answer
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
@@ -29,7 +30,8 @@ from millstream.coordinator.ui.address import open_door, parse_address
 from millstream.coordinator.ui.watching import serve_past
 from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
-from millstream.times import SECOND_US, duration_us
+from millstream.queries import MOST_ROWS
+from millstream.times import SECOND_US, duration_us, moment_us
 
 Workers = int | Literal["auto"]
 
@@ -345,6 +347,48 @@ def scale(run: str, workers: int, state: Path, timeout_s: float) -> None:
 def stop(run: str, savepoint: bool, to: Path | None, drain: bool, state: Path, timeout_s: float) -> None:
     """End a running flow at a last checkpoint, from which it can go on."""
     _ask(run, state, timeout_s, lambda running: running.stop(drain=drain, savepoint=savepoint, to=to))
+
+
+@main.command()
+@_running
+@click.argument("operator")
+@click.option(
+    "--key", "keys", metavar="KEY", multiple=True,
+    help="Only of this key; may be repeated. Values of several key fields are divided by commas, or a JSON list.",
+)  # fmt: skip
+@click.option(
+    "--at", metavar="TIME", help="Only windows that hold this moment: 2026-01-31T12:00, in UTC, or with offset."
+)
+@click.option(
+    "--most", metavar="ROWS", type=click.IntRange(1, MOST_ROWS), default=1_000, show_default=True, help="Rows, at most."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "arrow"]), default="table", show_default=True,
+    help="json: an object a line; arrow: an IPC stream.",
+)  # fmt: skip
+@_state
+@click.option(
+    "--timeout", "timeout_s", metavar="DURATION", type=_DurationType(), default="30s", show_default=True,
+    help="How long to wait for the answer.",
+)  # fmt: skip
+def query(
+    run: str, operator: str, keys: tuple[str, ...], at: str | None, most: int, form: str, state: Path, timeout_s: float
+) -> None:
+    """Ask what an operator of a running flow holds: the values of keys, open windows. Status 1 where that is nothing."""
+    with _told():
+        command = Query(
+            operator,
+            list(keys) or None,
+            None if at is None else moment_us(at),
+            most,
+            "json" if form == "json" else "arrow",
+        )
+        answer = RunningFlow(inspection.state_of(run, state), timeout_s=timeout_s).ask(command)
+        found = write_answer(answer, form, _console())
+    if not found or answer.more:
+        click.echo(answer.said, err=True)
+    if not found:
+        sys.exit(_FAILED)
 
 
 @main.command()

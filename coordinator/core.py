@@ -39,9 +39,11 @@ from millstream.wire import (
     Data,
     Failed,
     Finished,
+    Found,
     Hello,
     Look,
     Message,
+    Query,
     Rescale,
     Start,
     Stop,
@@ -171,7 +173,7 @@ class Coordinator:
                 self._asked(message)
             case Rescale():
                 self._asked_to_rescale(message)
-            case ClockReading() | Start() | Checkpoint() | Completed() | Answered() | Switch():
+            case ClockReading() | Start() | Checkpoint() | Completed() | Answered() | Switch() | Query() | Found():
                 pass  # never sent to the coordinator
 
     def _greeted(self, name: str, now_us: int) -> None:

@@ -21,6 +21,7 @@ from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.store import CheckpointStore
 from millstream.commands import Answer
 from millstream.coordinator.control import Request, Requests
+from millstream.coordinator.questions import Questions
 from millstream.errors import CheckpointError
 from millstream.wire import Answered, Ask
 
@@ -37,9 +38,13 @@ class _Asked:
 class Steering:
     """Args:
     state: the state directory of the flow.
+
+    Attributes:
+        questions: what was asked about state.
     """
 
     def __init__(self, requests: Requests, state: Path, store: CheckpointStore) -> None:
+        self.questions = Questions()
         self._requests = requests
         self._state = state
         self._store = store
@@ -58,6 +63,7 @@ class Steering:
     def begin_life(self) -> Iterator[Ask]:
         """What a new coordinator has to be told."""
         self._stop_handed_on = False
+        self.questions.begin_life()
         if self._paused:
             yield Ask(next(self._numbers), Ask.PAUSE)
         for asked in self._asked.values():
@@ -80,6 +86,8 @@ class Steering:
                 case commands.Resume():
                     self._paused = False
                     yield self._remember(request, Ask.RESUME)
+                case commands.Query():
+                    self.questions.ask(request)
                 case commands.Scale():
                     if self._scale is not None:
                         request.refuse("the run is being rescaled already; ask again when that is done")
@@ -190,6 +198,7 @@ class Steering:
 
     def close(self) -> None:
         """The run is over: savepoints that are being copied are finished, and whoever still waits is told."""
+        self.questions.close()
         for copying in self._copying:
             copying.join()
         for request in [*(a.request for a in self._asked.values()), *filter(None, (self._scale, self._stop))]:

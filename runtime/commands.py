@@ -6,17 +6,20 @@ other programs. Nothing here does input or output; control.py carries these line
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from millstream.errors import CommandError
+from millstream.queries import MOST_KEYS, MOST_ROWS
 
 VERSION: Final = 1
 
 LINE_BYTES: Final = 65_536
-"""No request and no answer is longer."""
+"""No request is longer."""
+ANSWER_BYTES: Final = 64 << 20
+"""No answer is longer."""
 
 
 class Checkpoint(Struct, frozen=True, tag_field="do", tag="checkpoint", forbid_unknown_fields=True):
@@ -60,7 +63,29 @@ class Stop(Struct, frozen=True, tag_field="do", tag="stop", forbid_unknown_field
     to: str = ""
 
 
-Command = Checkpoint | Savepoint | Pause | Resume | Scale | Stop
+AskedKey = str | list[str | int | float | bool | None]
+"""Of a key its text, or a value for each key field."""
+
+
+class Query(Struct, frozen=True, tag_field="do", tag="query", forbid_unknown_fields=True):
+    """Tell what an operator holds.
+
+    Attributes:
+        operator: its name.
+        keys: None: all keys.
+        at_us: only windows that hold this time, in microseconds since the epoch; None: all that are open.
+        most: how many rows the answer may have.
+        format: ``arrow`` answers with ``table``, ``json`` with ``records``.
+    """
+
+    operator: str
+    keys: Annotated[list[AskedKey], Meta(min_length=1, max_length=MOST_KEYS)] | None = None
+    at_us: Annotated[int, Meta(ge=-(2**62), le=2**62)] | None = None
+    most: Annotated[int, Meta(ge=1, le=MOST_ROWS)] = 1_000
+    format: Literal["arrow", "json"] = "arrow"
+
+
+Command = Checkpoint | Savepoint | Pause | Resume | Scale | Stop | Query
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
@@ -72,6 +97,9 @@ class Answer(Struct, frozen=True, omit_defaults=True):
         epoch: the checkpoint that was made.
         path: where the savepoint is.
         seconds: how long it took.
+        table: what an operator holds, as an Arrow IPC stream; in JSON as base64.
+        records: the same as an object for each row.
+        more: there is more than was asked for.
     """
 
     said: str
@@ -79,6 +107,9 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     epoch: int | None = None
     path: str | None = None
     seconds: float | None = None
+    table: bytes | None = None
+    records: list[dict[str, Any]] | None = None
+    more: bool = False
 
 
 class _Request(Struct, frozen=True):
@@ -114,7 +145,7 @@ def decode_command(line: bytes) -> Command:
 
 
 def encode_answer(answer: Answer) -> bytes:
-    return msgspec.json.encode({"version": VERSION, "answer": answer}) + b"\n"
+    return msgspec.json.encode({"version": VERSION, "answer": answer}, enc_hook=str) + b"\n"
 
 
 def decode_answer(line: bytes) -> Answer:

@@ -1,4 +1,4 @@
-"""Telling a running flow what to do: checkpoint, savepoint, pause, resume, stop, scale.
+"""Telling a running flow what to do: checkpoint, savepoint, pause, resume, stop, scale; and asking what it holds.
 
     from millstream.control import RunningFlow
 
@@ -13,17 +13,23 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from millstream.commands import (
-    LINE_BYTES,
+    ANSWER_BYTES,
     Answer,
+    AskedKey,
     Checkpoint,
     Command,
     Pause,
+    Query,
     Resume,
     Savepoint,
     Scale,
@@ -32,6 +38,10 @@ from millstream.commands import (
     encode_command,
 )
 from millstream.errors import CommandError
+from millstream.times import moment_us
+
+Value = str | int | float | bool | datetime | date | Decimal | None
+Key = Value | tuple[Value, ...]
 
 SOCKET: Final = "control.sock"
 ANSWER_TIMEOUT_S: Final = 600.0
@@ -78,6 +88,28 @@ class RunningFlow:
             raise CommandError(f"scale({workers}): a run has 1 to 256 workers")
         return self.ask(Scale(workers))
 
+    def query(
+        self,
+        operator: str,
+        keys: Sequence[Key] | None = None,
+        *,
+        at: datetime | str | None = None,
+        most: int = 1_000,
+    ) -> pa.Table:
+        """What an operator holds now, a row for each key, or for each key and window.
+
+        Args:
+            operator: its name, as the page and `millstream explain` show it.
+            keys: the keys, 100 at most: a value for each, or a tuple of values where there are several key fields; None: all.
+            at: only windows that hold this moment; a naive one is UTC. None: all windows that are open.
+            most: how many rows there may be, 100,000 at most.
+        Returns:
+            Named columns, the key fields among them; without rows where nothing is held of these keys.
+        """
+        named: list[AskedKey] | None = None if keys is None else [_plain_key(key) for key in keys]
+        answer = self.ask(Query(operator, named, None if at is None else moment_us(at), most))
+        return pa.ipc.open_stream(answer.table or b"").read_all()
+
     def stop(self, *, drain: bool = False, savepoint: bool = False, to: str | os.PathLike[str] | None = None) -> Answer:
         """End the run at a last checkpoint, from which it can go on.
 
@@ -116,13 +148,22 @@ class RunningFlow:
         try:
             connection.sendall(request)
             with connection.makefile("rb") as answers:
-                return answers.readline(LINE_BYTES)
+                return answers.readline(ANSWER_BYTES)
         except TimeoutError:
             raise CommandError(
                 f"{self.state}: the run did not answer within {self.timeout_s:g} s; it may still do what it was asked"
             ) from None
         except OSError:
             return b""
+
+
+def _plain_key(key: Key) -> AskedKey:
+    values = key if isinstance(key, tuple) else (key,)
+    return [v if isinstance(v, str | int | float | bool | None) else _text_of(v) for v in values]
+
+
+def _text_of(value: datetime | date | Decimal) -> str:
+    return str(value) if isinstance(value, Decimal) else value.isoformat()
 
 
 @contextmanager

@@ -55,6 +55,10 @@ class CommandError(MillstreamError):
     """A command to a running flow cannot be carried out: there is no such run, it is over, or it said no."""
 
 
+class QueryError(MillstreamError):
+    """A question about state has no answer: a key that does not fit, an operator that keeps nothing of the kind."""
+
+
 class ProcessLost(ProcessError):
     """A process of the run died or hung by no fault of the flow's: another may take its place."""
 

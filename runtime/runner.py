@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import pyarrow as pa
+
 from millstream.binding import FirstRows
 from millstream.block_stage import BlockStage
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
@@ -26,10 +28,11 @@ from millstream.operators.grouped import GroupRows
 from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
+from millstream.queries import Question, answer_of
 from millstream.sending import ExchangeOutput, Outgoing, splitter
 from millstream.stage import Emission, StageRun, StageSnapshot
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
-from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, TimeReport
+from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, Query, TimeReport
 
 LOOK_US: Final = 5_000_000
 """For how long the rows of an operator are told when somebody has looked at them."""
@@ -414,6 +417,17 @@ class Runner:
             node = next((n for n in stage.operators if self._name(n) == operator), None)
             if stage.looked_at != node:
                 stage.looked_at, stage.seen = node, None
+
+    def lookup(self, query: Query) -> tuple[pa.RecordBatch | None, bool]:
+        """What an operator holds in this process, and whether there is more than was asked for.
+
+        Raises:
+            QueryError: a key does not fit, or the operator keeps nothing that can be asked for.
+        """
+        keys = None if query.keys is None else tuple(query.keys)
+        question = Question(query.operator, keys, query.at_us, query.most)
+        operators = [o for s in self.stages.values() for n, o in s.operators.items() if self._name(n) == query.operator]
+        return answer_of((batch for o in operators for batch in o.lookup(question)), query.most)
 
     def _rows_seen(self) -> dict[str, Any]:
         """By operator, its last rows as they are shown; empty where nobody looks."""

@@ -71,6 +71,20 @@ def datetime_us(value: datetime) -> int:
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
+def moment_us(value: datetime | str) -> int:
+    """A moment in microseconds since the epoch: a datetime, or ISO 8601; a naive one is UTC.
+
+    Raises:
+        FlowError: the text is not a moment.
+    """
+    try:
+        return datetime_us(datetime.fromisoformat(value) if isinstance(value, str) else value)
+    except ValueError:
+        raise FlowError(
+            f"{value!r} is not a moment; write it as in '2026-01-31T12:00' (UTC) or with its offset"
+        ) from None
+
+
 def saturating_add(time_us: int, delta_us: int) -> int:
     """``time_us + delta_us``, where the ends of the line absorb and nothing wraps."""
     if time_us in (MIN_US, MAX_US):

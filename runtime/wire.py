@@ -507,9 +507,66 @@ class Look:
         return cls(*_fields("look", header, 1, frames))
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Supervisor to a worker: what do you hold of these keys? Header: [tag, version, attempt, number, operator, keys, at, most].
+
+    Attributes:
+        number: by which it is answered.
+        keys: as `queries.Question` has them; None: all.
+        at_us: only windows that hold this time; None: all that are open.
+        most: how many rows the answer may have.
+    """
+
+    TAG: ClassVar[int] = 21
+    number: int
+    operator: str
+    keys: list[Any] | None
+    at_us: int | None
+    most: int
+
+    def encode(self, attempt: int) -> list[Frame]:
+        return [_pack((self.TAG, VERSION, attempt, self.number, self.operator, self.keys, self.at_us, self.most))]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Query:
+        return cls(*_fields("query", header, 5, frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Worker to supervisor: the answer to a `Query`. Header: [tag, version, attempt, number, process, more, failure].
+
+    Further frames: the schema and the rows, where there are any.
+
+    Attributes:
+        rows: columns with names, key fields among them; None: nothing is held of these keys.
+        more: there are more rows than were asked for, or than go into an answer.
+        failure: why there is no answer; empty: there is one.
+    """
+
+    TAG: ClassVar[int] = 22
+    number: int
+    process: str
+    rows: pa.RecordBatch | None = None
+    more: bool = False
+    failure: str = ""
+
+    def encode(self, attempt: int) -> list[Frame]:
+        frames: list[Frame] = []
+        if self.rows is not None:
+            _encode_columns(self.rows, frames)
+        return [_pack((self.TAG, VERSION, attempt, self.number, self.process, self.more, self.failure)), *frames]
+
+    @classmethod
+    def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Found:
+        number, process, more, failure = _fields("found", header, 4, ())
+        return cls(number, process, _decode_columns(iter(frames)) if frames else None, more, failure)
+
+
 Message = (
     Data | Credit | TimeReport | ClockReading | Hello | Start | Beat | Failed | Finished | Stop
-    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered | Rescale | Switch | Look
+    | Checkpoint | Acknowledged | Completed | Committed | Ask | Answered | Rescale | Switch | Look | Query | Found
 )  # fmt: skip
 
 _MESSAGES: dict[int, Any] = {m.TAG: m for m in get_args(Message)}

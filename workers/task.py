@@ -10,11 +10,11 @@ from millstream.channel import RECEIVER_BUDGET_BYTES
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.part import CheckpointPart, Snapshot, acknowledgement
 from millstream.checkpoints.recovery import Recovery
-from millstream.errors import ProcessLost, described
+from millstream.errors import MillstreamError, ProcessLost, described
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
-from millstream.topology import COORDINATOR, worker_name
+from millstream.topology import CALLER, COORDINATOR, worker_name
 from millstream.wire import (
     Beat,
     Checkpoint,
@@ -25,8 +25,10 @@ from millstream.wire import (
     Data,
     Failed,
     Finished,
+    Found,
     Look,
     Message,
+    Query,
     Start,
     Stop,
     Switch,
@@ -80,12 +82,25 @@ class Worker:
                 self.outbox.append((COORDINATOR, Committed(self.name, message.epoch)))
             case Look():
                 self.runner.look(message.operator)
+            case Query():
+                self.outbox.append((CALLER, self._found(message)))
             case Stop():
                 self.stopped = True
             case Switch():
                 self.switch = message
             case _:
                 pass  # never sent to a worker
+
+    def _found(self, query: Query) -> Found:
+        """The answer to a question; a question is nobody's reason to fail."""
+        try:
+            rows, more = self.runner.lookup(query)
+        except MillstreamError as error:
+            return Found(query.number, self.name, failure=str(error))
+        except Exception as error:
+            failure = f"{query.operator}: the answer could not be made: {type(error).__name__}: {error}"
+            return Found(query.number, self.name, failure=failure)
+        return Found(query.number, self.name, rows, more)
 
     def work(self, steps: int) -> bool:
         """Take up to so many steps; returns whether there may be more to do."""

@@ -23,6 +23,7 @@ class GraphOperator:
         places: where it runs: "coordinator", "workers", "one worker", "caller".
         stages: the stages with a watermark of their own that it is in.
         timed: its rows have event time.
+        keyed: it keeps something by key.
     """
 
     name: str
@@ -34,6 +35,7 @@ class GraphOperator:
     places: tuple[str, ...]
     stages: tuple[int, ...]
     timed: bool
+    keyed: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def _operator(plan: PhysicalPlan, number: int, parts: list[int]) -> GraphOperato
         places=tuple(dict.fromkeys(s.place.value for s in stages)),
         stages=tuple(s.id for s in stages if s.kind is StageKind.KEYED),
         timed=_has_time(plan, number),
+        keyed=node.spec.keyed,
     )
 
 

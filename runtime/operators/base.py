@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from millstream.batch import Batch
 from millstream.checkpoints.tables import Part, StateTable
-from millstream.errors import FlowError, InternalError, SchemaError
+from millstream.errors import FlowError, InternalError, QueryError, SchemaError
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.times import saturating_add
 
@@ -167,6 +168,16 @@ class Operator:
         """
         if tables:
             raise InternalError(f"{self.context.name}: there is state for it, and it takes none")
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """What is held now of the keys that are asked for: rows of named columns, nothing for a key that is not there.
+
+        Called between two steps; changes nothing.
+
+        Raises:
+            QueryError: a key does not fit, or what is kept cannot be asked for.
+        """
+        raise QueryError(f"{self.context.name}: what it keeps cannot be asked for by key yet")
 
     def on_abort(self) -> None:
         """The run has failed: let go of what is open without finishing it."""

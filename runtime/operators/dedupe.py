@@ -26,12 +26,13 @@ from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.row_tables import notes_and_fields, row_columns
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import DedupeSpec, FirstSpec
 from millstream.state.columns import SlotColumn, grown
 from millstream.state.expiry import Expiry
 from millstream.state.key_table import KeyTable
-from millstream.times import MAX_US
+from millstream.times import MAX_US, STAMP
 
 _STANDING: Final = "standing"
 _CARRIED: Final = "carried"
@@ -146,6 +147,11 @@ class Dedupe(Operator):
     def held_back_us(self) -> int:
         return MAX_US if self.spec.final else 0
 
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        slots = self.keys.asked(question)
+        if len(slots):
+            yield self._said(slots).columns
+
     # --- checkpoints ---
 
     def snapshot(self) -> list[Part]:
@@ -243,6 +249,13 @@ class FirstInOrder(OrderedOperator):
         if self.within_us is not None:
             self.keys.free(self.expiry.due(watermark_us))
         return iter(())
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        slots = self.keys.asked(question)
+        keys = self.keys.keys(slots)
+        if len(slots) and self.within_us is not None:
+            keys = keys.append_column("accepted", pa.array(self.accepted_us[slots]).view(STAMP))
+        yield keys
 
     # --- checkpoints ---
 

@@ -28,6 +28,7 @@ from millstream.operators.lateness import with_text
 from millstream.operators.windows.aligned import AlignedWindows
 from millstream.operators.windows.panes import Panes, PaneWriter
 from millstream.operators.windows.shown import ShownRun
+from millstream.operators.windows.slices import AFTER_ALL
 from millstream.rows import Row, rows_of
 from millstream.specs.base import LATE
 from millstream.specs.free_windows import CustomWindows
@@ -50,8 +51,8 @@ class GlobalWindow(AlignedWindows):
 class _TimelessWriter(PaneWriter):
     """Panes of windows that have no start and no end."""
 
-    def _batch(self, panes: Panes, accumulators: AccumulatorSet, sign: SignArray | None) -> Batch:
-        batch = super()._batch(panes, accumulators, sign)
+    def batch(self, panes: Panes, accumulators: AccumulatorSet, sign: SignArray | None) -> Batch:
+        batch = super().batch(panes, accumulators, sign)
         names, nothing = batch.columns.schema.names, pa.nulls(len(panes), STAMP)
         columns = make_columns(names, [nothing, nothing, *batch.columns.columns[2:]])
         return replace(batch, columns=columns, time_us=None)
@@ -153,6 +154,12 @@ class CustomWindow(AlignedWindows):
         distinct, codes = panes.keys.distinct, panes.keys.codes
         start_us = distinct.column(0).to_numpy()[codes]
         return replace(panes, start_us=start_us, keys=Keys(distinct.select(distinct.schema.names[1:]), codes))
+
+    def _windows_at(self, time_us: int) -> tuple[int, int]:
+        return -AFTER_ALL, AFTER_ALL  # they lie as the function says
+
+    def _key_fields(self, distinct: pa.RecordBatch) -> pa.RecordBatch:
+        return distinct.select(distinct.schema.names[1:])
 
     # A key's owner is found by its own fields alone, so in state the start stands with the other columns.
 

@@ -38,6 +38,7 @@ from millstream.operators.process_state import KeyRecord, NoKey, ProcessState
 from millstream.operators.scan import key_values, keys_from, widened
 from millstream.operators.timers import Due
 from millstream.processing import Process, Timer, TimerClock, declared_states
+from millstream.queries import Question, as_text
 from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.process import CONTROL, EVENTS, ProcessSpec
@@ -353,6 +354,22 @@ class ProcessOperator(Operator):
         record = self.table.records.get(key)
         timers = () if record is None or record.timers is None else tuple(record.timers)
         return [Timer(_EPOCH + timedelta(microseconds=t), name, _CLOCKS[clock]) for clock, t, name in timers]
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """Each state of a key as JSON, and its timers."""
+        records, schema = self.table.records, self.outputs.key_schema
+        if schema is None:
+            return
+        wanted = question.of(schema)
+        asked = islice(records, question.most + 1) if wanted is None else dict.fromkeys(key_values(wanted))
+        keys = [k for k in asked if k in records]
+        if keys:
+            columns = keys_from(keys, schema).distinct
+            views = [self.table.view(k) or {} for k in keys]
+            for name in self.table.names:
+                columns = columns.append_column(name, as_text(view[name] for view in views))
+            timers = ([[t.time.isoformat(), t.name, t.clock] for t in self.timers_of(k)] for k in keys)
+            yield columns.append_column("timers", as_text(timers))
 
     def snapshot(self) -> list[StateTable]:
         tables = [

@@ -28,6 +28,7 @@ from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position, unchanged
 from millstream.operators.distinct_values import DistinctValues
 from millstream.operators.standing import Merged, Standing, latest, live_rows
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.keyed import RunningAggregateSpec
 from millstream.times import MAX_US, MIN_US
@@ -121,6 +122,13 @@ class RunningAggregate(Operator):
         )
         position = key_position(keys) if self.with_position else None
         return Batch(rows, time_us if self.timed else None, position=position)
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        slots = self.standing.keys.asked(question)
+        if len(slots):
+            yield self._rows(
+                self.standing.keys.keys(slots), self.standing.take(slots), self.standing.time_us[slots]
+            ).columns
 
     # --- checkpoints ---
 

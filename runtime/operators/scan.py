@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from itertools import compress, repeat
+from itertools import compress, islice, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.line import Line, place_us
 from millstream.operators.ttl import Deadlines
+from millstream.queries import Question, as_text
 from millstream.rows import Row, columns_of, python_values, rows_of
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.keyed import ScanSpec
@@ -209,6 +210,17 @@ class Scan(Operator):
             for key in self.deadlines.free(now_us):
                 del self.states[key]
                 self._pieces.changed((key,))
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """Each state as JSON, of values that have no such form what Python shows of them."""
+        if self._key_schema is None:
+            return
+        wanted = question.of(self._key_schema)
+        asked = islice(self.states, question.most + 1) if wanted is None else dict.fromkeys(key_values(wanted))
+        keys = [k for k in asked if k in self.states]
+        if keys:
+            columns = keys_from(keys, self._key_schema).distinct
+            yield columns.append_column("state", as_text(self.states[k] for k in keys))
 
     # --- checkpoints ---
 

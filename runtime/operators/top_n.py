@@ -30,6 +30,7 @@ from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.columnar import evaluate_all
 from millstream.operators.row_tables import notes_and_fields, row_columns
 from millstream.operators.taking_back import cancelled
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import TopNSpec, ranked
 from millstream.state.columns import RowLog, grown
@@ -254,18 +255,27 @@ class TopN(Operator):
         slots, counts, _ = self.lists.all()
         per_part = max(1, CHANGE_ROWS // max(1, int(counts.max(initial=1))))
         for start in range(0, len(slots), per_part):
-            some = slots[start : start + per_part]
-            lengths, numbers = self.lists.take(some)
-            groups = Groups(np.repeat(np.arange(len(some)), lengths), len(some))
-            width = len(self.fields)
-            by = [
-                codes_of(to_arrow(self.log.take(width + i, numbers)), k.descending)
-                for i, k in enumerate(self.spec.by if self.spec.all_ties else ())
-            ]
-            ranks = ranks_of(np.arange(len(numbers)), groups, by, self.spec.all_ties)
-            best = ranks < self.spec.n
-            yield MAIN, self._said(some[groups.codes[best]], numbers[best], ranks[best])
+            yield MAIN, self._best(slots[start : start + per_part])
         self.keys, self.lists, self.log, self.worst = KeyTable(), SlotLists(), None, _Worst()
+
+    def _best(self, slots: IntArray) -> Batch:
+        """The rows that stand for some keys, the best first."""
+        assert self.log is not None
+        lengths, numbers = self.lists.take(slots)
+        groups = Groups(np.repeat(np.arange(len(slots)), lengths), len(slots))
+        width = len(self.fields)
+        by = [
+            codes_of(to_arrow(self.log.take(width + i, numbers)), k.descending)
+            for i, k in enumerate(self.spec.by if self.spec.all_ties else ())
+        ]
+        ranks = ranks_of(np.arange(len(numbers)), groups, by, self.spec.all_ties)
+        best = ranks < self.spec.n
+        return self._said(slots[groups.codes[best]], numbers[best], ranks[best])
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        slots = self.keys.asked(question)
+        if len(slots):
+            yield self._best(slots).columns
 
     def held_back_us(self) -> int:
         return MAX_US if self.spec.final else 0

@@ -20,6 +20,7 @@ from millstream.checkpoints.tables import Part
 from millstream.grouping import raw_values
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
+from millstream.queries import Question
 from millstream.state.columns import SlotColumn, grown
 from millstream.state.pieces import RowsOf, SlotPieces
 
@@ -57,6 +58,14 @@ class KeyTable:
     def find(self, keys: pa.RecordBatch) -> IntArray:
         """The slot of each key, -1 for one that has none, int64[n]."""
         return self._find(keys, hash_keys(keys.columns))
+
+    def asked(self, question: Question) -> IntArray:
+        """The slots of the keys that are asked for, ascending; of all, no more than one beyond what an answer has."""
+        wanted = question.of(self.keys(np.zeros(0, np.int64)).schema) if self._columns else None
+        if wanted is None:
+            return self.live()[: question.most + 1]
+        slots = np.unique(self.find(wanted))
+        return slots[slots >= 0]
 
     def add(self, keys: pa.RecordBatch, *, come_again: bool = True) -> tuple[IntArray, BoolArray]:
         """The slot of each key; keys that have none get one.

@@ -77,6 +77,16 @@ def test_an_operator_opens_by_keyboard_and_shows_its_last_rows(page: Page) -> No
     assert page.evaluate("document.activeElement.dataset.operator") == "map"
 
 
+def test_a_key_is_looked_up_in_an_operator(page: Page) -> None:
+    expect(page.locator("#lookup-operator")).to_have_text("agg")
+    page.get_by_label("Key").fill("<b>Berlin</b>")
+    page.get_by_role("button", name="Look up").click()
+    expect(page.locator("#lookup-found tbody tr").first).to_contain_text("<b>Berlin</b>", timeout=60 * SECONDS)
+    page.get_by_label("Key").fill("nowhere")
+    page.get_by_role("button", name="Look up").click()
+    expect(page.locator("#lookup-found")).to_have_text("'agg' holds nothing of that")
+
+
 def test_dead_letters_are_shown_with_their_reason(page: Page) -> None:
     expect(page.locator("#letters tbody tr").first).to_contain_text("no price for order", timeout=60 * SECONDS)
 

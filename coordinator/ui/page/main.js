@@ -5,6 +5,7 @@ import { Charts } from "./charts.js";
 import { $, make, say } from "./dom.js";
 import { moment, span } from "./format.js";
 import { Graph } from "./graph.js";
+import * as lookup from "./lookup.js";
 import * as panels from "./panels.js";
 
 const POINTS = 240, LIVE_EVERY_US = 1e6, RELOAD_MS = 30_000, LISTS_MS = 5_000, ROWS_MS = 1_500;
@@ -72,7 +73,7 @@ const select = (name) => {
   state.sample = null;
   graph.select(name);
   showDetail();
-  if (name) { loadRows(); $("detail").scrollIntoView({ block: "nearest" }); }
+  if (name) { loadRows(); lookup.choose(name); $("detail").scrollIntoView({ block: "nearest" }); }
   else if (before) graph.nodes.get(before)?.node.focus();
 };
 
@@ -229,6 +230,7 @@ const begin = async () => {
   say($("flow"), run.graph.flow);
   graph.show(run.graph);
   showCommands(run.live ? run.commands : []);
+  lookup.offer(run.graph, run.live ? run.commands : []);
   if (run.run != null) {
     await Promise.all([loadTimeline(), loadLists()]);
   }
@@ -250,6 +252,7 @@ const begin = async () => {
 const over = () => {
   state.over = true;
   showCommands([]);
+  $("state-section").hidden = true;
   const last = state.timeline.points.at(-1);
   if (!state.live && last) {
     api.at(state.run, last.time_us).then((picture) => { state.live = state.shown = picture; showMoment(); show(); });

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
 from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns
@@ -30,8 +31,9 @@ from millstream.operators.windows.base import FIRE_AGAIN_US, WindowOperator, row
 from millstream.operators.windows.panes import Panes
 from millstream.operators.windows.shown import ShownRun, ShownStore, Update, updated
 from millstream.operators.windows.slices import AFTER_ALL, WindowLayout
+from millstream.queries import Question
 from millstream.ranges import expand
-from millstream.runs import Run, RunStore, combine, group_run, merge_overlaps, merge_runs, sort_run
+from millstream.runs import Run, RunStore, combine, group_run, merge_overlaps, merge_runs, sort_run, trimmed
 from millstream.specs.windows import WindowAggregateSpec, Windows
 from millstream.times import MAX_US
 
@@ -284,6 +286,50 @@ class AlignedWindows(WindowOperator):
         # A slice is done with when the last window that it is in has fired.
         stores.slices.drop_below(until * self.layout.step if until < AFTER_ALL else AFTER_ALL)
         return due
+
+    # --- questions ---
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """What every window holds that has not expired. For all keys this costs as much as firing the windows does."""
+        if self.stores is None:
+            return
+        stores, first, last = self.stores, -AFTER_ALL, AFTER_ALL
+        if question.at_us is not None:
+            first, last = self._windows_at(question.at_us)
+        runs = [*stores.windows.runs, *stores.changed.runs, *(s.run for s in stores.shown.runs)]
+        asked = [self._asked(run.between(first, last + 1), question) for run in runs]
+        for run in stores.slices.runs:
+            if question.at_us is not None:
+                run = run.between(first * self.layout.step, last * self.layout.step + self.layout.width)
+            held = self._asked(run, question)
+            rows, windows = expand(
+                np.maximum(self.layout.first(held.index), max(first, self.fired_until)),
+                np.minimum(self.layout.last(held.index), last),
+            )
+            part = held.take(rows)
+            asked.append(combine(Run(windows, part.keys, part.columns), stores.accumulators))
+        asked = [run for run in asked if len(run)]
+        if asked:
+            whole = merge_runs(asked, stores.accumulators)
+            nothing = np.zeros(len(whole), np.int64)
+            panes = self._panes(ShownRun(whole, nothing, nothing.astype(np.int8)))
+            yield from self.writer.held(panes, stores.accumulators, question)
+
+    def _windows_at(self, time_us: int) -> tuple[int, int]:
+        """The first and the last window that can hold a time."""
+        of = self.layout.slices.of(np.array([time_us], np.int64))
+        return int(self.layout.first(of)[0]), int(self.layout.last(of)[0])
+
+    def _key_fields(self, distinct: pa.RecordBatch) -> pa.RecordBatch:
+        """Of what groups are told apart by, the fields of the key."""
+        return distinct
+
+    def _asked(self, run: Run, question: Question) -> Run:
+        """The groups of a run whose keys are asked for."""
+        if question.keys is None or not len(run):
+            return run
+        keys = trimmed(run.keys)
+        return run.take(np.flatnonzero(question.among(self._key_fields(keys.distinct))[keys.codes]))
 
     # --- checkpoints ---
 

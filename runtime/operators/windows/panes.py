@@ -19,6 +19,7 @@ from millstream.accumulators import AccumulatorSet, Column, concat, take
 from millstream.batch import Array, Batch, IntArray, Keys, SignArray, index_array, make_columns
 from millstream.keys import hash_keys
 from millstream.operators.base import Context, Output
+from millstream.queries import Question
 from millstream.runs import unify_keys
 from millstream.specs.base import MAIN
 from millstream.specs.windows import RESERVED
@@ -111,9 +112,18 @@ class PaneWriter:
             panes = concat_panes([back, panes]) if len(back) else panes
         for start in range(0, len(panes), PANE_ROWS):
             part = panes if len(panes) <= PANE_ROWS else panes.slice(start, start + PANE_ROWS)
-            yield MAIN, self._batch(part, accumulators, None if sign is None else sign[start : start + PANE_ROWS])
+            yield MAIN, self.batch(part, accumulators, None if sign is None else sign[start : start + PANE_ROWS])
 
-    def _batch(self, panes: Panes, accumulators: AccumulatorSet, sign: SignArray | None) -> Batch:
+    def held(self, panes: Panes, accumulators: AccumulatorSet, question: Question) -> Iterator[pa.RecordBatch]:
+        """What windows hold, as an answer: their bounds, keys and aggregates."""
+        if question.at_us is not None:
+            panes = panes.take(np.flatnonzero((panes.start_us <= question.at_us) & (question.at_us < panes.end_us)))
+        if accumulators.retractable:
+            panes = panes.take(np.flatnonzero(accumulators.left(panes.columns)))
+        columns = self.batch(panes, accumulators, None).columns
+        yield columns.select([n for n in columns.schema.names if n not in RESERVED[2:]])
+
+    def batch(self, panes: Panes, accumulators: AccumulatorSet, sign: SignArray | None) -> Batch:
         keys = panes.keys.columns()
         arrays: list[Array] = [
             pa.array(panes.start_us).view(STAMP), pa.array(panes.end_us).view(STAMP), pa.array(panes.pane),

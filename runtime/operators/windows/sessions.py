@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
 from millstream.batch import Batch, BoolArray, IntArray, Keys, index_array, make_columns
@@ -42,6 +43,7 @@ from millstream.operators.windows.parts import (
 )
 from millstream.operators.windows.shown import without_rows
 from millstream.operators.windows.slices import EvenSlices
+from millstream.queries import Question
 from millstream.runs import group_run, unify_keys
 from millstream.specs.windows import SessionWindows, WindowAggregateSpec
 from millstream.times import MAX_US, MIN_US, saturating_add
@@ -363,6 +365,15 @@ class SessionOperator(WindowOperator):
         of = np.concatenate([fresh_of, shown_of])
         whole, _ = joined(concat_parts([fresh, shown]), replace(sessions, of=of), due[of], accumulators)
         return whole
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """What every session holds that has not expired; not yet the overdue rows whose turn has not come."""
+        parts = [p.where(question.rows_of(p.keys)) for p in self.parts]
+        parts = [p for p in parts if len(p)]
+        if parts and self.accumulators is not None:
+            asked = concat_parts(parts)
+            whole, _ = joined(asked, _connect(asked), None, self.accumulators)
+            yield from self.writer.held(_panes(whole), self.accumulators, question)
 
     # --- checkpoints ---
 
