@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import Array, Batch, index_array, make_columns
+from millstream.batch import Array, Batch, make_columns
 from millstream.checkpoints.tables import Part, StateTable
+from millstream.grouping import IndexArray
 from millstream.operators.base import Context, Output
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
@@ -24,8 +24,6 @@ from millstream.specs.base import MAIN
 from millstream.specs.counting import CountWindowSpec
 from millstream.specs.windows import RESERVED
 from millstream.times import MAX_US, STAMP
-
-Places = npt.NDArray[np.intp]
 
 _HISTORY: Final = "history"
 
@@ -41,7 +39,7 @@ class CountWindow(OrderedOperator):
         if rows.num_rows == 0:
             return
         assert rows.keys is not None
-        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), self.aggregates.inputs(rows))
+        new, order = sorted_by_key(rows, self.history.keys.slots_of(rows.keys), self.aggregates.inputs(rows))
         seen, at, new = self.history.followed_by(new)
         full = (seen.number[at] + 1) % self.every == 0
         last, in_turn = at[full], order[full]
@@ -61,14 +59,14 @@ class CountWindow(OrderedOperator):
         yield from self._put_out(seen, last[np.lexsort((seen.position[last], seen.time_us[last]))])
         self.history.clear()
 
-    def _put_out(self, seen: KeyRows, last: Places) -> Iterator[Output]:
+    def _put_out(self, seen: KeyRows, last: IndexArray) -> Iterator[Output]:
         """Put out the windows that end with these rows."""
         if not len(last):
             return
         first = np.maximum(last - self.size + 1, seen.starts[last])
         if self.size == self.every:
             first = last - seen.number[last] % self.size
-        keys = self.history.slots.keys().take(index_array(seen.slots[last]))
+        keys = self.history.keys.keys(seen.slots[last])
         start, end = self._times(seen, first, last)
         arrays: list[Array] = [
             start, end, pa.array(np.zeros(len(last), np.int64)), pa.repeat("on_time", len(last)),
@@ -81,7 +79,7 @@ class CountWindow(OrderedOperator):
         else:
             yield MAIN, Batch(result)
 
-    def _times(self, seen: KeyRows, first: Places, last: Places) -> tuple[Array, Array]:
+    def _times(self, seen: KeyRows, first: IndexArray, last: IndexArray) -> tuple[Array, Array]:
         """When the windows start and end; null where events have no time."""
         if not self.by_event_time:
             nothing = pa.nulls(len(last), STAMP)
@@ -96,4 +94,4 @@ class CountWindow(OrderedOperator):
         self.history.restore([t for t in tables if t.name == _HISTORY])
 
     def figures(self) -> dict[str, Any]:
-        return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}
+        return {**super().figures(), "keys": len(self.history.keys), "state_bytes": self.history.nbytes}

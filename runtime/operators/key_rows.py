@@ -1,7 +1,7 @@
 """Rows that an operator remembers of each key: the last few, or those of the last while, columns and nothing else.
 
 Operators that look back from a row at earlier rows of its key (sliding and count windows, lag and lead) keep
-them here. Keys are numbered by `KeySlots`; rows lie sorted by slot and, within it, in the order they came in, which
+them here. Keys are numbered by a `KeyTable`; rows lie sorted by slot and, within it, in the order they came in, which
 is that of event time. A batch of them is a `KeyRows`; `KeyHistory` keeps several, each at least twice the size of the
 next, so that adding a batch costs a logarithm and reading touches only the keys that are asked for.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ from millstream.batch import (
     take_columns,
 )
 from millstream.checkpoints.tables import Saved, StateTable
-from millstream.grouping import Groups
+from millstream.grouping import Groups, IndexArray
 from millstream.operators.row_tables import fields_in, numbered_rows
-from millstream.operators.scan import key_values
 from millstream.ranges import ranges
+from millstream.state.key_table import KeyTable
 from millstream.times import MIN_US
 
 ROWS_LOOKED_AT_EACH: Final = 32
@@ -40,8 +40,6 @@ _NEARLY_ALL: Final = 0.8
 _SLOTS_LEAST: Final = 1_024
 
 _BESIDE: Final = ("time_us", "position", "number")
-
-Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -75,18 +73,18 @@ class KeyRows:
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
     @cached_property
-    def bounds(self) -> Rows:
+    def bounds(self) -> IndexArray:
         """Where each key starts, and the end of the last, intp[keys + 1]."""
         changes = np.flatnonzero(self.slots[1:] != self.slots[:-1]) + 1
         return np.concatenate([np.zeros(min(1, len(self.slots)), np.intp), changes, [len(self.slots)]])
 
     @cached_property
-    def starts(self) -> Rows:
+    def starts(self) -> IndexArray:
         """Where each row's key starts, intp[n]."""
         return np.repeat(self.bounds[:-1], np.diff(self.bounds))
 
     @cached_property
-    def ends(self) -> Rows:
+    def ends(self) -> IndexArray:
         """Where each row's key ends, intp[n]."""
         return np.repeat(self.bounds[1:], np.diff(self.bounds))
 
@@ -96,7 +94,7 @@ class KeyRows:
         return beside + int(self.columns.nbytes)
 
 
-def joined(parts: Sequence[KeyRows]) -> tuple[KeyRows, Rows]:
+def joined(parts: Sequence[KeyRows]) -> tuple[KeyRows, IndexArray]:
     """Several as one, rows of an earlier part before those of a later one.
 
     Returns:
@@ -117,7 +115,7 @@ def joined(parts: Sequence[KeyRows]) -> tuple[KeyRows, Rows]:
     return end_to_end.take(order), order
 
 
-class Moments:
+class TimesByKey:
     """Finds rows by key and time, many at once."""
 
     def __init__(self, rows: KeyRows) -> None:
@@ -133,7 +131,7 @@ class Moments:
         self._span = span
         self._places = self._starts * span + times
 
-    def first_from(self, starts: Rows, time_us: IntArray) -> Rows:
+    def first_from(self, starts: IndexArray, time_us: IntArray) -> IndexArray:
         """The first row with at least this time, of the key that starts there; if none, where the key ends."""
         if self._known is None:
             times = np.clip(time_us - self._lowest_us, 0, self._span - 1)
@@ -142,51 +140,7 @@ class Moments:
         return np.searchsorted(self._places, starts * self._span + times)
 
 
-class KeySlots:
-    """Numbers for keys, from 0 without gaps in the order in which keys were first seen.
-
-    Attributes:
-        parts: the keys by number, cut into batches.
-    """
-
-    def __init__(self) -> None:
-        self.parts: list[pa.RecordBatch] = []
-        self._number: dict[Any, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._number)
-
-    def of(self, keys: Keys) -> IntArray:
-        """The slot of each row, int64[n]; keys that have none get one."""
-        number = self._number
-        known = len(number)
-        codes = keys.codes
-        used = np.zeros(keys.distinct.num_rows, np.bool_)
-        used[codes] = True
-        rows = np.flatnonzero(used)
-        distinct = keys.distinct if len(rows) == len(used) else keys.distinct.take(index_array(rows))
-        found = np.fromiter((number.setdefault(k, len(number)) for k in key_values(distinct)), np.int64, len(rows))
-        new = np.flatnonzero(found >= known)
-        if len(new):
-            self.parts.append(distinct if len(new) == len(found) else distinct.take(index_array(new)))
-        slots = np.zeros(len(used), np.int64)
-        slots[rows] = found
-        return slots[codes]
-
-    def keys(self) -> pa.RecordBatch:
-        """The keys by slot."""
-        if len(self.parts) > 1:
-            self.parts = [concat_columns(self.parts)]
-        return self.parts[0]
-
-    def keep(self, slots: IntArray) -> None:
-        """Forget all keys but those in these slots, ascending, which are numbered anew from 0 in the same order."""
-        kept = self.keys().take(index_array(slots))
-        self.parts = [kept]
-        self._number = {key: number for number, key in enumerate(key_values(kept))}
-
-
-def sorted_by_key(batch: Batch, slots: IntArray, columns: pa.RecordBatch) -> tuple[KeyRows, Rows]:
+def sorted_by_key(batch: Batch, slots: IntArray, columns: pa.RecordBatch) -> tuple[KeyRows, IndexArray]:
     """A batch's rows, in the order of their keys' slots.
 
     Args:
@@ -218,7 +172,7 @@ class KeyHistory:
     def __init__(self, last: int | None = None, together: int | None = None) -> None:
         self.last = last
         self.together = together
-        self.slots = KeySlots()
+        self.keys = KeyTable()
         self.levels: list[KeyRows] = []
         self.horizon_us = MIN_US
 
@@ -227,7 +181,7 @@ class KeyHistory:
         found = self._parts(slots)
         return joined(found)[0] if found else None
 
-    def followed_by(self, new: KeyRows) -> tuple[KeyRows, Rows, KeyRows]:
+    def followed_by(self, new: KeyRows) -> tuple[KeyRows, IndexArray, KeyRows]:
         """What is remembered of the keys of new rows, and the new rows behind it; nothing is added.
 
         Returns:
@@ -275,7 +229,7 @@ class KeyHistory:
         self._free_slots()
 
     def _free_slots(self) -> None:
-        if len(self.slots) > max(_SLOTS_LEAST, 2 * self.rows):
+        if len(self.keys) > max(_SLOTS_LEAST, 2 * self.rows):
             self._renumber()
 
     def all_rows(self) -> KeyRows | None:
@@ -286,13 +240,16 @@ class KeyHistory:
         return self.levels[0]
 
     def clear(self) -> None:
-        self.levels, self.slots = [], KeySlots()
+        self.levels, self.keys = [], KeyTable()
 
     # --- checkpoints ---
 
     def snapshot(self, name: str) -> list[StateTable]:
         """What is remembered, a table for each level."""
-        return [self._as_table(name, level) for level in self.levels]
+        if not self.levels:
+            return []
+        distinct = self.keys.keys(self.keys.live())
+        return [_as_table(name, level, distinct) for level in self.levels]
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         """Remember what histories before remembered."""
@@ -300,7 +257,7 @@ class KeyHistory:
         for table in tables:
             if table.keys is not None and table.num_rows:
                 time_us, position, number = (table.columns.column(n).to_numpy() for n in _BESIDE)
-                slots = self.slots.of(table.keys)
+                slots = self.keys.slots_of(table.keys)
                 order = np.lexsort((number, position, time_us, slots))
                 parts.append(KeyRows(slots, time_us, position, number, fields_in(table.columns)).take(order))
         if parts:
@@ -308,18 +265,13 @@ class KeyHistory:
             order = np.lexsort((merged.number, merged.position, merged.time_us, merged.slots))
             self.levels = [merged.take(order)]
 
-    def _as_table(self, name: str, level: KeyRows) -> StateTable:
-        notes = dict(zip(_BESIDE, (level.time_us, level.position, level.number), strict=True))
-        keys = Keys(self.slots.keys(), level.slots.astype(np.int32))
-        return StateTable(name, keys, numbered_rows(notes, level.columns), level.saved)
-
     @property
     def rows(self) -> int:
         return sum(map(len, self.levels))
 
     @property
     def nbytes(self) -> int:
-        return sum(level.nbytes for level in self.levels) + sum(int(p.nbytes) for p in self.slots.parts)
+        return sum(level.nbytes for level in self.levels) + self.keys.nbytes
 
     def _of_use(self, rows: KeyRows, bottom: bool) -> KeyRows:
         """Args:
@@ -338,7 +290,15 @@ class KeyHistory:
 
     def _renumber(self) -> None:
         live = np.unique(np.concatenate([level.slots for level in self.levels] or [np.zeros(0, np.int64)]))
-        self.slots.keep(live)
+        kept, self.keys = self.keys.keys(live), KeyTable()
+        self.keys.add(kept)  # which numbers them from 0, in this order
         for at, level in enumerate(self.levels):
             slots = np.searchsorted(live, level.slots)  # in the same order as before: the level stays sorted
             self.levels[at] = replace(level, slots=slots)
+
+
+def _as_table(name: str, level: KeyRows, distinct: pa.RecordBatch) -> StateTable:
+    notes = dict(zip(_BESIDE, (level.time_us, level.position, level.number), strict=True))
+    return StateTable(
+        name, Keys(distinct, level.slots.astype(np.int32)), numbered_rows(notes, level.columns), level.saved
+    )

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +19,7 @@ from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, mak
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.evaluate import evaluate_rows
 from millstream.expr import col
+from millstream.grouping import IndexArray
 from millstream.operators.base import Context, Output
 from millstream.operators.columnar import evaluate_all, row_text, with_arrays
 from millstream.operators.key_rows import KeyHistory, KeyRows, sorted_by_key
@@ -27,8 +27,6 @@ from millstream.operators.ordering import OrderedOperator
 from millstream.specs.base import MAIN
 from millstream.specs.previous import Look, Neighbour, WithPreviousSpec
 from millstream.times import MAX_US, MIN_US, saturating_add
-
-Places = npt.NDArray[np.intp]
 
 _HISTORY: Final = "history"
 _EXPIRED: Final = "expired"
@@ -54,7 +52,7 @@ class WithPrevious(OrderedOperator):
         assert whole.keys is not None
         names = [_VALUE.format(i) for i in range(len(values))]
         kept = with_arrays(whole.columns, names, values) if self.ahead else make_columns(names, values)
-        new, order = sorted_by_key(whole, self.history.slots.of(whole.keys), kept)
+        new, order = sorted_by_key(whole, self.history.keys.slots_of(whole.keys), kept)
         seen, at, new = self.history.followed_by(new)
         if self.ahead:
             yield from self._put_out_in_order(seen, self._completed(seen, at))
@@ -85,7 +83,7 @@ class WithPrevious(OrderedOperator):
             return MAX_US
         return MIN_US if self.within_us == MAX_US else saturating_add(watermark_us, -self.within_us)
 
-    def _completed(self, seen: KeyRows, at: Places) -> Places:
+    def _completed(self, seen: KeyRows, at: IndexArray) -> IndexArray:
         """The events whose last later one is among the new ones."""
         is_new = np.zeros(len(seen), np.bool_)
         is_new[at] = True
@@ -93,13 +91,13 @@ class WithPrevious(OrderedOperator):
         complete = (later < seen.ends) & is_new[np.minimum(later, len(seen) - 1)]
         return np.flatnonzero(complete & (seen.time_us >= self.expired_before_us))
 
-    def _put_out_in_order(self, seen: KeyRows, ready: Places) -> Iterator[Output]:
+    def _put_out_in_order(self, seen: KeyRows, ready: IndexArray) -> Iterator[Output]:
         if len(ready):
             ready = ready[np.lexsort((seen.position[ready], seen.time_us[ready]))]
             names = [n for n in seen.columns.schema.names if not n.startswith("\0")]
             yield from self._put_out(seen, ready, take_columns(seen.columns.select(names), index_array(ready)))
 
-    def _put_out(self, seen: KeyRows, ready: Places, events: pa.RecordBatch) -> Iterator[Output]:
+    def _put_out(self, seen: KeyRows, ready: IndexArray, events: pa.RecordBatch) -> Iterator[Output]:
         """Args:
         ready: the places in ``seen`` of the ``events``.
         """
@@ -113,7 +111,7 @@ class WithPrevious(OrderedOperator):
         batch = Batch(with_arrays(events, [n for n, _ in self.fields], results), time_us, position=position)
         yield MAIN, batch.where(~failed) if failed.any() else batch
 
-    def _looked(self, seen: KeyRows, ready: Places, look: Neighbour, values: Array, failed: BoolArray) -> Array:
+    def _looked(self, seen: KeyRows, ready: IndexArray, look: Neighbour, values: Array, failed: BoolArray) -> Array:
         """The new field of each event; marks those for which it cannot be computed."""
         there = ready + look.ahead - look.behind
         if look.ahead:
@@ -154,4 +152,4 @@ class WithPrevious(OrderedOperator):
         self.expired_before_us = max(expired, default=MIN_US)
 
     def figures(self) -> dict[str, Any]:
-        return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}
+        return {**super().figures(), "keys": len(self.history.keys), "state_bytes": self.history.nbytes}

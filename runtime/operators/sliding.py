@@ -11,20 +11,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from millstream.batch import Batch, index_array
 from millstream.checkpoints.tables import Part, StateTable
+from millstream.grouping import IndexArray
 from millstream.operators.base import Context, Output
 from millstream.operators.columnar import with_arrays
-from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, Moments, sorted_by_key
+from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, TimesByKey, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.range_aggregates import RangeAggregates
 from millstream.specs.base import MAIN
 from millstream.specs.sliding import SlidingSpec
 from millstream.times import saturating_add
-
-Places = npt.NDArray[np.intp]
 
 _HISTORY: Final = "history"
 
@@ -42,7 +40,7 @@ class Sliding(OrderedOperator):
         assert rows.keys is not None
         if rows.time_us is not None:
             self._forget(int(rows.time_us[0]))  # numbers keys anew, so before the new rows ask for theirs
-        new, order = sorted_by_key(rows, self.history.slots.of(rows.keys), self.aggregates.inputs(rows))
+        new, order = sorted_by_key(rows, self.history.keys.slots_of(rows.keys), self.aggregates.inputs(rows))
         seen, at, new = self.history.followed_by(new)
         first, after = self._windows(seen, at)
         results = self.aggregates.results(seen, first, after)
@@ -66,14 +64,14 @@ class Sliding(OrderedOperator):
         if self.size_us is not None:
             self.history.forget_before(saturating_add(from_us, -self.size_us))
 
-    def _windows(self, seen: KeyRows, at: Places) -> tuple[Places, Places]:
+    def _windows(self, seen: KeyRows, at: IndexArray) -> tuple[IndexArray, IndexArray]:
         """The rows that each new row's window holds: (first, after the last)."""
         starts = seen.starts[at]
         if self.size_us is None:
             assert self.rows is not None
             return np.maximum(starts, at - self.rows + 1), at + 1
         time_us = seen.time_us[at]
-        moments = Moments(seen)
+        moments = TimesByKey(seen)
         return moments.first_from(starts, time_us - self.size_us), moments.first_from(starts, time_us + 1)
 
     def snapshot(self) -> list[Part]:
@@ -84,4 +82,4 @@ class Sliding(OrderedOperator):
         self.history.restore([t for t in tables if t.name == _HISTORY])
 
     def figures(self) -> dict[str, Any]:
-        return {**super().figures(), "keys": len(self.history.slots), "state_bytes": self.history.nbytes}
+        return {**super().figures(), "keys": len(self.history.keys), "state_bytes": self.history.nbytes}

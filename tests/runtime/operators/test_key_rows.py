@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.batch import Batch, Keys, make_columns
-from millstream.operators.key_rows import KeyHistory, KeyRows, KeySlots, Moments, sorted_by_key
+from millstream.operators.key_rows import KeyHistory, KeyRows, TimesByKey, sorted_by_key
 
 
 def keys_of(text: str) -> Keys:
@@ -32,7 +32,7 @@ class Driver:
         batch = Batch(make_columns(["v"], [pa.array(places)]), places, position=places, keys=keys_of(text))
         self.at += len(text)
         assert batch.keys is not None
-        new, order = sorted_by_key(batch, self.history.slots.of(batch.keys), batch.columns)
+        new, order = sorted_by_key(batch, self.history.keys.slots_of(batch.keys), batch.columns)
         assert new.columns.column(0).to_pylist() == places[order].tolist()
         seen, at, new = self.history.followed_by(new)
         assert seen.columns.column(0).to_numpy()[at].tolist() == new.columns.column(0).to_pylist()
@@ -96,24 +96,8 @@ def test_keys_whose_rows_are_gone_are_forgotten() -> None:
     for start in range(0, 60_000, 1_000):
         driver.history.forget_before(driver.at - 500)
         driver.add("".join(chr(0x10000 + start + i) for i in range(500)))
-    assert len(driver.history.slots) < 5_000
+    assert len(driver.history.keys) < 5_000
     assert driver.history.rows < 5_000
-
-
-def test_slots_are_numbered_once_for_each_key_and_anew_for_those_kept() -> None:
-    slots = KeySlots()
-    assert slots.of(keys_of("abca")).tolist() == [0, 1, 2, 0]
-    assert slots.of(keys_of("cdb")).tolist() == [2, 3, 1]
-    assert slots.keys().column(0).to_pylist() == ["a", "b", "c", "d"]
-    slots.keep(np.array([1, 3]))
-    assert slots.of(keys_of("bdz")).tolist() == [0, 1, 2]
-
-
-def test_keys_that_are_null_or_nan_are_keys() -> None:
-    values = pa.array([None, float("nan"), 1.0])
-    slots = KeySlots()
-    for _ in range(2):
-        assert slots.of(Keys(make_columns(["k"], [values]), np.array([0, 1, 2, 0], np.int32))).tolist() == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("factor", [1, 2**54])
@@ -121,5 +105,5 @@ def test_moments_are_found_within_their_key_also_where_times_are_far_apart(facto
     times = np.array([1, 3, 3, 9, 0, 3, 10], np.int64) * factor
     nothing = np.zeros(7, np.int64)
     rows = KeyRows(np.array([0, 0, 0, 0, 1, 1, 1]), times, nothing, nothing, make_columns([], []))
-    found = Moments(rows).first_from(np.array([0, 0, 0, 4, 4, 4]), np.array([3, 4, 20, -5, 3, 11]) * factor)
+    found = TimesByKey(rows).first_from(np.array([0, 0, 0, 4, 4, 4]), np.array([3, 4, 20, -5, 3, 11]) * factor)
     assert found.tolist() == [1, 3, 4, 4, 5, 7]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.batch import Keys
 from millstream.state import key_table
 from millstream.state.key_table import KeyTable
 
@@ -66,3 +67,10 @@ def test_freed_slots_are_given_out_again() -> None:
     assert len(table) == 0
     assert table.capacity == 1_000
     assert table.nbytes < 300_000
+
+
+def test_each_row_has_the_slot_of_its_key_and_keys_of_no_row_get_none() -> None:
+    table, keys = KeyTable(), columns([("b", 0.0), (None, float("nan")), ("a", None), ("c", 1.5)])
+    for _ in range(2):
+        assert table.slots_of(Keys(keys, np.array([2, 1, 0, 2], np.int32))).tolist() == [2, 1, 0, 2]
+    assert len(table) == 3 and table.keys(table.live()).column(0).to_pylist() == ["b", None, "a"]
