@@ -24,8 +24,7 @@ from millstream.specs.ranking import WINDOW_BEST, WindowRowsSpec
 from millstream.specs.sliding import SlidingWindows
 from millstream.specs.triggers import Early
 from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
-from millstream.specs.windows import Panes as WindowPanes
-from millstream.specs.windows import SessionWindows, WindowAggregateSpec, Windows
+from millstream.specs.windows import Accumulation, SessionWindows, WindowAggregateSpec, Windows
 from millstream.streams import Errors, Stream
 from millstream.times import MAX_US, Duration, duration_us
 from millstream.where import caller
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from millstream.flow import Flow
     from millstream.keyed import KeyedStream
 
-PANES: Final = tuple(p.value for p in WindowPanes)
+PANES: Final = tuple(p.value for p in Accumulation)
 
 
 class WindowedStream:
@@ -47,7 +46,7 @@ class WindowedStream:
         allowed_lateness_us: int,
         final_only: bool,
         early: Early | None,
-        panes: WindowPanes,
+        panes: Accumulation,
     ) -> None:
         self._keyed = keyed
         self._windows = windows
@@ -207,8 +206,8 @@ def windowed(
         raise FlowError(f"{where}: early= takes a trigger such as ms.every('10s'), found {early!r}")
     if panes not in PANES:
         raise FlowError(f"{where}: panes={panes!r}; there are {', '.join(map(repr, PANES))}")
-    wanted = WindowPanes(panes)
-    if isinstance(windows, RowWindows) and (lateness or early or final or wanted is not WindowPanes.ACCUMULATING):
+    wanted = Accumulation(panes)
+    if isinstance(windows, RowWindows) and (lateness or early or final or wanted is not Accumulation.ACCUMULATING):
         raise FlowError(
             f"{where}: {windows.describe()} takes events in the order of event time, each once: "
             "allowed_lateness=, early=, panes= and emit= are for windows of time"

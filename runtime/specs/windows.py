@@ -113,7 +113,7 @@ class SessionWindows:
             raise SchemaError(f"{where}: the gap {self.gap} is {kind}; expected a duration or a number of microseconds")
 
 
-class Panes(Enum):
+class Accumulation(Enum):
     """What a pane holds that is not the first of its window."""
 
     ACCUMULATING = "accumulating"  # everything so far
@@ -141,7 +141,7 @@ class WindowAggregateSpec(Spec):
     final_only: bool
     event_time: bool = True
     early: Early | None = None
-    panes: Panes = Panes.ACCUMULATING
+    panes: Accumulation = Accumulation.ACCUMULATING
     signed: bool = False
     follows_keyed: bool = False
 
@@ -152,7 +152,7 @@ class WindowAggregateSpec(Spec):
     def describe(self) -> str:
         more = f", allowed_lateness={format_duration(self.allowed_lateness_us)}" if self.allowed_lateness_us else ""
         more += f", early={self.early.describe()}" if self.early else ""
-        more += "" if self.panes is Panes.ACCUMULATING else f", panes={self.panes.value!r}"
+        more += "" if self.panes is Accumulation.ACCUMULATING else f", panes={self.panes.value!r}"
         more += "" if self.event_time else ", processing time"
         return f"window({self.windows.describe()}{more}).agg({describe_aggregates(self.aggregates)})"
 
@@ -174,14 +174,14 @@ class WindowAggregateSpec(Spec):
 
     @property
     def revises(self) -> bool:
-        return self.fires_again and self.panes is not Panes.DISCARDING  # such panes add up
+        return self.fires_again and self.panes is not Accumulation.DISCARDING  # such panes add up
 
     @property
     def retracts(self) -> bool:
-        return self.panes is Panes.RETRACTING and self.fires_again
+        return self.panes is Accumulation.RETRACTING and self.fires_again
 
     def retracting(self) -> Self:
-        return replace(self, panes=Panes.RETRACTING)
+        return replace(self, panes=Accumulation.RETRACTING)
 
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
         return inputs[0].changelog is not None
@@ -191,7 +191,7 @@ class WindowAggregateSpec(Spec):
         FlowError: the input revises what it has put out, which these windows or aggregates cannot follow.
         """
         fixed = [name for name, aggregate in self.aggregates if not aggregate.retractable]
-        if isinstance(self.windows, SessionWindows) or self.panes is Panes.DISCARDING:
+        if isinstance(self.windows, SessionWindows) or self.panes is Accumulation.DISCARDING:
             refuse_changelog(where, upstream)
         elif upstream.changelog and fixed:
             raise FlowError(
@@ -248,7 +248,7 @@ class WindowAggregateSpec(Spec):
         upstream = inputs[0]
         signed = upstream.changelog is not None
         # A pane of which no row is left is taken back: an upsert could not say so.
-        panes = Panes.RETRACTING if signed and self.revises else self.panes
+        panes = Accumulation.RETRACTING if signed and self.revises else self.panes
         return replace(
             self, event_time=upstream.time is Time.EVENT, signed=signed, panes=panes,
             follows_keyed=upstream.stateful is not None,

@@ -25,7 +25,7 @@ from millstream.operators.windows.panes import PaneWriter
 from millstream.specs.base import LATE
 from millstream.specs.keyed import Aggregates
 from millstream.specs.triggers import Early, next_tick_us
-from millstream.specs.windows import Panes, WindowAggregateSpec
+from millstream.specs.windows import Accumulation, WindowAggregateSpec
 from millstream.times import MAX_US, MIN_US, format_duration
 
 FIRE_AGAIN_US: Final = 100_000
@@ -48,7 +48,7 @@ class WindowOperator(Operator):
         self.typed = TypedAccumulators(aggregates, context.name, retractable=spec.signed)
         self.tables = AccumulatorTables(self.typed)
         self.early = EarlyClock(spec.early or Early())
-        self.discarding = spec.panes is Panes.DISCARDING
+        self.discarding = spec.panes is Accumulation.DISCARDING
         self.retracts = spec.retracts
         # Firing late is the same as never firing early: "final" panes fire when the window expires.
         self.fire_delay_us = spec.allowed_lateness_us if spec.final_only else 0

@@ -16,10 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from millstream.batch import Batch, BoolArray, IntArray
-from millstream.checkpoints.tables import StateTable
-from millstream.operators.row_tables import fields_in, numbered_rows
-from millstream.operators.windows.parts import OPEN, Codes, Line, Sessions, connect
+from millstream.batch import BoolArray, IntArray
+from millstream.operators.windows.parts import OPEN, Codes, PackedTimes, Sessions, connect
 
 LATE: Final = -1
 
@@ -100,7 +98,7 @@ def _touches(keys: int, sessions: Sessions, rows: OverdueRows) -> BoolArray:
     """Whether each row touches some session."""
     if not len(sessions):
         return np.zeros(len(rows), np.bool_)
-    line = Line(keys, sessions.start_us, sessions.end_us, rows.time_us, rows.end_us)
+    line = PackedTimes(keys, sessions.start_us, sessions.end_us, rows.time_us, rows.end_us)
     ends = line.place(sessions.codes, sessions.end_us)
     at = np.searchsorted(ends, line.place(rows.codes, rows.time_us))
     inside = at < len(sessions)
@@ -166,23 +164,3 @@ def _takes(session: _Session, start_us: int, end_us: int, expired_us: int, posit
     # They touch at one instant, where the session's first row had seen everything expire that ended there by then:
     # the row joins it only when it was there before.
     return (session.start_us, session.tie) < (expired_us, position)
-
-
-# --- in checkpoints ---
-
-_BESIDE = ("time_us", "before_us", "position")
-"""Before the name of every field, which could otherwise be that of a number beside the row."""
-
-
-def waiting_table(name: str, rows: Batch) -> StateTable:
-    """Rows that wait for their turn."""
-    assert rows.time_us is not None and rows.before_us is not None
-    position = np.zeros(rows.num_rows, np.int64) if rows.position is None else rows.position
-    notes = dict(zip(_BESIDE, (rows.time_us, rows.before_us, position), strict=True))
-    return StateTable(name, rows.keys, numbered_rows(notes, rows.columns))
-
-
-def waiting_rows(table: StateTable) -> Batch:
-    """The rows of such a table."""
-    time_us, before_us, position = (table.columns.column(n).to_numpy() for n in _BESIDE)
-    return Batch(fields_in(table.columns), time_us, before_us, position, table.keys)

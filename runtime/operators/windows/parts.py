@@ -22,14 +22,14 @@ from millstream.runs import unify_keys
 from millstream.times import MAX_US
 
 OPEN: Final = -1
-"""See `Parts.tie`."""
+"""See `SessionParts.tie`."""
 _PACKED_LIMIT: Final = 2**62
 
 Codes = npt.NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class SessionParts:
     """Parts of sessions; those of one key may overlap, and then belong together.
 
     Attributes:
@@ -52,13 +52,13 @@ class Parts:
     def __len__(self) -> int:
         return len(self.start_us)
 
-    def take(self, rows: npt.NDArray[np.integer]) -> Parts:
-        return Parts(
+    def take(self, rows: npt.NDArray[np.integer]) -> SessionParts:
+        return SessionParts(
             self.keys.take(rows), self.start_us[rows], self.end_us[rows], self.tie[rows], self.pane[rows],
             self.timing[rows], [take(c, rows) for c in self.columns],
         )  # fmt: skip
 
-    def where(self, mask: BoolArray) -> Parts:
+    def where(self, mask: BoolArray) -> SessionParts:
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
     @property
@@ -67,16 +67,16 @@ class Parts:
         return int(self.keys.distinct.nbytes) + sum(a.nbytes for a in beside) + sum(map(nbytes, self.columns))
 
 
-def unshown(keys: Keys, start_us: IntArray, end_us: IntArray, tie: IntArray, columns: list[Column]) -> Parts:
+def unshown(keys: Keys, start_us: IntArray, end_us: IntArray, tie: IntArray, columns: list[Column]) -> SessionParts:
     """Parts that no pane has shown yet."""
     count = len(start_us)
-    return Parts(keys, start_us, end_us, tie, np.full(count, -1, np.int64), np.zeros(count, np.int8), columns)
+    return SessionParts(keys, start_us, end_us, tie, np.full(count, -1, np.int64), np.zeros(count, np.int8), columns)
 
 
-def concat_parts(parts: Sequence[Parts]) -> Parts:
+def concat_parts(parts: Sequence[SessionParts]) -> SessionParts:
     if len(parts) == 1:
         return parts[0]
-    return Parts(
+    return SessionParts(
         unify_keys([p.keys for p in parts]), np.concatenate([p.start_us for p in parts]),
         np.concatenate([p.end_us for p in parts]), np.concatenate([p.tie for p in parts]),
         np.concatenate([p.pane for p in parts]), np.concatenate([p.timing for p in parts]),
@@ -87,7 +87,7 @@ def concat_parts(parts: Sequence[Parts]) -> Parts:
 # --- what belongs together ---
 
 
-class Line:
+class PackedTimes:
     """Keys and times as one number each, in the order of (key, time).
 
     Args:
@@ -135,12 +135,12 @@ def connect(keys: int, codes: Codes, start_us: IntArray, end_us: IntArray, tie: 
     Args:
         keys: how many keys there are.
         codes: the key of each part.
-        tie: see `Parts.tie`; None: `OPEN` for all.
+        tie: see `SessionParts.tie`; None: `OPEN` for all.
     """
     count = len(start_us)
     if count == 0:
         return Sessions(start_us, codes, start_us, end_us, start_us)
-    line = Line(keys, start_us, end_us)
+    line = PackedTimes(keys, start_us, end_us)
     starts = line.place(codes, start_us)
     order = np.argsort(starts)
     starts, until = starts[order], np.maximum.accumulate(line.place(codes, end_us)[order])
@@ -185,8 +185,8 @@ def sessions_by_number(of: IntArray, codes: Codes, start_us: IntArray, end_us: I
 
 
 def joined(
-    parts: Parts, sessions: Sessions, which: BoolArray | None, accumulators: AccumulatorSet
-) -> tuple[Parts, IntArray]:
+    parts: SessionParts, sessions: Sessions, which: BoolArray | None, accumulators: AccumulatorSet
+) -> tuple[SessionParts, IntArray]:
     """One part for each session that has any among these, reaching over the whole of its session.
 
     Args:

@@ -25,15 +25,15 @@ from millstream.batch import Batch, BoolArray, IntArray, Keys, index_array, make
 from millstream.checkpoints.tables import StateTable
 from millstream.grouping import Groups
 from millstream.operators.base import Context, Output
-from millstream.operators.ordering import together
 from millstream.operators.windows import overdue, panes
 from millstream.operators.windows.base import WindowOperator, row_counts, soonest
+from millstream.operators.windows.firing import FiringDelays, last_panes
 from millstream.operators.windows.gaps import Gaps, WithGaps
-from millstream.operators.windows.overdue import OverdueRows, waiting_rows, waiting_table
-from millstream.operators.windows.panes import Panes, TimingArray
+from millstream.operators.windows.overdue import OverdueRows
+from millstream.operators.windows.panes import Panes
 from millstream.operators.windows.parts import (
     OPEN,
-    Parts,
+    SessionParts,
     Sessions,
     concat_parts,
     connect,
@@ -43,10 +43,11 @@ from millstream.operators.windows.parts import (
 )
 from millstream.operators.windows.shown import without_rows
 from millstream.operators.windows.slices import EvenSlices
+from millstream.operators.windows.waiting import WaitingRows
 from millstream.queries import Question
 from millstream.runs import group_run, unify_keys
 from millstream.specs.windows import SessionWindows, WindowAggregateSpec
-from millstream.times import MAX_US, MIN_US, saturating_add
+from millstream.times import MAX_US, MIN_US
 
 _BATCHES_KEPT: Final = 48
 _PARTS_KEPT: Final = 1 << 17
@@ -70,8 +71,9 @@ class SessionOperator(WindowOperator):
         super().__init__(spec, context, with_position)
         assert isinstance(spec.windows, SessionWindows)
         self.gaps = Gaps(spec.windows, context)
-        self.parts: list[Parts] = []
-        self.waiting: list[Batch] = []
+        self.delays = FiringDelays(self.fire_delay_us, spec.allowed_lateness_us)
+        self.parts: list[SessionParts] = []
+        self.waiting = WaitingRows()
         self.settled_us = MIN_US
         self.accumulators: AccumulatorSet | None = None
         self._held = 0
@@ -88,8 +90,8 @@ class SessionOperator(WindowOperator):
         if watermark_us is not None:
             behind = self.overdue(rows.rows, watermark_us)
             if behind.any():
-                self.waiting.append(replace(rows.rows, before_us=watermark_us).where(behind))
-                self._new_parts += self.waiting[-1].num_rows
+                self.waiting.add(replace(rows.rows, before_us=watermark_us).where(behind))
+                self._new_parts += int(behind.sum())
                 rows, watermark_us = rows.where(~behind), watermark_us[~behind]
             tie = self._ties(rows.rows, watermark_us)
         if rows.rows.num_rows == 0:
@@ -101,7 +103,7 @@ class SessionOperator(WindowOperator):
                 yield from self._settle_soon(wanted=True)
 
     def _ties(self, batch: Batch, watermark_us: IntArray) -> IntArray | None:
-        """Which rows have seen expire what ended at the very time of theirs (see `Parts.tie`); None: none has."""
+        """Which rows have seen expire what ended at the very time of theirs (see `SessionParts.tie`); None: none has."""
         assert batch.time_us is not None
         at_watermark = watermark_us == batch.time_us + self._lateness_us
         if not at_watermark.any():
@@ -115,7 +117,7 @@ class SessionOperator(WindowOperator):
         # Nothing is ever behind its watermark by as much as this.
         return min(self.spec.allowed_lateness_us, 2**61)
 
-    def _parts_of(self, rows: WithGaps, tie: IntArray | None) -> Parts:
+    def _parts_of(self, rows: WithGaps, tie: IntArray | None) -> SessionParts:
         """One part for each session of a batch."""
         batch, gap_us = rows.rows, rows.gap_us
         assert batch.time_us is not None and batch.keys is not None
@@ -137,7 +139,7 @@ class SessionOperator(WindowOperator):
         part_keys = Keys(keys.distinct, found.codes.astype(np.int32, copy=False))
         return unshown(part_keys, found.start_us, found.end_us, found.tie, columns)
 
-    def _add(self, parts: Parts) -> None:
+    def _add(self, parts: SessionParts) -> None:
         self.parts.append(parts)
         self._new_parts += len(parts)
         if len(self.parts) > _BATCHES_KEPT or self._new_parts > max(_PARTS_KEPT, 2 * self._held):
@@ -191,7 +193,7 @@ class SessionOperator(WindowOperator):
 
     def _due(self) -> bool:
         """Whether something may have to be done at this watermark."""
-        if any(int(w.before_us.min()) < self.watermark_us for w in self.waiting if w.before_us is not None):
+        if self.waiting.any_ready(self.watermark_us):
             return True
         next_us = self._next_us()
         return next_us is not None and next_us <= self.watermark_us
@@ -202,8 +204,8 @@ class SessionOperator(WindowOperator):
         for parts in self.parts:
             fired = (parts.pane >= 0) & (parts.timing != panes.EARLY)
             for ends_us, delay_us in (
-                (parts.end_us[~fired], self.fire_delay_us),
-                (parts.end_us[fired], self.spec.allowed_lateness_us),
+                (parts.end_us[~fired], self.delays.fire_us),
+                (parts.end_us[fired], self.delays.expire_us),
             ):
                 if len(ends_us) and delay_us != MAX_US:
                     next_us = soonest(next_us, int(ends_us.min()) + delay_us)
@@ -239,9 +241,9 @@ class SessionOperator(WindowOperator):
         # An eighth of the time at most goes into looking at sessions in vain.
         self._wait_us = max(_LEAST_WAIT_US, _SHARE_OF_TIME * (self.context.now_us() - started_us))
 
-    def _together(self, watermark_us: int) -> Generator[Output, None, tuple[Parts, Sessions] | None]:
+    def _together(self, watermark_us: int) -> Generator[Output, None, tuple[SessionParts, Sessions] | None]:
         """All parts and the sessions they are in, with the overdue rows whose turn has come; late ones leave."""
-        ready = self._take_ready(watermark_us)
+        ready = self.waiting.take_ready(watermark_us)
         parts = concat_parts(self.parts) if self.parts else None
         if ready is None:
             return None if parts is None else (parts, _connect(parts))
@@ -272,25 +274,7 @@ class SessionOperator(WindowOperator):
         parts = more if parts is None else concat_parts([parts, more])
         return parts, sessions_by_number(of, parts.keys.codes, parts.start_us, parts.end_us, parts.tie)
 
-    def _take_ready(self, watermark_us: int) -> Batch | None:
-        """The overdue rows whose watermark has been passed, in the order of (watermark, position)."""
-        if not self.waiting:
-            return None
-        waiting = together(self.waiting)
-        assert waiting.before_us is not None
-        ready = waiting.before_us < watermark_us
-        if watermark_us == MAX_US:
-            ready[:] = True
-        self.waiting = [] if ready.all() else [waiting.where(~ready)]
-        if not ready.any():
-            return None
-        rows = waiting.where(ready)
-        assert rows.before_us is not None
-        if rows.position is None:
-            return rows.take(np.argsort(rows.before_us, kind="stable"))
-        return rows.take(np.lexsort((rows.position, rows.before_us)))
-
-    def _single_parts(self, batch: Batch, end_us: IntArray) -> Parts:
+    def _single_parts(self, batch: Batch, end_us: IntArray) -> SessionParts:
         """A part for each row."""
         assert batch.time_us is not None and batch.keys is not None
         count = batch.num_rows
@@ -301,7 +285,7 @@ class SessionOperator(WindowOperator):
     # --- output ---
 
     def _fire(
-        self, parts: Parts, sessions: Sessions, watermark_us: int, before_us: int, every: bool
+        self, parts: SessionParts, sessions: Sessions, watermark_us: int, before_us: int, every: bool
     ) -> Iterator[Output]:
         """Put out the sessions that are due, and keep what may still change."""
         accumulators = self.accumulators
@@ -316,19 +300,15 @@ class SessionOperator(WindowOperator):
             fresh, fresh_of = joined(parts, sessions, None, accumulators)
         changed = np.zeros(len(sessions), np.bool_)
         changed[fresh_of] = True
-        pane, timing = _last_panes(len(sessions), shown, shown_of)
-        ended = _reached(sessions.end_us, self.fire_delay_us, watermark_us)
-        expired = _reached(sessions.end_us, self.spec.allowed_lateness_us, watermark_us)
-        full = changed & ~ended & self._full(fresh, fresh_of, len(sessions), accumulators, every)
-        # A session fires at its end also where an early pane said everything already.
-        due = full | (ended & (changed | ((pane >= 0) & (timing == panes.EARLY))))
-        ended_before = _reached(sessions.end_us, self.fire_delay_us, before_us)
-        now_timing = np.where(full, panes.EARLY, np.where(ended_before, panes.LATE, panes.ON_TIME)).astype(np.int8)
+        full = self._full(fresh, fresh_of, len(sessions), accumulators, every)
+        last = last_panes(len(sessions), shown, shown_of)
+        firing = self.delays.at(watermark_us, before_us, sessions.end_us, changed, full, last)
+        due, expired = firing.due, firing.expired
         kept = [fresh.where((~due & ~expired)[fresh_of]), shown.where((~due & ~expired)[shown_of])]
         if due.any():
             whole = self._whole(fresh, fresh_of, shown, shown_of, sessions, due, accumulators)
             numbers = np.flatnonzero(due)
-            whole = replace(whole, pane=pane[numbers] + 1, timing=now_timing[numbers])
+            whole = replace(whole, pane=firing.pane[numbers], timing=firing.timing[numbers])
             back = shown.where(due[shown_of]) if self.retracts else None
             if self.spec.fires_again:
                 stays = whole.where(~expired[numbers])
@@ -342,7 +322,9 @@ class SessionOperator(WindowOperator):
                 _panes(whole.take(order)), accumulators, None if back is None else _panes(back)
             )
 
-    def _full(self, fresh: Parts, of: IntArray, count: int, accumulators: AccumulatorSet, every: bool) -> BoolArray:
+    def _full(
+        self, fresh: SessionParts, of: IntArray, count: int, accumulators: AccumulatorSet, every: bool
+    ) -> BoolArray:
         """Which sessions have changed by enough for an early pane."""
         full = np.full(count, every)
         if self.early.rows is not None and len(fresh):
@@ -351,14 +333,14 @@ class SessionOperator(WindowOperator):
 
     def _whole(
         self,
-        fresh: Parts,
+        fresh: SessionParts,
         fresh_of: IntArray,
-        shown: Parts,
+        shown: SessionParts,
         shown_of: IntArray,
         sessions: Sessions,
         due: BoolArray,
         accumulators: AccumulatorSet,
-    ) -> Parts:
+    ) -> SessionParts:
         """One part for each session that is due, ascending: what it has shown and what came since."""
         if not len(shown):
             return fresh.where(due[fresh_of])
@@ -383,7 +365,7 @@ class SessionOperator(WindowOperator):
             beside = {name: index_array(getattr(parts, name)) for name in _BESIDE_PARTS}
             arrays = {**beside, **self.tables.columns(parts.columns)}
             tables.append(StateTable(_PARTS, parts.keys, make_columns(list(arrays), list(arrays.values()))))
-        return tables + [waiting_table(_WAITING, rows) for rows in self.waiting]
+        return tables + self.waiting.tables(_WAITING)
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         if marks := self.restored_clock(tables):
@@ -393,11 +375,11 @@ class SessionOperator(WindowOperator):
             if table.keys is None or not table.num_rows:
                 continue
             if table.name == _WAITING:
-                self.waiting.append(waiting_rows(table))
+                self.waiting.restore(table)
                 continue
             start_us, end_us, tie, pane, timing = (table.columns.column(name).to_numpy() for name in _BESIDE_PARTS)
             columns = self.tables.from_table(table)
-            self._add(Parts(table.keys, start_us, end_us, tie, pane, timing, columns))
+            self._add(SessionParts(table.keys, start_us, end_us, tie, pane, timing, columns))
         if self.parts:
             now_us = self.context.now_us()
             self._settle_us = now_us + self._wait_us
@@ -407,13 +389,13 @@ class SessionOperator(WindowOperator):
         figures = super().figures()
         if self.parts or self.waiting:
             figures.update(
-                groups=sum(map(len, self.parts)) + sum(w.num_rows for w in self.waiting),
-                state_bytes=sum(p.nbytes for p in self.parts) + sum(w.nbytes for w in self.waiting),
+                groups=sum(map(len, self.parts)) + len(self.waiting),
+                state_bytes=sum(p.nbytes for p in self.parts) + self.waiting.nbytes,
             )
         return figures
 
 
-def _connect(parts: Parts) -> Sessions:
+def _connect(parts: SessionParts) -> Sessions:
     return connect(parts.keys.distinct.num_rows, parts.keys.codes, parts.start_us, parts.end_us, parts.tie)
 
 
@@ -425,24 +407,5 @@ def _first_ties(groups: Groups, time_us: IntArray, first_us: IntArray, tie: IntA
     return ties
 
 
-def _last_panes(count: int, shown: Parts, of: IntArray) -> tuple[IntArray, TimingArray]:
-    """The number and timing of the last pane of each session, -1 for none."""
-    pane, timing = np.full(count, -1, np.int64), np.zeros(count, np.int8)
-    np.maximum.at(pane, of, shown.pane)
-    last = shown.pane == pane[of]
-    timing[of[last]] = shown.timing[last]
-    return pane, timing
-
-
-def _reached(end_us: IntArray, delay_us: int, watermark_us: int) -> BoolArray:
-    """Whether end + delay <= watermark."""
-    if watermark_us == MAX_US:
-        return np.ones(len(end_us), np.bool_)
-    if watermark_us == MIN_US or delay_us == MAX_US:
-        return np.zeros(len(end_us), np.bool_)
-    reached: BoolArray = end_us <= saturating_add(watermark_us, -delay_us)
-    return reached
-
-
-def _panes(parts: Parts) -> Panes:
+def _panes(parts: SessionParts) -> Panes:
     return Panes(parts.start_us, parts.end_us, parts.keys, parts.columns, parts.pane, parts.timing)
