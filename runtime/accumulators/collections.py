@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.accumulators.columns import Column, retype, to_arrow
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.batch import Array, index_array
 from millstream.grouping import Groups, factorize, group_codes, raw_values
 
@@ -25,7 +25,7 @@ class Distinct(Part):
     at: int
     type: pa.DataType
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = rows.inputs[self.at]
         return [self._distinct(values.array, values.groups)]
 
@@ -46,7 +46,7 @@ class Collected(Part):
     at: int
     type: pa.DataType
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = retype(to_arrow(rows.inputs[self.at].column), self.type)
         parts = [pa.array(rows.order.time_us), pa.array(rows.order.position), values]
         return [lists_of(pa.StructArray.from_arrays(parts, ["time_us", "position", "value"]), rows.groups)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from millstream.accumulators.collections import flatten
 from millstream.accumulators.columns import Column, Input
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.grouping import Groups
 
 
@@ -29,7 +29,7 @@ class DistinctCount(Part):
     at: int
     type: pa.DataType
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         """Zeros, in place of which the change of each group is put."""
         return [np.zeros(rows.groups.count, np.int64)]
 

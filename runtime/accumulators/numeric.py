@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from millstream.accumulators import wide
 from millstream.accumulators.columns import Column, Input, nullable, retype
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.aggregates import AggregateOverflowError
 from millstream.batch import Array
 from millstream.grouping import Groups
@@ -32,7 +32,7 @@ class Count(Part):
 
     at: int | None
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         counted = rows if self.at is None else rows.inputs[self.at]
         if counted.sign is None:
             return [counted.groups.sizes]
@@ -52,7 +52,7 @@ class Reduction(Part):
 
     at: int
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         return [self.reduce(rows.inputs[self.at])]
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
@@ -161,7 +161,7 @@ class Moments(Part):
     at: int
     width = 4
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = rows.inputs[self.at]
         return [values.groups.sizes, *_merge_rows(values.groups, values.doubles)]
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from millstream.accumulators.columns import Column, Input, Values, retype, to_arrow
 from millstream.accumulators.numeric import Reduction
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.batch import Array, index_array
 from millstream.grouping import Groups, IndexArray, raw_values
 
@@ -51,7 +51,7 @@ class Pick(Part):
     latest: bool
     width = 3
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         return self._pick(rows.order.time_us, rows.order.position, rows.inputs[self.at])
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:
@@ -80,7 +80,7 @@ class ArgExtreme(Part):
     largest: bool
     width = 4
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         return self._pick(rows.order.time_us, rows.order.position, rows.inputs[self.at].column, rows.inputs[self.by])
 
     def combine(self, columns: Sequence[Column], groups: Groups) -> list[Column]:

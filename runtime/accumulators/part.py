@@ -16,7 +16,7 @@ from millstream.errors import InternalError
 from millstream.grouping import Groups
 
 
-class Rows:
+class GroupedRows:
     """A batch as parts see it: the inputs by number, the groups, and order and signs where there are any."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Part(ABC):
     width: ClassVar[int] = 1
 
     @abstractmethod
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         """The columns for these rows."""
 
     @abstractmethod

@@ -19,7 +19,7 @@ import pyarrow as pa
 from millstream import aggregates as spec
 from millstream.accumulators import collections, distinct, numeric, ordered, ranked, signed, user
 from millstream.accumulators.columns import Column, Input, RowOrder, Values, retype, to_arrow
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.aggregates import Aggregate, AggregateOverflowError
 from millstream.batch import Array, BoolArray, SignArray
 from millstream.errors import InternalError
@@ -143,7 +143,7 @@ class AccumulatorSet:
         """
         return self.partial_of(self.rows(inputs, groups, order, sign))
 
-    def partial_of(self, rows: Rows) -> list[Column]:
+    def partial_of(self, rows: GroupedRows) -> list[Column]:
         """As `partial`, of what `rows` gave."""
         return _partial_of(self.parts, rows)
 
@@ -153,7 +153,7 @@ class AccumulatorSet:
 
     def rows(
         self, inputs: Sequence[Array], groups: Groups, order: RowOrder | None = None, sign: SignArray | None = None
-    ) -> Rows:
+    ) -> GroupedRows:
         """Rows as parts see them; see `partial`."""
         if sign is not None and not self.retractable:
             raise InternalError("accumulators: rows are taken back from aggregates that were not made for it")
@@ -195,11 +195,11 @@ def _rows(
     groups: Groups,
     order: RowOrder | None,
     sign: SignArray | None = None,
-) -> Rows:
-    return Rows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order, sign)
+) -> GroupedRows:
+    return GroupedRows([retype(a, t) for a, t in zip(inputs, input_types, strict=True)], groups, order, sign)
 
 
-def _partial_of(parts: Sequence[Part], rows: Rows) -> list[Column]:
+def _partial_of(parts: Sequence[Part], rows: GroupedRows) -> list[Column]:
     return [column for part in parts for column in part.partial(rows)]
 
 

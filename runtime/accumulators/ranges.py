@@ -17,14 +17,12 @@ import pyarrow as pa
 
 from millstream.accumulators import collections, distinct, numeric
 from millstream.accumulators.columns import Column, Input, RowOrder, Values, concat, retype, take
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.accumulators.planner import AccumulatorSet
 from millstream.batch import Array, index_array
 from millstream.errors import InternalError
-from millstream.grouping import Groups, factorize
+from millstream.grouping import Groups, IndexArray, factorize
 from millstream.ranges import ranges
-
-Places = npt.NDArray[np.intp]
 
 _SAFE: Final = 2**62
 _FEW: Final = 4
@@ -32,7 +30,11 @@ _FEW: Final = 4
 
 
 def range_columns(
-    accumulators: AccumulatorSet, inputs: Sequence[Array], first: Places, after: Places, order: RowOrder | None = None
+    accumulators: AccumulatorSet,
+    inputs: Sequence[Array],
+    first: IndexArray,
+    after: IndexArray,
+    order: RowOrder | None = None,
 ) -> list[Column]:
     """Accumulator columns, one row for each range.
 
@@ -57,9 +59,9 @@ def _of_part(
     part: Part,
     accumulators: AccumulatorSet,
     inputs: Sequence[Array],
-    rows: Rows,
-    first: Places,
-    after: Places,
+    rows: GroupedRows,
+    first: IndexArray,
+    after: IndexArray,
     order: RowOrder | None,
 ) -> list[Column]:
     match part:
@@ -88,7 +90,7 @@ def _of_part(
 # --- numbers ---
 
 
-def _present(given: Input, count: int, first: Places, after: Places) -> npt.NDArray[np.int64]:
+def _present(given: Input, count: int, first: IndexArray, after: IndexArray) -> npt.NDArray[np.int64]:
     """How many rows of each range have a value."""
     if given.mask is None:
         return (after - first).astype(np.int64) if len(given.values) else np.zeros(len(first), np.int64)
@@ -97,7 +99,7 @@ def _present(given: Input, count: int, first: Places, after: Places) -> npt.NDAr
     return before[after] - before[first]
 
 
-def _integer_sums(given: Input, count: int, first: Places, after: Places) -> Column | None:
+def _integer_sums(given: Input, count: int, first: IndexArray, after: IndexArray) -> Column | None:
     """By differences of running sums, which are exact however often those wrap; None where a sum might not fit."""
     values = given.values
     longest = int((after - first).max(initial=0))
@@ -111,7 +113,9 @@ def _integer_sums(given: Input, count: int, first: Places, after: Places) -> Col
     return _nullable(before[after] - before[first], given, count, first, after)
 
 
-def _extremes(given: Input, dtype: np.dtype[Any], largest: bool, count: int, first: Places, after: Places) -> Column:
+def _extremes(
+    given: Input, dtype: np.dtype[Any], largest: bool, count: int, first: IndexArray, after: IndexArray
+) -> Column:
     values = given.values.astype(dtype, copy=False)
     pick: np.ufunc = np.maximum if largest else np.minimum
     least: Any
@@ -136,14 +140,14 @@ def _filled(given: Input, values: Values, count: int, fill: Any) -> Values:
     return every
 
 
-def _nullable(results: Values, given: Input, count: int, first: Places, after: Places) -> Column:
+def _nullable(results: Values, given: Input, count: int, first: IndexArray, after: IndexArray) -> Column:
     if given.mask is None and len(given.values) == count:
         return results
     present = _present(given, count, first, after)
     return results if present.all() else pa.array(results, mask=present == 0)
 
 
-def _by_blocks(merge: np.ufunc, values: Values, first: Places, after: Places) -> Values:
+def _by_blocks(merge: np.ufunc, values: Values, first: IndexArray, after: IndexArray) -> Values:
     """``merge`` over each range."""
     result = values[first]  # the block of one row that every range has is taken first, so nothing starts from a zero
     at, left = first + 1, after - first - 1
@@ -163,7 +167,9 @@ def _by_blocks(merge: np.ufunc, values: Values, first: Places, after: Places) ->
 # --- different values ---
 
 
-def _different(given: Input, kind: pa.DataType, count: int, first: Places, after: Places) -> npt.NDArray[np.int64]:
+def _different(
+    given: Input, kind: pa.DataType, count: int, first: IndexArray, after: IndexArray
+) -> npt.NDArray[np.int64]:
     """How many different values each range has: its rows, less those whose value is in it further to the front, too.
 
     Ranges climb: none that starts later ends earlier. So each row is such a repetition for some ranges that follow
@@ -196,8 +202,8 @@ def _row_by_row(
     part: Part,
     accumulators: AccumulatorSet,
     inputs: Sequence[Array],
-    first: Places,
-    after: Places,
+    first: IndexArray,
+    after: IndexArray,
     order: RowOrder | None,
 ) -> list[Column]:
     """Each range's rows as a group of their own: for lists, which are as long as that anyway, and for short ranges."""
@@ -209,12 +215,12 @@ def _row_by_row(
     return part.partial(accumulators.rows(some, groups, ordered))
 
 
-def _merged_blocks(part: Part, columns: list[Column], first: Places, after: Places) -> list[Column]:
+def _merged_blocks(part: Part, columns: list[Column], first: IndexArray, after: IndexArray) -> list[Column]:
     """As `_by_blocks`, for accumulators of any kind."""
     at, left = first, after - first
     block, level = columns, 1
     found: list[list[Column]] = []
-    whose: list[Places] = []
+    whose: list[IndexArray] = []
     while True:
         now = np.flatnonzero(left & level)
         if len(now):

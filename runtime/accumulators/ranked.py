@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from millstream.accumulators.collections import flatten, lists_of
 from millstream.accumulators.columns import Column, retype, to_arrow
-from millstream.accumulators.part import Part, Rows
-from millstream.accumulators.sorting import Codes, Places, codes_of, ranks_of, sorted_places
+from millstream.accumulators.part import GroupedRows, Part
+from millstream.accumulators.sorting import Codes, codes_of, ranks_of, sorted_places
 from millstream.batch import Array, IntArray, index_array
-from millstream.grouping import Groups, raw_values
+from millstream.grouping import Groups, IndexArray, raw_values
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Ranked(Part):
     n: int
     all_ties: bool
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = retype(to_arrow(rows.inputs[self.at].column), self.type)
         by = [retype(to_arrow(rows.inputs[i].column), t) for i, t in zip(self.by, self.by_types, strict=True)]
         parts = [values, pa.array(rows.order.time_us), pa.array(rows.order.position), *by]
@@ -60,7 +60,7 @@ class Ranked(Part):
         assert isinstance(values, pa.StructArray)
         fields = values.flatten()
         order = sorted_places(groups, by, time_us, position, lambda rows: [f.take(index_array(rows)) for f in fields])
-        best: Places = order[ranks_of(order, groups, by, self.all_ties) < self.n]
+        best: IndexArray = order[ranks_of(order, groups, by, self.all_ties) < self.n]
         return lists_of(items.take(index_array(best)), Groups(groups.codes[best], groups.count))
 
     def _opened(self, items: Array) -> tuple[Array, IntArray, IntArray, list[Codes]]:

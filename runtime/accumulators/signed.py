@@ -20,7 +20,7 @@ from millstream.accumulators.collections import flatten, lists_of
 from millstream.accumulators.columns import Column, Input, Values, retype, to_arrow
 from millstream.accumulators.double_double import Double2, difference, divided, square, squared, sum_groups
 from millstream.accumulators.numeric import Reduction
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.batch import Array, index_array
 from millstream.grouping import Groups, factorize, group_codes, raw_values
 
@@ -38,7 +38,7 @@ class SignedFloatSum(Part):
     squares: bool = False
     width: ClassVar[int] = 5
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = rows.inputs[self.at]
         numbers, groups = values.doubles, values.groups
         sign = np.ones(len(numbers), np.int64) if values.sign is None else values.sign.astype(np.int64)
@@ -92,7 +92,7 @@ class Multiset(Part):
     type: pa.DataType
     width: ClassVar[int] = 2
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = rows.inputs[self.at]
         signs = np.ones(len(values.array), np.int64) if values.sign is None else values.sign.astype(np.int64)
         return self._counted(values.array, signs, values.groups)

@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 
 from millstream.accumulators.ordered import sort_codes
 from millstream.batch import Array, BoolArray, IntArray
-from millstream.grouping import Groups, raw_values
+from millstream.grouping import Groups, IndexArray, raw_values
 from millstream.schema import plain_type
 
-Places = npt.NDArray[np.intp]
-Content = Callable[[Places], Sequence[Array]]
+Content = Callable[[IndexArray], Sequence[Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Codes:
         """For a sort: the most significant first."""
         return [self.code] if self.last is None else [self.last, self.code]
 
-    def differ(self, a: Places, b: Places) -> BoolArray:
+    def differ(self, a: IndexArray, b: IndexArray) -> BoolArray:
         """Whether the values of rows ``a`` are others than those of rows ``b``."""
         different: BoolArray = self.code[a] != self.code[b]
         return different if self.last is None else different | (self.last[a] != self.last[b])
@@ -84,8 +83,8 @@ def sorted_places(
     time_us: IntArray,
     position: IntArray,
     content: Content,
-    rows: Places | None = None,
-) -> Places:
+    rows: IndexArray | None = None,
+) -> IndexArray:
     """Rows by group, then best first: by ``by``, event time, position, and what is in them.
 
     Args:
@@ -100,7 +99,7 @@ def sorted_places(
     return _by_content(order, groups, by, time_us, position, content)
 
 
-def begins_anew(order: Places, groups: Groups, by: Sequence[Codes]) -> BoolArray:
+def begins_anew(order: IndexArray, groups: Groups, by: Sequence[Codes]) -> BoolArray:
     """Along an order, where the group or the values of ``by`` are others than those of the row before."""
     new = np.ones(len(order), np.bool_)
     a, b = order[1:], order[:-1]
@@ -110,7 +109,7 @@ def begins_anew(order: Places, groups: Groups, by: Sequence[Codes]) -> BoolArray
     return new
 
 
-def ranks_of(order: Places, groups: Groups, by: Sequence[Codes], all_ties: bool) -> IntArray:
+def ranks_of(order: IndexArray, groups: Groups, by: Sequence[Codes], all_ties: bool) -> IntArray:
     """The rank in its group of each row along an order, from 0.
 
     Args:
@@ -125,7 +124,7 @@ def ranks_of(order: Places, groups: Groups, by: Sequence[Codes], all_ties: bool)
     return np.maximum.accumulate(np.where(begins_anew(order, groups, by), place, 0)) - first
 
 
-def _resolved(order: Places, groups: Groups, by: Sequence[Codes], keys: Sequence[npt.NDArray[Any]]) -> Places:
+def _resolved(order: IndexArray, groups: Groups, by: Sequence[Codes], keys: Sequence[npt.NDArray[Any]]) -> IndexArray:
     """The order with rows that are equal so far put in the order of further keys, the most significant first."""
     tied, block = _tied(begins_anew(order, groups, by))
     if len(tied) == 0:
@@ -136,8 +135,8 @@ def _resolved(order: Places, groups: Groups, by: Sequence[Codes], keys: Sequence
 
 
 def _by_content(
-    order: Places, groups: Groups, by: Sequence[Codes], time_us: IntArray, position: IntArray, content: Content
-) -> Places:
+    order: IndexArray, groups: Groups, by: Sequence[Codes], time_us: IntArray, position: IntArray, content: Content
+) -> IndexArray:
     exact = [*by, Codes(time_us, None), Codes(position, None)]
     tied, block = _tied(begins_anew(order, groups, exact))
     if len(tied) == 0:
@@ -151,7 +150,7 @@ def _by_content(
     return order
 
 
-def _tied(new: BoolArray) -> tuple[Places, IntArray]:
+def _tied(new: BoolArray) -> tuple[IndexArray, IntArray]:
     """The places of rows that are not alone between two beginnings, and the number of their block."""
     with_next = np.append(~new[1:], False)
     tied = np.flatnonzero(with_next | ~new)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.accumulators.columns import Column
-from millstream.accumulators.part import Part, Rows
+from millstream.accumulators.part import GroupedRows, Part
 from millstream.aggregates import UserAggregate
 from millstream.batch import Array, index_array
 from millstream.errors import UserCodeError
@@ -32,7 +32,7 @@ class UserPart(Part):
     aggregate: UserAggregate
     label: str = field(compare=False)
 
-    def partial(self, rows: Rows) -> list[Column]:
+    def partial(self, rows: GroupedRows) -> list[Column]:
         values = rows.inputs[self.at]
         groups, add = values.groups, self.aggregate.add
         ordered = values.array.take(index_array(groups.order)).to_pylist()

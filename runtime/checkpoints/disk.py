@@ -10,13 +10,13 @@ from typing import Protocol
 
 import pyarrow as pa
 
-Piece = bytes | memoryview | pa.Buffer
+BytesLike = bytes | memoryview | pa.Buffer
 
 
 class Disk(Protocol):
     """Paths are relative to the directory of the checkpoints, with "/" between their parts."""
 
-    def write(self, path: str, pieces: Iterable[Piece]) -> None:
+    def write(self, path: str, pieces: Iterable[BytesLike]) -> None:
         """Make a file, or replace it: whole and durable when this returns, whatever happens in between.
 
         Raises:
@@ -50,7 +50,7 @@ class DirectoryDisk:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def write(self, path: str, pieces: Iterable[Piece]) -> None:
+    def write(self, path: str, pieces: Iterable[BytesLike]) -> None:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.{os.getpid()}")

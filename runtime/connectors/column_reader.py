@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from millstream.connectors.base import Block, Offset, Reader
 
-Origin = tuple[str, pa.RecordBatch]
+FileBatch = tuple[str, pa.RecordBatch]
 """A batch and the file that it came from."""
 
 
@@ -20,7 +20,7 @@ class ColumnReader(Reader):
         after: pass over what came up to this offset; the batches start with its file.
     """
 
-    def __init__(self, batches: Iterator[Origin], limit: int | None = None, after: Offset | None = None) -> None:
+    def __init__(self, batches: Iterator[FileBatch], limit: int | None = None, after: Offset | None = None) -> None:
         self._batches = batches
         self._origin: str = "" if after is None else after["file"]
         self._skip: int = 0 if after is None else after["row"]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from millstream.connectors.base import Decoder, Offset, Reader, Source
 from millstream.connectors.blocks import csv_ends
-from millstream.connectors.column_reader import ColumnReader, Origin
+from millstream.connectors.column_reader import ColumnReader, FileBatch
 from millstream.connectors.decoders import LINE_SCHEMA, CsvFilesDecoder, LineDecoder, json_decoder
 from millstream.connectors.files import (
     Compression,
@@ -295,7 +295,7 @@ class ColumnFileSource(FileSource):
             files = files[files.index(after["file"]) :]
         return ColumnReader(self._batches(files, self.schema()), self.limit, after)
 
-    def _batches(self, files: Sequence[str], schema: pa.Schema) -> Iterator[Origin]:
+    def _batches(self, files: Sequence[str], schema: pa.Schema) -> Iterator[FileBatch]:
         for path in files:
             try:
                 for columns in self._batches_of(path, schema):

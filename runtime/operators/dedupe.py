@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import to_arrow
@@ -21,7 +20,7 @@ from millstream.accumulators.ordered import choose
 from millstream.batch import EMPTY_COLUMNS, Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import SchemaError
-from millstream.grouping import group_codes
+from millstream.grouping import IndexArray, group_codes
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.ordering import OrderedOperator
@@ -39,8 +38,6 @@ _CARRIED: Final = "carried"
 _SEEN: Final = "seen"
 _TIME: Final = "time_us"
 _POSITION: Final = "position"
-
-Rows = npt.NDArray[np.intp]
 
 
 class Dedupe(Operator):
@@ -208,7 +205,7 @@ class FirstInOrder(OrderedOperator):
             columns = rows.all_columns()
             yield MAIN, replace(rows.with_columns(columns), keys=None, before_us=None).take(accepted)
 
-    def _accepted(self, codes: IntArray, time_us: IntArray, slots: IntArray, new: BoolArray) -> Rows:
+    def _accepted(self, codes: IntArray, time_us: IntArray, slots: IntArray, new: BoolArray) -> IndexArray:
         """Of rows sorted by key and time, those that come so long after the last one that was accepted.
 
         Args:

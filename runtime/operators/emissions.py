@@ -1,6 +1,6 @@
 """The rows that a `Process` puts out: Python objects, then columns with the time and place of what caused them.
 
-A row is emitted for an event of the batch at hand, whose time and place it gets; or for an `Origin`, a timer or a
+A row is emitted for an event of the batch at hand, whose time and place it gets; or for an `Cause`, a timer or a
 control event, which is in no batch.
 """
 
@@ -20,7 +20,7 @@ from millstream.rows import columns_of, joined
 from millstream.times import MIN_US
 
 
-class Origin(NamedTuple):
+class Cause(NamedTuple):
     """What a row was emitted for, where it was no event: a timer of a key, or a control event.
 
     Attributes:
@@ -38,7 +38,7 @@ class Emissions:
     """The rows put out on one port: Python objects for as long as a slice takes, then columns.
 
     Attributes:
-        at: for each row the number of its event in the batch; or, from -1 downwards, of its `Origin`.
+        at: for each row the number of its event in the batch; or, from -1 downwards, of its `Cause`.
         size: how many rows have become columns.
     """
 
@@ -87,13 +87,13 @@ class Outputs:
 
     def __init__(self, ports: Mapping[str, Emissions], where: str, timed: bool, with_position: bool) -> None:
         self.ports = ports
-        self.origins: list[Origin] = []
+        self.origins: list[Cause] = []
         self.key_schema: pa.Schema | None = None
         self._where = where
         self._timed = timed
         self._with_position = with_position
 
-    def begin(self, origin: Origin) -> int:
+    def begin(self, origin: Cause) -> int:
         """From here on rows are emitted for a timer or a control event; returns its number."""
         self.origins.append(origin)
         return -len(self.origins)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from millstream.accumulators import AccumulatorSet, Column, concat, take
 from millstream.batch import Batch, BoolArray, IntArray, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.evaluate import evaluate_all
-from millstream.grouping import Groups
+from millstream.grouping import Groups, IndexArray
 from millstream.operators.accumulator_tables import AccumulatorTables
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Output
@@ -30,8 +29,6 @@ from millstream.specs.base import MAIN
 from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.state.expiry import Expiry
 from millstream.times import MIN_US
-
-Rows = npt.NDArray[np.intp]
 
 
 class ExpiringAggregate(OrderedOperator):
@@ -114,7 +111,7 @@ class ExpiringAggregate(OrderedOperator):
         merged = self.accumulators.combine(columns, Groups(codes, groups.count))
         return _Lives(slots[first], first_us[first], last_us[last], merged)
 
-    def _cut(self, slots: IntArray, first_us: IntArray, last_us: IntArray) -> tuple[Groups, Rows, Rows]:
+    def _cut(self, slots: IntArray, first_us: IntArray, last_us: IntArray) -> tuple[Groups, IndexArray, IndexArray]:
         """Group pieces, sorted by slot and time, into lives: also the first and the last piece of each."""
         cut = np.ones(len(slots), np.bool_)
         cut[1:] = (slots[1:] != slots[:-1]) | (first_us[1:] - last_us[:-1] >= self.spec.ttl_us)

@@ -14,7 +14,6 @@ from operator import index as whole_number
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
@@ -22,7 +21,7 @@ from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray,
 from millstream.checkpoints.tables import StateTable
 from millstream.errors import SchemaError
 from millstream.functions import user_error
-from millstream.grouping import factorize, group_codes
+from millstream.grouping import IndexArray, factorize, group_codes
 from millstream.operators.base import SLICE_ROWS, Context, Output
 from millstream.operators.lateness import with_text
 from millstream.operators.windows.aligned import AlignedWindows
@@ -36,8 +35,6 @@ from millstream.specs.windows import WindowAggregateSpec
 from millstream.times import MIN_US, STAMP, datetime_us, format_us
 
 _START: Final = "\0start"
-
-Places = npt.NDArray[np.intp]
 
 
 class GlobalWindow(AlignedWindows):
@@ -113,14 +110,14 @@ class CustomWindow(AlignedWindows):
                 )
         return windows
 
-    def _open(self, batch: Batch, index: Places, end_us: IntArray) -> BoolArray:
+    def _open(self, batch: Batch, index: IndexArray, end_us: IntArray) -> BoolArray:
         """Which windows have not expired by the watermark of their row."""
         watermark_us = self.judged_by(batch)
         if watermark_us is None:
             return np.ones(len(index), np.bool_)
         return end_us - 1 >= self._expired_by(watermark_us[index])
 
-    def _put_out_late(self, batch: Batch, index: Places, end_us: IntArray, is_open: BoolArray) -> Iterator[Output]:
+    def _put_out_late(self, batch: Batch, index: IndexArray, end_us: IntArray, is_open: BoolArray) -> Iterator[Output]:
         """Put out the rows that are in no window, or in none that is open."""
         left = np.zeros(batch.num_rows, np.bool_)
         left[index[is_open]] = True

@@ -31,7 +31,7 @@ from millstream.checkpoints.tables import StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
-from millstream.operators.emissions import Emissions, Origin, Outputs
+from millstream.operators.emissions import Cause, Emissions, Outputs
 from millstream.operators.line import Line, place_us
 from millstream.operators.process_context import Call
 from millstream.operators.process_state import KeyRecord, NoKey, ProcessState
@@ -253,7 +253,7 @@ class ProcessOperator(Operator):
         self._take_up(record)
         timer = Timer(_EPOCH + timedelta(microseconds=timer_us), name, clock)
         self.call.in_timer = True
-        at = self.call.at = self.outputs.begin(Origin(record, time_us, MIN_US))
+        at = self.call.at = self.outputs.begin(Cause(record, time_us, MIN_US))
         try:
             self.process.on_timer(timer, self.call)
         except MillstreamError:
@@ -277,7 +277,7 @@ class ProcessOperator(Operator):
         self._moment.now_us = time_us
         own_us = time_us if batch.time_us is None else int(batch.time_us[number])
         before_us = MIN_US if batch.before_us is None else int(batch.before_us[number])
-        self.call.at, self.call.control = None, Origin(None, own_us, before_us)
+        self.call.at, self.call.control = None, Cause(None, own_us, before_us)
         self._attributes.update(self.table.shared)
         try:
             self.process.on_control(row, self.call)
@@ -290,7 +290,7 @@ class ProcessOperator(Operator):
         self._attributes.update(self.table.readable_shared())
         self.table.check_shared()
 
-    def for_each_key(self, function: Callable[[Any], None], origin: Origin) -> None:
+    def for_each_key(self, function: Callable[[Any], None], origin: Cause) -> None:
         """Call a function for every key that has something, each in its turn being the key at hand."""
         for record in list(self.table.records.values()):
             if not self.table.is_blank(record):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from millstream.batch import IntArray
 from millstream.errors import FlowError
-from millstream.operators.emissions import Emissions, Origin
+from millstream.operators.emissions import Cause, Emissions
 from millstream.processing import ProcessContext, TimerClock
 from millstream.times import MAX_US, MIN_US, SECOND_US, datetime_us
 
@@ -39,7 +39,7 @@ class Call(ProcessContext):
         self._times: IntArray | None = None
         self.at: int | None = None
         self.in_timer = False
-        self.control: Origin | None = None
+        self.control: Cause | None = None
 
     def of_batch(self, times: IntArray | None) -> None:
         """What is handled from now on is events of a batch with these times."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, RowOrder
@@ -13,10 +11,9 @@ from millstream.accumulators.ranges import range_columns
 from millstream.aggregates import Aggregate
 from millstream.batch import Array, Batch, make_columns
 from millstream.evaluate import evaluate_all
+from millstream.grouping import IndexArray
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates
 from millstream.operators.key_rows import KeyRows
-
-Places = npt.NDArray[np.intp]
 
 
 class RangeAggregates:
@@ -46,7 +43,7 @@ class RangeAggregates:
         inputs = evaluate_all(accumulators.inputs, input_columns(batch, accumulators))
         return make_columns([str(i) for i in range(len(inputs))], inputs)
 
-    def results(self, rows: KeyRows, first: Places, after: Places) -> list[Array]:
+    def results(self, rows: KeyRows, first: IndexArray, after: IndexArray) -> list[Array]:
         """The aggregates of each range [first, after) of remembered rows."""
         accumulators = self._for_types(rows.columns.schema.types)
         order = RowOrder(rows.time_us, rows.position)

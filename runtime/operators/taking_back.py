@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.accumulators.sorting import Codes, Places
+from millstream.accumulators.sorting import Codes
 from millstream.batch import Array, BoolArray, IntArray
-from millstream.grouping import Groups, factorize, group_codes
+from millstream.grouping import Groups, IndexArray, factorize, group_codes
 
 
 def cancelled(
     minus: BoolArray, groups: Groups, by: Sequence[Codes], time_us: IntArray, position: IntArray,
-    content: Callable[[Places], Sequence[Array]],
+    content: Callable[[IndexArray], Sequence[Array]],
 ) -> BoolArray:  # fmt: skip
     """Which rows go: those that take another back, and the rows that they take back.
 

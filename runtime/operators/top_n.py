@@ -20,11 +20,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from millstream.accumulators import Column, concat, take, to_arrow
-from millstream.accumulators.sorting import Codes, Content, Places, codes_of, has_fixed_codes, ranks_of, sorted_places
+from millstream.accumulators.sorting import Codes, Content, codes_of, has_fixed_codes, ranks_of, sorted_places
 from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, index_array, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import InternalError, SchemaError
-from millstream.grouping import Groups
+from millstream.grouping import Groups, IndexArray
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.columnar import evaluate_all
@@ -81,7 +81,7 @@ class TopN(Operator):
             self.keys.free(touched[counts == 0])
         self._compact()
 
-    def _rows(self, batch: Batch) -> _Rows | None:
+    def _rows(self, batch: Batch) -> _Candidates | None:
         """The batch as rows with the values they are ordered by; those without become dead letters."""
         named = tuple((str(i), k.value) for i, k in enumerate(self.spec.by))
         read = {f for k in self.spec.by for f in k.value.fields()}
@@ -95,7 +95,7 @@ class TopN(Operator):
         names = [n for n in whole.columns.schema.names if n not in whole.keys.distinct.schema.names]
         self._log_for(names, whole.time_us is not None, whole.position is not None)
         zeros = np.zeros(whole.num_rows, np.int64)
-        return _Rows(
+        return _Candidates(
             [whole.columns.column(n) for n in names], values,
             zeros if whole.time_us is None else whole.time_us, zeros if whole.position is None else whole.position,
             whole,
@@ -114,7 +114,7 @@ class TopN(Operator):
             )
         return self.log
 
-    def _touched(self, rows: _Rows) -> tuple[IntArray, IntArray, _Rows]:
+    def _touched(self, rows: _Candidates) -> tuple[IntArray, IntArray, _Candidates]:
         """The slot of each row that may change something, the slots of all of these, and the rows."""
         assert rows.batch.keys is not None
         keys = rows.batch.keys
@@ -134,7 +134,7 @@ class TopN(Operator):
 
     # --- merging ---
 
-    def _merge(self, touched: IntArray, slots: IntArray, rows: _Rows) -> _Change:
+    def _merge(self, touched: IntArray, slots: IntArray, rows: _Candidates) -> _Change:
         """Merge rows into the lists of their slots."""
         assert self.log is not None
         n, all_ties = self.spec.n, self.spec.all_ties
@@ -163,7 +163,7 @@ class TopN(Operator):
             self.worst.set(touched, counts >= n, order[np.cumsum(counts) - 1], both.by[0], both.kind)
         return _Change(touched[both.groups.codes], numbers, old, new, order)
 
-    def _together(self, touched: IntArray, slots: IntArray, rows: _Rows) -> _Together:
+    def _together(self, touched: IntArray, slots: IntArray, rows: _Candidates) -> _Together:
         """What the lists of these slots hold, in order, followed by new rows."""
         counts, numbers = self.lists.take(touched)
         of_slot = np.concatenate([np.repeat(np.arange(len(touched)), counts), np.searchsorted(touched, slots)])
@@ -195,7 +195,7 @@ class TopN(Operator):
         assert self.log is not None
         return new if len(numbers) == 0 else concat([self.log.take(column, numbers), new])
 
-    def _content(self, wanted: Places, numbers: IntArray, rows: _Rows) -> list[Array]:
+    def _content(self, wanted: IndexArray, numbers: IntArray, rows: _Candidates) -> list[Array]:
         """The fields of some of the rows with these numbers and the new ones behind them: few are ever asked for."""
         held, new = np.flatnonzero(wanted < len(numbers)), np.flatnonzero(wanted >= len(numbers))
         back = np.empty(len(wanted), np.intp)
@@ -325,7 +325,7 @@ class TopN(Operator):
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _Candidates:
     """Rows as they come: their fields, the values they are ordered by, event time, position; and the batch."""
 
     fields: list[Array]
@@ -339,9 +339,9 @@ class _Rows:
         """As they are kept."""
         return [*self.fields, *self.values, self.time_us, self.position]
 
-    def take(self, rows: npt.NDArray[np.integer]) -> _Rows:
+    def take(self, rows: npt.NDArray[np.integer]) -> _Candidates:
         index = index_array(rows)
-        return _Rows(
+        return _Candidates(
             [f.take(index) for f in self.fields], [v.take(index) for v in self.values], self.time_us[rows],
             self.position[rows], replace(self.batch, sign=None if self.batch.sign is None else self.batch.sign[rows]),
         )  # fmt: skip
@@ -380,7 +380,7 @@ class _Change:
     numbers: IntArray
     old: IntArray
     new: IntArray
-    order: Places
+    order: IndexArray
 
 
 class _Worst:
@@ -400,7 +400,7 @@ class _Worst:
         may: BoolArray = (codes.last < last) | ((codes.last == last) & (codes.code <= code))
         return may
 
-    def set(self, touched: IntArray, full: BoolArray, last: Places, codes: Codes, kind: pa.DataType) -> None:
+    def set(self, touched: IntArray, full: BoolArray, last: IndexArray, codes: Codes, kind: pa.DataType) -> None:
         """Learn from lists; those that are not full let anything in.
 
         Args:

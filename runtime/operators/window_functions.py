@@ -11,20 +11,18 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, make_columns
 from millstream.errors import MillstreamError, SchemaError
 from millstream.functions import user_error
+from millstream.grouping import IndexArray
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.rows import Row, columns_of, joined, rows_of
 from millstream.specs.base import MAIN, OnError
 from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
 from millstream.specs.windows import RESERVED
-
-Places = npt.NDArray[np.intp]
 
 
 class WindowFunction(Operator):
@@ -115,7 +113,7 @@ class _Results:
         self._rows += rows
         self._panes += [pane] * len(rows)
 
-    def columns(self) -> tuple[pa.RecordBatch, Places] | None:
+    def columns(self) -> tuple[pa.RecordBatch, IndexArray] | None:
         """All rows, and the pane of each; None: there are none."""
         self._close_rows()
         return (joined(self._parts, self._where), np.array(self._panes, np.intp)) if self._parts else None

@@ -41,7 +41,7 @@ class JoinKind(Enum):
         return self in (JoinKind.RIGHT, JoinKind.FULL)
 
 
-class Origin(Enum):
+class FieldOrigin(Enum):
     """Where a field of the result comes from."""
 
     KEY = "key"
@@ -60,7 +60,7 @@ class JoinField:
     """
 
     name: str
-    origin: Origin
+    origin: FieldOrigin
     source: str
     kind: pa.DataType | None = None
 
@@ -86,7 +86,7 @@ def joined_fields(
     """
     keys = {a for a, _ in on}
     fields = list(taken)
-    fields += [JoinField(n, Origin.KEY if n in keys else Origin.LEFT, n, kind) for n, kind in _named(left)]
+    fields += [JoinField(n, FieldOrigin.KEY if n in keys else FieldOrigin.LEFT, n, kind) for n, kind in _named(left)]
     names = {f.name for f in fields}
     if len(names) < len(fields):
         raise FlowError(f"{where}: a field of the left side is named window_start or window_end; rename it")
@@ -98,7 +98,7 @@ def joined_fields(
             if result in names:
                 raise FlowError(f"{where}: two fields would be named {result!r}; use another suffix=, or rename one")
             names.add(result)
-            fields.append(JoinField(result, Origin.RIGHT, name, kind))
+            fields.append(JoinField(result, FieldOrigin.RIGHT, name, kind))
     return tuple(fields)
 
 
@@ -202,7 +202,7 @@ class JoinSpec(Spec):
             return None if out is None else out - {LATE_REASON}
         if self.fields is None:
             return None
-        origin = Origin.LEFT if number == 0 else Origin.RIGHT
+        origin = FieldOrigin.LEFT if number == 0 else FieldOrigin.RIGHT
         payload = frozenset(f.source for f in self.fields if f.origin is origin and (out is None or f.name in out))
         return both(payload, frozenset(pair[number] for pair in self.on))
 
@@ -396,7 +396,7 @@ class SessionJoinSpec(JoinSpec):
 
 
 def _window_fields() -> tuple[JoinField, ...]:
-    return tuple(JoinField(n, Origin.WINDOW, n, STAMP) for n in WINDOW_FIELDS)
+    return tuple(JoinField(n, FieldOrigin.WINDOW, n, STAMP) for n in WINDOW_FIELDS)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.accumulators import Column, to_arrow
 from millstream.batch import Array, BoolArray, CodeArray, IntArray, Keys, index_array, make_columns
 from millstream.checkpoints.tables import Part
-from millstream.grouping import raw_values
+from millstream.grouping import IndexArray, raw_values
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
 from millstream.queries import Question
@@ -29,8 +28,6 @@ _FREED: Final = -2
 _FIRST_SIZE: Final = 2_048
 _SMALL_BATCH: Final = 256  # above, looking each key up in a dict takes longer
 _REMEMBERED: Final = 1 << 15
-
-Rows = npt.NDArray[np.intp]
 
 
 class KeyTable:
@@ -168,7 +165,7 @@ class KeyTable:
             return found
         last = len(self._table) - 1
         at = (hashes & np.uint64(last)).astype(np.intp)
-        rows: Rows = np.arange(len(hashes))
+        rows: IndexArray = np.arange(len(hashes))
         while len(rows):
             slot = self._table[at]
             alike = (self._hashes[slot] == hashes[rows]) & (slot >= 0)
@@ -192,7 +189,7 @@ class KeyTable:
             at = (at + 1) & last
         return -1
 
-    def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: Rows) -> BoolArray:
+    def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: IndexArray) -> BoolArray:
         result = np.ones(len(rows), np.bool_)
         for held, given in zip(self._columns, keys.columns, strict=True):
             mine, theirs = held.take(slots), _in_place(given)
@@ -213,7 +210,7 @@ class KeyTable:
             left = self._table[at] != slots
             slots, at = slots[left], (at[left] + 1) & last
 
-    def _positions(self, slots: IntArray) -> Rows:
+    def _positions(self, slots: IntArray) -> IndexArray:
         """Where in the table these slots are."""
         last = len(self._table) - 1
         at = (self._hashes[slots] & np.uint64(last)).astype(np.intp)

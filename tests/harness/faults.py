@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from millstream.checkpoints.disk import Piece
+from millstream.checkpoints.disk import BytesLike
 
 
 class Injected(OSError):
@@ -73,7 +73,7 @@ class SimulatedDisk:
         self.files: dict[str, bytes] = {}
         self._trouble = trouble
 
-    def write(self, path: str, pieces: Iterable[Piece]) -> None:
+    def write(self, path: str, pieces: Iterable[BytesLike]) -> None:
         data = b"".join(bytes(memoryview(piece)) for piece in pieces)
         try:
             self._trouble.before()

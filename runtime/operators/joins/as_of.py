@@ -21,7 +21,7 @@ from millstream.checkpoints.tables import StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked
-from millstream.operators.joins.rows import RowNumbers, Rows
+from millstream.operators.joins.rows import RowNumbers, SideRows
 from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import make_segment
 from millstream.operators.ordering import InOrder
@@ -145,7 +145,7 @@ class AsOfJoin(JoinOperator):
 
     # --- checkpoints ---
 
-    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+    def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         self.versions.kept.add(rows)
 
     def snapshot(self) -> list[StateTable]:

@@ -16,7 +16,7 @@ from millstream.operators.base import Context, Operator
 from millstream.operators.base import Output as Produced
 from millstream.operators.joins.key_index import NO_KEY, KeyIndex
 from millstream.operators.joins.output import Beside, Output, Picked, mixed
-from millstream.operators.joins.rows import RowNumbers, Rows, keyed_on, rows_of
+from millstream.operators.joins.rows import RowNumbers, SideRows, keyed_on, rows_of
 from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE
 from millstream.operators.joins.tables import (
@@ -29,7 +29,15 @@ from millstream.operators.joins.tables import (
 )
 from millstream.operators.lateness import with_reason
 from millstream.specs.base import MAIN
-from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, JoinKind, JoinSpec, Origin, check_key_types, joined_fields
+from millstream.specs.joins import (
+    LATE_LEFT,
+    LATE_RIGHT,
+    FieldOrigin,
+    JoinKind,
+    JoinSpec,
+    check_key_types,
+    joined_fields,
+)
 from millstream.times import MIN_US
 
 _CLOCK: Final = "clock"
@@ -66,7 +74,7 @@ class JoinOperator(Operator):
 
     def _use(self, spec: JoinSpec) -> None:
         assert spec.fields is not None
-        for side, origin in enumerate((Origin.LEFT, Origin.RIGHT)):
+        for side, origin in enumerate((FieldOrigin.LEFT, FieldOrigin.RIGHT)):
             self._payload[side] = [f.source for f in spec.fields if f.origin is origin]
         self._output = Output(spec.fields, self._on[0], self.index)
 
@@ -114,7 +122,7 @@ class JoinOperator(Operator):
         self._discover(batch, port)
         return batch
 
-    def _rows(self, batch: Batch, port: int) -> Rows:
+    def _rows(self, batch: Batch, port: int) -> SideRows:
         names = self._payload[port]
         if port == 0 and self._stream_key:
             names = list(dict.fromkeys([*names, *self._stream_key]))  # kept rows travel by it
@@ -188,7 +196,7 @@ class JoinOperator(Operator):
         beside = Beside(beside.time_us, beside.before_us, position, beside.sign)
         return MAIN, self.output.batch(keys, left, right, beside)
 
-    def _without_key(self, batch: Batch, rows: Rows, port: int) -> tuple[Rows, Batch | None]:
+    def _without_key(self, batch: Batch, rows: SideRows, port: int) -> tuple[SideRows, Batch | None]:
         """The rows that can match something; and those whose key is null, if they come out alone."""
         keyless = rows.key == NO_KEY
         if not keyless.any():
@@ -215,7 +223,7 @@ class JoinOperator(Operator):
         """The rows of a side that are kept though no match can come any more; None: there are none."""
         return None
 
-    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+    def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         """Keep rows again that were kept before; ``state`` has the columns that `Side.state` gave for them."""
         raise NotImplementedError
 

@@ -21,7 +21,7 @@ from millstream.batch import Batch, BoolArray, IntArray
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked, latest, mixed
-from millstream.operators.joins.rows import RowNumbers, Rows
+from millstream.operators.joins.rows import RowNumbers, SideRows
 from millstream.operators.joins.sides import MATCHES, Side
 from millstream.operators.joins.sorted_rows import Segment, make_segment, pairs_of
 from millstream.operators.joins.tables import numbers_in
@@ -64,7 +64,7 @@ class IntervalJoin(JoinOperator):
         if len(rows):
             yield from self._join(rows, port)
 
-    def _join(self, rows: Rows, port: int) -> Iterator[Output]:
+    def _join(self, rows: SideRows, port: int) -> Iterator[Output]:
         assert rows.time_us is not None
         mine, theirs = self.sides[port], self.sides[1 - port]
         segment = make_segment(rows.key, rows.time_us, np.arange(len(rows)))
@@ -101,7 +101,7 @@ class IntervalJoin(JoinOperator):
             yield from self._kept_alone(side, np.unique(rows[matches[rows] == 0]))
         matches[rows] = 1
 
-    def _pairs(self, rows: Rows, mine: IntArray, others: RowNumbers, port: int) -> tuple[str, Batch]:
+    def _pairs(self, rows: SideRows, mine: IntArray, others: RowNumbers, port: int) -> tuple[str, Batch]:
         kept = self.sides[1 - port].kept
         picked = Picked(rows.columns, mine), Picked(kept.columns, others)
         left, right = picked if port == 0 else picked[::-1]
@@ -146,7 +146,7 @@ class IntervalJoin(JoinOperator):
         past: BoolArray = self.sides[port].kept.time_us.values < self._limit_us(port)
         return past
 
-    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+    def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         assert rows.time_us is not None
         side = self.sides[port]
         numbers = side.kept.add(rows)

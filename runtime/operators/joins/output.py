@@ -13,7 +13,7 @@ import pyarrow as pa
 from millstream.batch import Array, Batch, IntArray, SignArray, index_array, make_columns
 from millstream.operators.joins.growing import GrowingColumns
 from millstream.operators.joins.key_index import KeyIndex
-from millstream.specs.joins import JoinField, Origin
+from millstream.specs.joins import FieldOrigin, JoinField
 from millstream.times import MIN_US
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -56,7 +56,7 @@ class Output:
         self.index = index
         self._on = list(on)
         self._names = [f.name for f in fields]
-        self._reads_key = any(f.origin is Origin.KEY for f in fields)
+        self._reads_key = any(f.origin is FieldOrigin.KEY for f in fields)
 
     def keys(self, numbers: npt.NDArray[np.integer]) -> list[Array]:
         """The key fields of these key numbers, where any comes out."""
@@ -82,13 +82,13 @@ class Output:
         arrays: list[Array] = []
         for field in self.fields:
             match field.origin:
-                case Origin.KEY:
+                case FieldOrigin.KEY:
                     array = keys[self._on.index(field.source)]
-                case Origin.LEFT:
+                case FieldOrigin.LEFT:
                     array = _nulls(count, field) if left is None else left.column(field.source)
-                case Origin.RIGHT:
+                case FieldOrigin.RIGHT:
                     array = _nulls(count, field) if right is None else right.column(field.source)
-                case Origin.WINDOW:
+                case FieldOrigin.WINDOW:
                     assert window is not None
                     array = window[field.name]
             arrays.append(array)

@@ -31,7 +31,7 @@ RowNumbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SideRows:
     """Rows of one side, as they come.
 
     Attributes:
@@ -49,8 +49,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.key)
 
-    def take(self, rows: npt.NDArray[np.integer]) -> Rows:
-        return Rows(
+    def take(self, rows: npt.NDArray[np.integer]) -> SideRows:
+        return SideRows(
             self.key[rows],
             take_columns(self.columns, index_array(rows)),
             None if self.time_us is None else self.time_us[rows],
@@ -59,7 +59,7 @@ class Rows:
             None if self.sign is None else self.sign[rows],
         )
 
-    def where(self, mask: BoolArray) -> Rows:
+    def where(self, mask: BoolArray) -> SideRows:
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
 
@@ -88,11 +88,11 @@ def field_of(batch: Batch, name: str, where: str) -> Array:
     return batch.columns.column(name)
 
 
-def rows_of(batch: Batch, fields: Sequence[str], index: KeyIndex) -> Rows:
+def rows_of(batch: Batch, fields: Sequence[str], index: KeyIndex) -> SideRows:
     """The rows of a keyed batch, their keys numbered."""
     assert batch.keys is not None
     columns = make_columns(fields, [plain(batch.columns.column(n)) for n in fields])
-    return Rows(index.numbers(batch.keys), columns, batch.time_us, batch.before_us, batch.position, batch.sign)
+    return SideRows(index.numbers(batch.keys), columns, batch.time_us, batch.before_us, batch.position, batch.sign)
 
 
 class KeptRows:
@@ -120,7 +120,7 @@ class KeptRows:
     def __len__(self) -> int:
         return len(self.key)
 
-    def add(self, rows: Rows) -> RowNumbers:
+    def add(self, rows: SideRows) -> RowNumbers:
         """Keep rows; returns their numbers."""
         count, first = len(rows), len(self)
         self.key.extend(rows.key)

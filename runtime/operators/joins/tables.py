@@ -18,7 +18,7 @@ from millstream.batch import Array, BoolArray, IntArray, Keys, index_array, make
 from millstream.checkpoints.tables import StateTable
 from millstream.grouping import factorize
 from millstream.operators.joins.key_index import KeyIndex
-from millstream.operators.joins.rows import KeptRows, Rows
+from millstream.operators.joins.rows import KeptRows, SideRows
 from millstream.operators.row_tables import fields_in, marked
 
 DONE: Final = "done"
@@ -64,7 +64,7 @@ def key_columns(keys: Keys) -> dict[str, Array]:
     return {_ON + name: pa.DictionaryArray.from_arrays(codes, column) for name, column in fields}
 
 
-def rows_in(table: StateTable, index: KeyIndex) -> tuple[Rows, pa.RecordBatch]:
+def rows_in(table: StateTable, index: KeyIndex) -> tuple[SideRows, pa.RecordBatch]:
     """The rows of a table that are not done with, and all its columns for those."""
     columns, keys = table.columns, table.keys
     compared = [n for n in columns.schema.names if n.startswith(_ON)]
@@ -74,7 +74,7 @@ def rows_in(table: StateTable, index: KeyIndex) -> tuple[Rows, pa.RecordBatch]:
     left = np.flatnonzero(~columns.column(DONE).to_numpy(zero_copy_only=False))
     if len(left) < columns.num_rows:
         columns, keys = columns.take(index_array(left)), keys.take(left)
-    rows = Rows(
+    rows = SideRows(
         index.numbers(keys),
         fields_in(columns),
         numbers_in(columns, _TIME),

@@ -10,7 +10,7 @@ With ``emit="final"`` rows without a match wait instead, until none can come any
 A side whose rows take earlier ones back (a changelog) is understood: a row that is taken back takes back what
 came of it. The results of a batch are the product of its rows with the other side, signs multiplied.
 
-With a time to live, a row is late when its time is more than that behind the watermark of its partition. Rows
+With a time to live, a row is late when its time is more than that behind the watermark of its partition. SideRows
 that are not can meet what is up to twice as old, and so long rows are kept: the answer is the same for any order.
 """
 
@@ -28,7 +28,7 @@ from millstream.operators.base import Context, Output
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.content import content_hash, rows_to_take_back
 from millstream.operators.joins.output import Beside, Picked, latest, mixed, watermark_of
-from millstream.operators.joins.rows import RowNumbers, Rows
+from millstream.operators.joins.rows import RowNumbers, SideRows
 from millstream.operators.joins.sides import MATCHES, Side
 from millstream.operators.joins.sorted_rows import Found, make_segment, pairs_of
 from millstream.operators.joins.tables import numbers_in
@@ -103,7 +103,7 @@ class UpdatingJoin(JoinOperator):
             if any(gone):
                 self._forget_keys()
 
-    def _of_new_keys(self, rows: Rows) -> Rows:
+    def _of_new_keys(self, rows: SideRows) -> SideRows:
         """One row of each key that this side has not shown yet."""
         key, first = np.unique(rows.key, return_index=True)
         known = np.zeros(len(key), np.bool_)
@@ -111,7 +111,7 @@ class UpdatingJoin(JoinOperator):
             known |= found.count > 0
         return rows.take(np.sort(first[~known]))
 
-    def _keep(self, rows: Rows, side: Side) -> tuple[Rows, RowNumbers]:
+    def _keep(self, rows: SideRows, side: Side) -> tuple[SideRows, RowNumbers]:
         """Keep rows, and let go of those that are taken back.
 
         Returns:
@@ -141,7 +141,7 @@ class UpdatingJoin(JoinOperator):
             numbers,
         )
 
-    def _add(self, rows: Rows, side: Side) -> RowNumbers:
+    def _add(self, rows: SideRows, side: Side) -> RowNumbers:
         if not len(rows):
             return np.zeros(0, np.int64)
         numbers = side.kept.add(rows)
@@ -154,7 +154,7 @@ class UpdatingJoin(JoinOperator):
 
     # --- matching ---
 
-    def _join(self, rows: Rows, numbers: RowNumbers, port: int) -> Iterator[Output]:
+    def _join(self, rows: SideRows, numbers: RowNumbers, port: int) -> Iterator[Output]:
         founds = self._find(rows, port)
         mine, theirs = self.sides[port], self.sides[1 - port]
         changed: _Changed | None = None
@@ -178,7 +178,7 @@ class UpdatingJoin(JoinOperator):
         if changed is not None:
             yield from self._turned(changed, 1 - port, met=False)
 
-    def _find(self, rows: Rows, port: int) -> list[Found]:
+    def _find(self, rows: SideRows, port: int) -> list[Found]:
         """What each row meets on the other side."""
         theirs = self.sides[1 - port].where
         if not theirs.segments or not len(rows):
@@ -196,7 +196,7 @@ class UpdatingJoin(JoinOperator):
             result.append(Found(found.row, start, count))
         return result
 
-    def _matches(self, rows: Rows, founds: Sequence[Found], theirs: Side) -> IntArray:
+    def _matches(self, rows: SideRows, founds: Sequence[Found], theirs: Side) -> IntArray:
         """How many rows of the other side each row meets."""
         matches = np.zeros(len(rows), np.int64)
         for found in founds:
@@ -207,7 +207,7 @@ class UpdatingJoin(JoinOperator):
                 np.add.at(matches, query[~theirs.kept.gone.values[others]], 1)
         return matches
 
-    def _count(self, rows: Rows, founds: Sequence[Found], theirs: Side) -> _Changed:
+    def _count(self, rows: SideRows, founds: Sequence[Found], theirs: Side) -> _Changed:
         """Count these rows among the matches of those that they meet."""
         row: list[IntArray] = [np.zeros(0, np.int64)]
         more: list[IntArray] = [np.zeros(0, np.int64)]
@@ -240,10 +240,10 @@ class UpdatingJoin(JoinOperator):
         if self.once:
             self.sides[side].kept.remove(rows)
 
-    def _sign_of(self, rows: Rows, mask: BoolArray) -> SignArray | None:
+    def _sign_of(self, rows: SideRows, mask: BoolArray) -> SignArray | None:
         return None if rows.sign is None else rows.sign[mask]
 
-    def _pairs(self, rows: Rows, mine: IntArray, others: RowNumbers, port: int) -> Iterator[Output]:
+    def _pairs(self, rows: SideRows, mine: IntArray, others: RowNumbers, port: int) -> Iterator[Output]:
         kept = self.sides[1 - port].kept
         if kept.gone_count:
             there = ~kept.gone.values[others]
@@ -305,7 +305,7 @@ class UpdatingJoin(JoinOperator):
         past: BoolArray = self.sides[port].kept.time_us.values < limit_us
         return past
 
-    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+    def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         side = self.sides[port]
         numbers = self._add(rows, side)
         matches = numbers_in(state, MATCHES)

@@ -21,7 +21,7 @@ from millstream.operators.base import Context, Output
 from millstream.operators.joins.arrays import GrowingArray
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked, mixed
-from millstream.operators.joins.rows import Rows
+from millstream.operators.joins.rows import SideRows
 from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, Found, Segment, make_segment
 from millstream.operators.joins.tables import numbers_in
@@ -46,7 +46,7 @@ class _OpenRows(Side):
         self.first = GrowingArray(np.int64)
         self.last = GrowingArray(np.int64)
 
-    def add(self, rows: Rows, first: IntArray, last: IntArray) -> None:
+    def add(self, rows: SideRows, first: IntArray, last: IntArray) -> None:
         numbers = self.kept.add(rows)
         self.first.extend(first)
         self.last.extend(last)
@@ -234,7 +234,7 @@ class WindowJoin(JoinOperator):
 
     # --- checkpoints ---
 
-    def _take_up(self, port: int, rows: Rows, state: pa.RecordBatch) -> None:
+    def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         first, last = numbers_in(state, _FIRST), numbers_in(state, _LAST)
         assert first is not None and last is not None
         self.open[port].add(rows, first, last)
