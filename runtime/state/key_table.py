@@ -1,6 +1,6 @@
-"""A number for every key, and the key for every number: a hash table whose steps are taken by a whole batch at once.
+"""A number for every key, and the key for every number.
 
-Keys are found by linear probing over their 64-bit hashes (runtime/keys.py) and compared themselves, so two keys of
+Keys are found by their 64-bit hashes (runtime/keys.py, state/hash_table.py) and compared themselves, so two keys of
 one hash stay two. A number, the slot, is reused when its key has been freed. The keys are columns by slot: there is no
 Python object for each of them, but for some that come often in small batches, where a dict is faster.
 """
@@ -21,11 +21,9 @@ from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
 from millstream.queries import Question
 from millstream.state.columns import SlotColumn, grown
+from millstream.state.hash_table import HashTable
 from millstream.state.pieces import RowsOf, SlotPieces
 
-_EMPTY: Final = -1
-_FREED: Final = -2
-_FIRST_SIZE: Final = 2_048
 _SMALL_BATCH: Final = 256  # above, looking each key up in a dict takes longer
 _REMEMBERED: Final = 1 << 15
 
@@ -44,8 +42,7 @@ class KeyTable:
         self._hashes: HashArray = np.zeros(0, np.uint64)
         self._live: BoolArray = np.zeros(0, np.bool_)
         self._free: IntArray = np.zeros(0, np.int64)
-        self._table: IntArray = np.full(_FIRST_SIZE, _EMPTY)
-        self._entries = 0  # of the table, those of freed keys among them
+        self._table = HashTable()
         self._remembered: dict[Any, int] = {}
         self._pieces = SlotPieces()
 
@@ -99,10 +96,10 @@ class KeyTable:
             self._hashes[given] = hashes[rows]
             self._live[given] = True
             self._store(given, keys if len(rows) == keys.num_rows else keys.take(index_array(rows)))
-            if 2 * (self._entries + len(rows)) > len(self._table):
-                self._rebuild()  # with the new ones
+            if self._table.has_room(len(rows)):
+                self._table.insert(self._hashes, given)
             else:
-                self._insert(given)
+                self._table.rebuild(self._hashes, self.live())  # with the new ones
         return slots, new
 
     def slots_of(self, keys: Keys) -> IntArray:
@@ -131,8 +128,7 @@ class KeyTable:
             return
         self._remembered.clear()
         self._pieces.freed(slots, self.keys)
-        at = self._positions(slots)
-        self._table[at] = _FREED
+        self._table.remove(self._hashes, slots)
         self._live[slots] = False
         self._free = np.concatenate([self._free, slots])
         for column in self._columns:
@@ -157,37 +153,13 @@ class KeyTable:
         beside = self._hashes.nbytes + self._table.nbytes + self._free.nbytes + self._live.nbytes + self._pieces.nbytes
         return beside + sum(c.nbytes for c in self._columns)
 
-    # --- probing ---
+    # --- looking up ---
 
     def _find(self, keys: pa.RecordBatch, hashes: HashArray) -> IntArray:
-        found = np.full(len(hashes), -1)
         if not self.capacity:
-            return found
-        last = len(self._table) - 1
-        at = (hashes & np.uint64(last)).astype(np.intp)
-        rows: IndexArray = np.arange(len(hashes))
-        while len(rows):
-            slot = self._table[at]
-            alike = (self._hashes[slot] == hashes[rows]) & (slot >= 0)
-            found[rows[alike]] = slot[alike]
-            left = ~alike & (slot != _EMPTY)
-            rows, at = rows[left], (at[left] + 1) & last
-        # All at once: of keys with one hash, which is next to never, the right one is looked for by itself.
-        hits = np.flatnonzero(found >= 0)
-        if len(hits):
-            for row in hits[~self._equal(found[hits], keys, hits)].tolist():
-                found[row] = self._find_among_alike(keys, row, int(hashes[row]))
-        return found
-
-    def _find_among_alike(self, keys: pa.RecordBatch, row: int, key_hash: int) -> int:
-        last = len(self._table) - 1
-        at = key_hash & last
-        while (slot := int(self._table[at])) != _EMPTY:
-            alike = slot >= 0 and int(self._hashes[slot]) == key_hash
-            if alike and self._equal(np.array([slot]), keys, np.array([row]))[0]:
-                return slot
-            at = (at + 1) & last
-        return -1
+            return np.full(len(hashes), -1)
+        rows = np.arange(len(hashes))
+        return self._table.find(self._hashes, hashes, rows, lambda slots, rows: self._equal(slots, keys, rows))
 
     def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: IndexArray) -> BoolArray:
         result = np.ones(len(rows), np.bool_)
@@ -198,25 +170,6 @@ class KeyTable:
             else:
                 result &= equal_values(to_arrow(mine), given.take(index_array(rows)))
         return result
-
-    def _insert(self, slots: IntArray) -> None:
-        """Put slots into the table whose keys are not there yet."""
-        last = len(self._table) - 1
-        self._entries += len(slots)
-        at = (self._hashes[slots] & np.uint64(last)).astype(np.intp)
-        while len(slots):
-            room = self._table[at] == _EMPTY
-            self._table[at[room]] = slots[room]  # of several for one place, the last stays
-            left = self._table[at] != slots
-            slots, at = slots[left], (at[left] + 1) & last
-
-    def _positions(self, slots: IntArray) -> IndexArray:
-        """Where in the table these slots are."""
-        last = len(self._table) - 1
-        at = (self._hashes[slots] & np.uint64(last)).astype(np.intp)
-        while len(wrong := np.flatnonzero(self._table[at] != slots)):
-            at[wrong] = (at[wrong] + 1) & last
-        return at
 
     # --- slots ---
 
@@ -235,13 +188,6 @@ class KeyTable:
             self._columns = [SlotColumn() for _ in keys.columns]
         for column, values in zip(self._columns, keys.columns, strict=True):
             column.put(slots, _in_place(values))
-
-    def _rebuild(self) -> None:
-        size = _FIRST_SIZE
-        while size < 4 * len(self):
-            size *= 2
-        self._table, self._entries = np.full(size, _EMPTY), 0
-        self._insert(self.live())
 
 
 def _in_place(values: Array) -> Column:

@@ -1,8 +1,8 @@
 """Numbers for keys: the same key has the same number on both sides of a join and in every batch.
 
-A hash table with open addressing, looked up and filled a column at a time: every step of the probing is one
-NumPy operation over all keys that have not found their place. A place holds a key's number; the 64-bit hash
-and then the key itself are compared, so keys that share a hash are still two keys.
+Keys are found by their 64-bit hashes (runtime/keys.py, state/hash_table.py) and compared themselves, so keys that share
+a hash are still two keys. Other than the slots of a `KeyTable`, numbers have no gaps and columns of keys lie in the order
+of the numbers, which is how a join slices its rows for the result and for checkpoints without a copy.
 
 A key with a null in it has no number: as in SQL, null equals nothing.
 """
@@ -10,6 +10,7 @@ A key with a null in it has no number: as in SQL, null equals nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -18,16 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, BoolArray, IntArray, Keys, index_array, make_columns
+from millstream.grouping import IndexArray
 from millstream.keys import HashArray, hash_keys
-from millstream.operators.joins.arrays import GrowingArray
 from millstream.operators.joins.growing import GrowingColumns, plain
+from millstream.state.columns import grown
+from millstream.state.hash_table import HashTable
 
 NO_KEY: Final = -1
 """The number of a key with a null in it."""
 
-_FREE: Final = -1
-_LEAST_PLACES: Final = 1_024
-_FULL: Final = 0.5
+_LEAST: Final = 2
+"""See `HashTable`."""
 
 
 class KeyIndex:
@@ -38,12 +40,12 @@ class KeyIndex:
         self._names: list[str] = []
         self._kinds: list[pa.DataType] = []
         self._keys = GrowingColumns(where)
-        self._hashes = GrowingArray(np.uint64)
-        self._places: IntArray = np.full(_LEAST_PLACES, _FREE, np.int64)
+        self._hashes: HashArray = np.zeros(0, np.uint64)
+        self._table = HashTable()
         self._exact = False
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return self._keys.count
 
     def numbers(self, keys: Keys) -> IntArray:
         """The number of each row's key, int64[n]; keys that have none get one, those with a null `NO_KEY`."""
@@ -72,12 +74,12 @@ class KeyIndex:
     def keep(self, numbers: IntArray) -> None:
         """Forget all keys but these (ascending), which are numbered anew from 0 in the same order."""
         self._keys.keep(numbers)
-        self._hashes.keep(numbers)
-        self._resize(_LEAST_PLACES)
+        self._hashes = grown(self._hashes[numbers], _LEAST)
+        self._table.rebuild(self._hashes, np.arange(len(self)))
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._hashes.nbytes + self._places.nbytes
+        return self._keys.nbytes + self._hashes.nbytes + self._table.nbytes
 
     # --- looking up ---
 
@@ -97,43 +99,27 @@ class KeyIndex:
         found, hashes, usable = self._looked_up(columns)
         new = np.flatnonzero(found == NO_KEY) if usable is None else np.flatnonzero((found == NO_KEY) & usable)
         if len(new):
-            found[new] = np.arange(len(self), len(self) + len(new))
+            found[new] = given = np.arange(len(self), len(self) + len(new))
             rows = index_array(new)
             self._keys.extend(self._names, [c.take(rows) for c in columns], len(new))
-            self._hashes.extend(hashes[new])
-            if len(self) > _FULL * len(self._places):
-                self._resize(len(self._places))
+            self._hashes = grown(self._hashes, len(self))
+            self._hashes[given] = hashes[new]
+            if self._table.has_room(len(new)):
+                self._table.insert(self._hashes, given)
             else:
-                self._insert(found[new])
+                self._table.rebuild(self._hashes, np.arange(len(self)))  # with the new ones
         return found
 
     def _looked_up(self, columns: list[Array]) -> tuple[IntArray, HashArray, BoolArray | None]:
         hashes = hash_keys(columns)
         usable = _without_null(columns)
-        found = np.full(len(hashes), NO_KEY, np.int64)
-        if len(self):
-            pending = np.arange(len(hashes)) if usable is None else np.flatnonzero(usable)
-            self._probe(pending, hashes, columns, found)
-        return found, hashes, usable
+        if not len(self):
+            return np.full(len(hashes), NO_KEY, np.int64), hashes, usable
+        rows = np.arange(len(hashes)) if usable is None else np.flatnonzero(usable)
+        equal = None if self._exact else partial(self._equal, columns)
+        return self._table.find(self._hashes, hashes, rows, equal), hashes, usable
 
-    def _probe(self, pending: IntArray, hashes: HashArray, columns: list[Array], found: IntArray) -> None:
-        mask = len(self._places) - 1
-        known = self._hashes.values
-        place = (hashes[pending] & np.uint64(mask)).view(np.int64)
-        while len(pending):
-            number = self._places[place]
-            taken = number != _FREE
-            if not taken.all():
-                pending, place, number = pending[taken], place[taken], number[taken]
-            same = known[number] == hashes[pending]
-            if not self._exact and same.any():
-                candidates = np.flatnonzero(same)
-                same[candidates] = self._equal(number[candidates], pending[candidates], columns)
-            found[pending[same]] = number[same]
-            on = ~same
-            pending, place = pending[on], (place[on] + 1) & mask
-
-    def _equal(self, numbers: IntArray, rows: IntArray, columns: list[Array]) -> BoolArray:
+    def _equal(self, columns: list[Array], numbers: IntArray, rows: IndexArray) -> BoolArray:
         index = index_array(rows)
         result = np.ones(len(numbers), np.bool_)
         for name, column in zip(self._names, columns, strict=True):
@@ -143,24 +129,6 @@ class KeyIndex:
                 equal = pc.or_(equal, pc.and_(pc.is_nan(mine), pc.is_nan(theirs)))
             result &= equal.to_numpy(zero_copy_only=False)
         return result
-
-    # --- filling ---
-
-    def _resize(self, places: int) -> None:
-        while len(self) > _FULL * places:
-            places *= 4
-        self._places = np.full(places, _FREE, np.int64)
-        self._insert(np.arange(len(self)))
-
-    def _insert(self, numbers: IntArray) -> None:
-        """Give numbers that are not in the table a place: of those that want the same one, the last to write has it."""
-        mask = len(self._places) - 1
-        place = (self._hashes.values[numbers] & np.uint64(mask)).view(np.int64)
-        while len(numbers):
-            free = self._places[place] == _FREE
-            self._places[place[free]] = numbers[free]
-            on = self._places[place] != numbers
-            numbers, place = numbers[on], (place[on] + 1) & mask
 
 
 def _hashes_exactly(kind: pa.DataType) -> bool:
