@@ -16,6 +16,7 @@ from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.part import counted
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Offset
+from millstream.coordinator.asked_checkpoints import AskedCheckpoints
 from millstream.coordinator.checkpointing import Checkpointing, CheckpointPolicy
 from millstream.coordinator.clocks import EventClocks, Mark
 from millstream.coordinator.members import HANG_TIMEOUT_S, Members
@@ -119,12 +120,7 @@ class Coordinator:
         self._checkpoints_made: deque[dict[str, Any]] = deque(maxlen=CHECKPOINTS_SHOWN)
         self._stopping = False
         self._paused = False
-        self._wanted: list[Ask] = []
-        """The checkpoints that were asked for and have not begun."""
-        self._promised: list[Ask] = []
-        """Those that the checkpoint under way answers."""
-        self.pinned: set[int] = set()
-        """The epochs of checkpoints of which nothing is to be removed."""
+        self.asked_checkpoints = AskedCheckpoints(self.outbox)
         self._worked_off = False
         self._recovered = recovery is not None
         self._started_us: int | None = None
@@ -199,10 +195,10 @@ class Coordinator:
                 failure = "the run makes no checkpoints; run the flow with --checkpoint-interval 10s"
                 self.outbox.append((CALLER, Answered(ask.number, failure=failure)))
             case Ask.CHECKPOINT | Ask.SAVEPOINT:
-                self._wanted.append(ask)
+                self.asked_checkpoints.ask(ask)
                 return
             case Ask.RELEASE:
-                self.pinned.discard(ask.epoch)
+                self.asked_checkpoints.release(ask.epoch)
             case Ask.PAUSE:
                 self._paused = True
             case Ask.RESUME:
@@ -211,11 +207,6 @@ class Coordinator:
             case _:
                 raise WireError(f"ask: {ask.what!r} is nothing that can be asked")
         self.outbox.append((CALLER, Answered(ask.number)))
-
-    def _answer_checkpoint(self, epoch: int, failure: str = "") -> None:
-        """Everyone who waited for the checkpoint under way learns what came of it."""
-        self.outbox.extend((CALLER, Answered(ask.number, epoch, failure)) for ask in self._promised)
-        self._promised.clear()
 
     def fail(self, failure: Failed) -> None:
         """Something cannot go on: the run ends, and the first failure is the reason."""
@@ -314,7 +305,8 @@ class Coordinator:
         elif self.state is State.RUNNING and self.rescaling.ready is not None:
             self._rescale_with_checkpoint(self.rescaling.ready, self.checkpointing, now_us)
         elif self.state is State.RUNNING and (
-            self.checkpointing.due(now_us) or (self._wanted and self.checkpointing.under_way is None)
+            self.checkpointing.due(now_us)
+            or (self.asked_checkpoints.any_wanted and self.checkpointing.under_way is None)
         ):
             self._begin_checkpoint(now_us, last=False)
 
@@ -335,8 +327,7 @@ class Coordinator:
         assert self.checkpointing is not None
         places = {i: (self._offset_of(i), p.before + p.sequence, p.ended) for i, p in enumerate(self.partitions)}
         epoch = self.checkpointing.begin(places, now_us, last=last, final=final)
-        self._promised, self._wanted = self._wanted, []
-        self.pinned.update(epoch for ask in self._promised if ask.what == Ask.SAVEPOINT)
+        self.asked_checkpoints.begun(epoch)
         self._checkpoint_begun_us = self._now_us()
         self.clocks.forget_barriers(epoch - 1)
         for name in self.checkpointing.everyone:
@@ -371,7 +362,7 @@ class Coordinator:
             return
         made = self.checkpointing.sizes()
         epoch = self.checkpointing.complete()
-        self._answer_checkpoint(epoch)
+        self.asked_checkpoints.completed(epoch)
         begun_us = self._checkpoint_begun_us
         self._checkpoints_made.append(
             {"epoch": epoch, "begun_us": begun_us, "duration_us": self._now_us() - begun_us, "operators": made}
@@ -392,8 +383,7 @@ class Coordinator:
         assert self.checkpointing is not None and self.checkpointing.under_way is not None
         epoch = self.checkpointing.under_way.epoch
         self.checkpointing.give_up(reason)
-        self.pinned.discard(epoch)
-        self._answer_checkpoint(epoch, reason)
+        self.asked_checkpoints.given_up(epoch, reason)
         if self.rescaling.is_closing:
             self._do_not_rescale(f"the checkpoint for it could not be written: {reason}")
 
@@ -449,7 +439,7 @@ class Coordinator:
         after.members.awaited.add(CALLER)
         assert after.checkpointing is not None and self.checkpointing is not None
         after.checkpointing.completed = self.checkpointing.completed
-        after._paused, after.pinned = self._paused, self.pinned
+        after._paused, after.asked_checkpoints.pinned = self._paused, self.asked_checkpoints.pinned
         after.partitions.follow(self.partitions)
         return after
 

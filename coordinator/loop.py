@@ -139,7 +139,9 @@ class _Shell:
         else:
             self.core.checkpoint_written()
             self.readers.counted(manifest)
-            self.store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.pinned)
+            self.store.clean(
+                keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.asked_checkpoints.pinned
+            )
 
     def _flush(self) -> None:
         outbox = self.core.outbox

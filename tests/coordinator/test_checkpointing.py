@@ -153,13 +153,13 @@ def test_one_that_is_asked_for_while_another_is_under_way_is_the_next() -> None:
     assert bench.core.manifest_due() is not None
     bench.core.checkpoint_written()
     assert not answers(bench) and Checkpoint(2, False) in bench.look()
-    assert bench.core.pinned == {2}
+    assert bench.core.asked_checkpoints.pinned == {2}
     bench.acknowledge(2)
     assert bench.core.manifest_due() is not None
     bench.core.checkpoint_written()
-    assert answers(bench) == [Answered(7, 2)] and bench.core.pinned == {2}
+    assert answers(bench) == [Answered(7, 2)] and bench.core.asked_checkpoints.pinned == {2}
     bench.core.receive(Ask(8, Ask.RELEASE, 2), bench.now_us)
-    assert not bench.core.pinned
+    assert not bench.core.asked_checkpoints.pinned
 
 
 def test_whoever_asked_for_a_checkpoint_that_was_given_up_learns_why() -> None:
@@ -167,7 +167,7 @@ def test_whoever_asked_for_a_checkpoint_that_was_given_up_learns_why() -> None:
     ask(bench, Ask.SAVEPOINT)
     bench.look()
     bench.acknowledge(1, failure="worker-0: the disk is full")
-    assert answers(bench) == [Answered(7, 1, "worker-0: the disk is full")] and not bench.core.pinned
+    assert answers(bench) == [Answered(7, 1, "worker-0: the disk is full")] and not bench.core.asked_checkpoints.pinned
 
 
 def test_nothing_is_read_while_the_run_is_paused() -> None:
