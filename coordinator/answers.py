@@ -31,17 +31,18 @@ def write_answer(answer: Answer, form: str, console: Console) -> bool:
             raise QueryError("--format arrow: the answer is not text; send it to a file or to another program")
         sys.stdout.buffer.write(data)
     elif table.num_rows:
-        console.print(_shown(table), highlight=False)
+        console.print(shown(table), highlight=False)
     return bool(table.num_rows)
 
 
-def _shown(table: pa.Table) -> Table:
-    shown = Table(box=None, pad_edge=False, header_style="dim")
+def shown(table: pa.Table) -> Table:
+    """Rows for people."""
+    rows = Table(box=None, pad_edge=False, header_style="dim")
     for field in table.schema:
         is_number = (
             pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
         )
-        shown.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
+        rows.add_column(field.name, justify="right" if is_number else "left", overflow="fold")
     for row in zip(*(c.to_pylist() for c in table.columns), strict=True):
-        shown.add_row(*(Text("null", "dim") if v is None else Text(str(v)) for v in row))
-    return shown
+        rows.add_row(*(Text("null", "dim") if v is None else Text(str(v)) for v in row))
+    return rows

@@ -21,8 +21,8 @@ import millstream
 from millstream.commands import Answer, Query
 from millstream.connectors.curve import make_keys
 from millstream.control import RunningFlow
-from millstream.coordinator import flowfile, inspection, launch
-from millstream.coordinator.answers import write_answer
+from millstream.coordinator import flowfile, inspection, launch, stored_state
+from millstream.coordinator.answers import shown, write_answer
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
@@ -30,7 +30,7 @@ from millstream.coordinator.ui.address import open_door, parse_address
 from millstream.coordinator.ui.watching import serve_past
 from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
-from millstream.queries import MOST_ROWS
+from millstream.queries import MOST_ROWS, Question
 from millstream.times import SECOND_US, duration_us, moment_us
 
 Workers = int | Literal["auto"]
@@ -265,6 +265,78 @@ def verify(state: Path) -> None:
             unsound += bool(reason)
     if unsound:
         sys.exit(_FAILED)
+
+
+@main.group("state")
+def stored() -> None:
+    """Look at what operators held at a checkpoint: DIR or DIR@EPOCH, a state directory (.millstream/FLOW) or a savepoint."""
+
+
+_checkpoint = click.argument("checkpoint", metavar="DIR[@EPOCH]")
+
+
+@stored.command("list")
+@_checkpoint
+def list_state(checkpoint: str) -> None:
+    """Operators with their keys, rows and bytes."""
+    with _told():
+        _console().print(stored_state.listed(stored_state.stored_at(checkpoint)), highlight=False)
+
+
+@stored.command("show")
+@_checkpoint
+@click.argument("operator")
+@click.option(
+    "--key", "keys", metavar="KEY", multiple=True,
+    help="Only of this key; may be repeated. Values of several key fields are divided by commas, or a JSON list.",
+)  # fmt: skip
+@click.option("--most", metavar="ROWS", type=click.IntRange(1), default=100, show_default=True, help="Rows, at most.")
+def show_state(checkpoint: str, operator: str, keys: tuple[str, ...], most: int) -> None:
+    """What an operator held of a key, or of the first keys. Status 1 where that is nothing."""
+    with _told():
+        found = stored_state.rows_of(
+            stored_state.stored_at(checkpoint), operator, Question(operator, keys or None, None, most)
+        )
+        for part, rows in found.items():
+            if rows.num_rows:
+                click.echo(
+                    f"{part}, {rows.num_rows:,} rows" + (f", of which {most:,}:" if rows.num_rows > most else ":")
+                )
+                _console().print(shown(rows.slice(0, most)), highlight=False)
+    if not any(rows.num_rows for rows in found.values()):
+        click.echo(f"{operator!r} held nothing of that", err=True)
+        sys.exit(_FAILED)
+
+
+@stored.command("export")
+@_checkpoint
+@click.argument("operator")
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A directory; OPERATOR.PART.parquet go there.",
+)
+def export_state(checkpoint: str, operator: str, to: Path) -> None:
+    """Write what an operator held as Parquet files."""
+    with _told():
+        for line in stored_state.export(stored_state.stored_at(checkpoint), operator, to):
+            click.echo(line)
+
+
+@stored.command("diff")
+@click.argument("before", metavar="DIR[@EPOCH]")
+@click.argument("after", metavar="DIR[@EPOCH]")
+@click.option(
+    "--most", metavar="KEYS", type=click.IntRange(0), default=20, show_default=True, help="Keys named, at most."
+)
+def diff_state(before: str, after: str, most: int) -> None:
+    """Which keys are new, gone or changed from one checkpoint to another."""
+    with _told():
+        table, lines = stored_state.differences(stored_state.stored_at(before), stored_state.stored_at(after), most)
+        _console().print(table, highlight=False)
+        for line in lines:
+            click.echo(line)
 
 
 # --- a run that goes on ---
