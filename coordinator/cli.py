@@ -7,6 +7,7 @@ appears only where it is the user's own, or where the fault is ours.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import millstream
 from millstream.commands import Answer, Query
 from millstream.connectors.curve import make_keys
 from millstream.control import RunningFlow
-from millstream.coordinator import flowfile, inspection, launch, stored_state
+from millstream.coordinator import flowfile, inspection, launch, letters, stored_state
 from millstream.coordinator.answers import shown, write_answer
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.explain import explain as explained
@@ -337,6 +338,34 @@ def diff_state(before: str, after: str, most: int) -> None:
         _console().print(table, highlight=False)
         for line in lines:
             click.echo(line)
+
+
+@main.group("dead-letters")
+def dead_letters() -> None:
+    """Look at the records that a flow could not process, by its state directory or its name."""
+
+
+@dead_letters.command("list")
+@click.argument("run", metavar="FLOW|DIR")
+@_state
+def list_letters(run: str, state: Path) -> None:
+    """How many there are of each operator, by reason."""
+    with _told():
+        _console().print(letters.counted(inspection.state_of(run, state)), highlight=False)
+
+
+@dead_letters.command("show")
+@click.argument("run", metavar="FLOW|DIR")
+@click.option("--operator", metavar="NAME", help="Only those of one operator.")
+@click.option("--most", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="The last so many.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="json: an object a line, as it is stored.")  # fmt: skip
+@_state
+def show_letters(run: str, operator: str | None, most: int, form: str, state: Path) -> None:
+    """The last dead letters of each process: where the record came from, the reason, and the record whole."""
+    with _told():
+        for letter in letters.last(inspection.state_of(run, state), operator, most):
+            click.echo(letters.as_text(letter) if form == "text" else json.dumps(letter, ensure_ascii=False))
 
 
 # --- a run that goes on ---

@@ -1,7 +1,7 @@
 """What operators held at a checkpoint, without the flow: ``millstream state``.
 
 Keys and accumulators are columns, which anybody can read. State of Python is decoded where it is made of plain values; classes
-of the user's are not here, and nothing is ever unpickled, so other state stays the bytes that it is.
+of the user's are not here, and nothing is ever unpickled, so of other state the bytes are shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from millstream.checkpoints.tables import StateTable
 from millstream.coordinator.inspection import store_in
 from millstream.coordinator.progress import bytes_text
 from millstream.errors import CheckpointError, MillstreamError, QueryError
-from millstream.queries import Question, as_text
+from millstream.queries import Question, as_json
 from millstream.state_codec import StateCodec
 
 _PYTHON: Final = ("state", "record", "shared")
@@ -117,10 +117,10 @@ def export(stored: Stored, operator: str, to: Path) -> Iterator[str]:
     Raises:
         CheckpointError: one cannot be written.
     """
-    to.mkdir(parents=True, exist_ok=True)
     for part, rows in rows_of(stored, operator, Question(operator, None, None, 0)).items():
         path = to / f"{operator}.{part}.parquet".replace("/", "_")
         try:
+            to.mkdir(parents=True, exist_ok=True)
             pq.write_table(rows, path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -172,23 +172,26 @@ def _keys(table: StateTable) -> list[str]:
 def _rows(table: StateTable, question: Question) -> pa.Table:
     """Key fields, then what is held; state of Python as JSON where it can be read."""
     assert table.keys is not None
-    if question.keys is not None:
-        table = table.take(np.flatnonzero(question.rows_of(table.keys)))
-        assert table.keys is not None
-    keys = table.keys.distinct.take(index_array(table.keys.codes))
+    asked = table if question.keys is None else table.take(np.flatnonzero(question.rows_of(table.keys)))
+    assert asked.keys is not None
+    keys = asked.keys.distinct.take(index_array(asked.keys.codes))
     rows = pa.Table.from_batches([keys])
-    for name, column in zip(table.columns.schema.names, table.columns.columns, strict=True):
+    for name, column in zip(asked.columns.schema.names, asked.columns.columns, strict=True):
         is_python = name in _PYTHON or name.startswith(_PYTHON_ACCUMULATORS)
         rows = rows.append_column(name, _readable(column) if is_python and pa.types.is_binary(column.type) else column)
     return rows
 
 
 def _readable(column: pa.Array[Any]) -> pa.Array[Any]:
-    codec = StateCodec("", None)
-    try:
-        return as_text(codec.decode(value) for value in column.to_pylist())
-    except (MillstreamError, ValueError, TypeError, LookupError):
-        return column
+    codec = StateCodec("")
+
+    def text_of(encoded: bytes) -> str:
+        try:
+            return as_json(codec.decode(encoded))
+        except MillstreamError:
+            return f"hex:{encoded.hex()}"
+
+    return pa.array([None if value is None else text_of(value) for value in column.to_pylist()], pa.string())
 
 
 def _table(*columns: str) -> Table:

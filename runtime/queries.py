@@ -167,8 +167,16 @@ def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def as_text(values: Iterable[Any]) -> Array:
-    """Python state as a column of JSON; what JSON has no form for as its `repr`."""
-    return pa.array([json.dumps(v, default=repr, ensure_ascii=False, skipkeys=True) for v in values], pa.string())
+    """Python state as a column of JSON."""
+    return pa.array([as_json(v) for v in values], pa.string())
+
+
+def as_json(value: Any) -> str:
+    """Python state as JSON; what JSON has no form for as its `repr`."""
+    try:
+        return json.dumps(value, default=repr, ensure_ascii=False)
+    except (TypeError, ValueError):  # keys of a dict that are no text, or what holds itself
+        return json.dumps(repr(value), ensure_ascii=False)
 
 
 def _described(schema: pa.Schema) -> str:

@@ -1,0 +1,77 @@
+"""The dead letters of a flow for people: ``millstream dead-letters``. Files are read a line at a time, however long they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from millstream.deadletters import LETTERS
+
+_REASONS_SHOWN: Final = 50
+_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(\.\d+)?")
+
+
+def counted(state: Path) -> Table:
+    """How many there are by operator and reason; reasons that differ only in values are one, of which the first is shown."""
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for letter in _letters(state):
+        operator, reason = str(letter.get("operator")), str(letter.get("reason"))
+        kind = operator, _VARYING.sub("…", reason)
+        counts[kind] += 1
+        first.setdefault(kind, reason)
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("operator", "letters", "such as"):
+        shown.add_column(column, justify="right" if column == "letters" else "left", overflow="fold")
+    for kind, count in counts.most_common(_REASONS_SHOWN):
+        shown.add_row(Text(kind[0]), f"{count:,}", Text(first[kind]))
+    others = counts.total() - sum(count for _, count in counts.most_common(_REASONS_SHOWN))
+    if others:
+        shown.add_row("", f"{others:,}", "for other reasons")
+    shown.caption = f"{counts.total():,} in all, in {state / LETTERS}"
+    shown.caption_justify = "left"
+    return shown
+
+
+def last(state: Path, operator: str | None, most: int) -> Iterator[dict[str, Any]]:
+    """The last letters, in the order in which each process wrote them.
+
+    Args:
+        operator: only those of this one, by its name; None: all.
+    """
+    kept: deque[dict[str, Any]] = deque(maxlen=most)
+    kept.extend(letter for letter in _letters(state) if operator is None or _name_of(letter) == operator)
+    return iter(kept)
+
+
+def as_text(letter: dict[str, Any]) -> str:
+    """A letter on two lines: where and why, and the record."""
+    where = [str(letter.get("operator"))]
+    if "origin" in letter:
+        where.append(str(letter["origin"]) + (f", line {letter['line']}" if "line" in letter else ""))
+    record = letter.get("record", letter.get("record_base64"))
+    return f"{'; '.join(where)}: {letter.get('reason')}\n    {record}"
+
+
+def _name_of(letter: dict[str, Any]) -> str:
+    """The operator's name without the user's line."""
+    return str(letter.get("operator")).partition(" ")[0]
+
+
+def _letters(state: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((state / LETTERS).glob("*.jsonl")):
+        with path.open("rb") as lines:
+            for line in lines:
+                try:
+                    letter = json.loads(line)
+                except ValueError:
+                    continue  # it is being written, or whoever wrote it was killed
+                if isinstance(letter, dict):
+                    yield letter
