@@ -78,6 +78,7 @@ class Progress:
     late: int
     dead_letters: int
     unmatched: int
+    skipped: int
     operators: tuple[OperatorProgress, ...]
     processes: tuple[ProcessProgress, ...]
 
@@ -137,6 +138,7 @@ class Meter:
             late=_sum(totals, totals, "late"),
             dead_letters=_sum(totals, totals, "dead_letters"),
             unmatched=_sum(totals, totals, "unmatched"),
+            skipped=_sum(totals, totals, "skipped"),
             operators=tuple(_operator(node, totals) for node in self._shown),
             processes=tuple(self._process(name, f) for name, f in processes.items() if name != CALLER),
         )

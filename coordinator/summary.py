@@ -54,6 +54,8 @@ def _elsewhere(flow: Flow, result: RunResult) -> Iterator[Text]:
         yield _remark("dead letter", result.dead_letters, where)
     if result.unmatched:
         yield _remark("unmatched event", result.unmatched, "of a type that no handler is subscribed to")
+    if result.skipped:
+        yield _remark("skipped event", result.skipped, "functions with on_error='skip' raised on them")
 
 
 def _remark(what: str, count: int, where: str) -> Text:

@@ -211,7 +211,12 @@ def watermark_text(progress: Progress) -> str:
 
 
 def _troubles(progress: Progress) -> list[tuple[str, int]]:
-    return [("late", progress.late), ("dead letters", progress.dead_letters), ("unmatched", progress.unmatched)]
+    return [
+        ("late", progress.late),
+        ("dead letters", progress.dead_letters),
+        ("unmatched", progress.unmatched),
+        ("skipped", progress.skipped),
+    ]
 
 
 # --- live ---
@@ -234,7 +239,7 @@ def _headline(progress: Progress) -> Text:
     text = Text.assemble((progress.flow, "bold"), "  ", (state, _STATE_STYLES.get(progress.state, "bold yellow")))
     text.append(f"  {span_text(progress.seconds)}")
     for name, value in _troubles(progress):
-        if value or name != "unmatched":
+        if value or name not in ("unmatched", "skipped"):
             text.append(f"   {name} ", "dim").append(count_text(value), "bold yellow" if value else "dim")
     return _one_line(text)
 

@@ -311,7 +311,8 @@ class KeyedStream:
             schema: the fields of the main output, where they are not to be found out from its rows.
             outputs: the names of side outputs, for ``ctx.emit(row, to=name)``; or ``{name: schema}``.
             control: a stream whose events reach ``on_control`` in every worker.
-            on_error: what happens when a method raises: "fail" ends the run, "dead_letter" goes on with the next event.
+            on_error: what happens when a method raises: "fail" ends the run, "dead_letter" goes on with the next event,
+                "skip" does so and only counts it.
             order: "arrival", as events come from their source partition; or "event_time", where events and timers
                 go along one line of time and events wait for the watermark. None: "arrival", and behind an
                 operator with state "event_time", because its rows come in no particular order.
@@ -359,7 +360,7 @@ class KeyedStream:
             function: returns ``(state, output)``; an output of None puts nothing out.
             schema: the fields of the outputs, where they are not to be found out from the first ones.
             on_error: what happens when the function raises: "fail" ends the run, "dead_letter" leaves the state
-                as it was and goes on with the next event.
+                as it was and goes on with the next event, "skip" does so and only counts the event.
             ttl: how long after its last event the state of a key is forgotten, as "1h" or a ``timedelta``: by
                 event time, or processing time where the stream has none. None: it is kept for ever.
             order: "arrival" or "event_time"; see `process`.

@@ -24,6 +24,7 @@ class RunResult:
         late: events that came after all of their windows had expired.
         dead_letters: records that could not be processed.
         unmatched: events of a type that no handler was subscribed to.
+        skipped: events on which a function with ``on_error="skip"`` raised.
         tables: what ``collect()`` brought back, by name.
         operators: the counters of each operator, over all processes.
         dead_letter_path: the directory of the dead letters, when there are any.
@@ -49,6 +50,7 @@ class RunResult:
     stopped_at: int | None = None
     guarantee: str = ""
     letters: tuple[dict[str, Any], ...] = ()
+    skipped: int = 0
 
 
 def operator_totals(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -85,6 +87,7 @@ def make_result(
         late=late,
         dead_letters=dead,
         unmatched=everywhere("unmatched"),
+        skipped=everywhere("skipped"),
         tables=tables,
         operators=totals,
         dead_letter_path=state / "dead-letters" if state is not None and dead else None,

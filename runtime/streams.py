@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from millstream.flow import Flow
     from millstream.keyed import KeyedStream
 
-Errors = Literal["fail", "dead_letter"]
+Errors = Literal["fail", "dead_letter", "skip"]
 PathLike = str | Path
 
 BY_KEY: Final = frozenset(
@@ -134,7 +134,7 @@ class Stream:
                 twice as long each time, up to 10 s.
             ordered: results leave in the order of their events; False: as they come, though never behind
                 the watermark of their event.
-            on_error: "fail" ends the run when the last attempt failed; "dead_letter" keeps the event there.
+            on_error: "fail" ends the run when the last attempt failed; "dead_letter" keeps the event there; "skip" counts it.
         """
         where = f"{caller()} map_async"
         if not callable(function):

@@ -20,6 +20,7 @@ _COUNTERS: Final = {
     "late": "Events that came after all of their windows had expired.",
     "dead_letters": "Records that could not be processed.",
     "unmatched": "Events of a type that no handler is subscribed to.",
+    "skipped": "Events on which a function with on_error='skip' raised.",
 }
 _GAUGES: Final = {
     "keys": "Keys, or groups of key and window, that an operator holds.",

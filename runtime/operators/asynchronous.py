@@ -169,7 +169,7 @@ class MapAsync(Operator):
         if self.spec.on_error is OnError.FAIL:
             raise user_error(self.context.name, event, outcome.error) from outcome.error
         kind = type(outcome.error).__name__
-        self.context.reject(f"the function raised {kind}: {outcome.error}", repr(event))
+        self.context.set_aside(self.spec.on_error, f"the function raised {kind}: {outcome.error}", repr(event))
 
     def _put_out(self, waiting: _Waiting) -> Iterator[Output]:
         ready = waiting.take(self.spec.ordered)

@@ -18,7 +18,7 @@ from millstream.batch import Batch
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import FlowError, InternalError, QueryError, SchemaError
 from millstream.queries import Question
-from millstream.specs.base import MAIN
+from millstream.specs.base import MAIN, OnError
 from millstream.times import saturating_add
 
 Output = tuple[str, Batch] | None
@@ -66,6 +66,7 @@ class Counters:
     late: int = 0
     dead_letters: int = 0
     unmatched: int = 0
+    skipped: int = 0
     panes: int = 0
 
     def figures(self) -> dict[str, int]:
@@ -104,6 +105,13 @@ class Context:
         """Send a record to the dead letters, counted."""
         self.counters.dead_letters += 1
         self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch))
+
+    def set_aside(self, on_error: OnError, reason: str, record: str) -> None:
+        """The user's function raised on a record, and the run goes on without it: as a dead letter, or counted alone."""
+        if on_error is OnError.SKIP:
+            self.counters.skipped += 1
+        else:
+            self.reject(reason, record)
 
 
 @contextmanager

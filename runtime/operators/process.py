@@ -324,7 +324,7 @@ class ProcessOperator(Operator):
         text = Text(repr(what) if record is None else f"key {record.key!r}, {what!r}")
         if self.spec.on_error is OnError.FAIL:
             raise user_error(f"{self.context.name}.{method}", text, error) from error
-        self.context.reject(f"{method} raised {type(error).__name__}: {error}", str(text))
+        self.context.set_aside(self.spec.on_error, f"{method} raised {type(error).__name__}: {error}", str(text))
 
     def _stand_us(self) -> int:
         """Where event time stands for what happens by the clock: as far as anything is known to have come."""

@@ -49,7 +49,7 @@ def call_rows(
             failure = user_error(context.name, rows[at], error)
             if on_error is OnError.FAIL:
                 raise failure from error
-            context.reject(f"the function raised {type(error).__name__}: {error}", repr(rows[at]))
+            context.set_aside(on_error, f"the function raised {type(error).__name__}: {error}", repr(rows[at]))
             failed.append(at)
             at += 1
     return results, failed
@@ -130,8 +130,10 @@ class MapBatches(Operator):
             if self.spec.on_error is OnError.FAIL or batch.num_rows <= 1:
                 if self.spec.on_error is OnError.FAIL:
                     raise user_error(self.context.name, f"a batch of {batch.num_rows} events", error) from error
-                self.context.reject(
-                    f"the function raised {type(error).__name__}: {error}", str(batch.columns.to_pylist()[0])
+                self.context.set_aside(
+                    self.spec.on_error,
+                    f"the function raised {type(error).__name__}: {error}",
+                    str(batch.columns.to_pylist()[0]),
                 )
                 return
             half = batch.num_rows // 2
@@ -193,7 +195,7 @@ class Handlers(Operator):
         except Exception as error:
             if self.spec.on_error is OnError.FAIL:
                 raise user_error(self.context.name, row, error) from error
-            self.context.reject(f"the handler raised {type(error).__name__}: {error}", repr(row))
+            self.context.set_aside(self.spec.on_error, f"the handler raised {type(error).__name__}: {error}", repr(row))
             return
         if made is None:
             return

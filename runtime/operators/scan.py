@@ -178,7 +178,7 @@ class Scan(Operator):
             ) from error
         if self.spec.on_error is OnError.FAIL:
             raise user_error(self.context.name, row, error) from error
-        self.context.reject(f"the function raised {type(error).__name__}: {error}", repr(row))
+        self.context.set_aside(self.spec.on_error, f"the function raised {type(error).__name__}: {error}", repr(row))
 
     def _check(self, key: Any, state: Any) -> None:
         if not self.spec.pickle:

@@ -66,7 +66,7 @@ class WindowFunction(Operator):
             about = f"key {key[0] if len(key) == 1 else key!r} of {window}"
             if self.spec.on_error is OnError.FAIL:
                 raise user_error(self.context.name, _Text(about), error) from error
-            self.context.reject(f"the function raised {type(error).__name__}: {error}", about)
+            self.context.set_aside(self.spec.on_error, f"the function raised {type(error).__name__}: {error}", about)
             return None
 
 

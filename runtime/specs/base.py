@@ -33,12 +33,13 @@ class OnError(Enum):
 
     FAIL = "fail"
     DEAD_LETTER = "dead_letter"
+    SKIP = "skip"  # counted, and not kept anywhere
 
     @classmethod
     def of(cls, value: str) -> OnError:
         """What a user gave as ``on_error=``."""
         if value not in [kind.value for kind in cls]:
-            raise FlowError(f"{caller()} on_error={value!r} is neither 'fail' nor 'dead_letter'")
+            raise FlowError(f"{caller()} on_error={value!r} is none of 'fail', 'dead_letter' and 'skip'")
         return cls(value)
 
 

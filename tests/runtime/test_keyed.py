@@ -34,7 +34,7 @@ def keyed() -> KeyedStream:
         (lambda: keyed().window(ms.tumbling("1m"), emit="finaly"), "emit='finaly' is neither 'updates' nor 'final'"),
         (lambda: keyed().match("a"), "expected a pattern made by ms.pattern"),
         (lambda: events().split(lambda e: True), "split: expected an expression"),
-        (lambda: events().map(lambda e: e, on_error="ignore"), "on_error='ignore' is neither 'fail' nor"),
+        (lambda: events().map(lambda e: e, on_error="ignore"), "on_error='ignore' is none of 'fail',"),
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_refused_where_it_is_given(call: Callable[[], Any], message: str) -> None:
