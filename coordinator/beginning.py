@@ -5,13 +5,16 @@ Nothing that an earlier run could go on from is removed unless its user says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from millstream.checkpoints.disk import DirectoryDisk
+from millstream.checkpoints.evolution import check_losses, reduced, with_sinks_found
 from millstream.checkpoints.manifest import Manifest
-from millstream.checkpoints.recovery import check_fits
+from millstream.checkpoints.recovery import fates_in
 from millstream.checkpoints.store import CheckpointStore
+from millstream.coordinator.evolution import as_text
 from millstream.coordinator.inspection import made_at
 from millstream.coordinator.state_directory import StateDirectory
 from millstream.coordinator.view import View
@@ -44,6 +47,7 @@ def begin(
     checkpoints: bool,
     fresh: bool,
     savepoint: Path | None = None,
+    drop_state: Sequence[str] = (),
 ) -> Manifest | None:
     """The checkpoint from which a run that was just started goes on; None: it starts anew, and all is cleared for it.
 
@@ -51,12 +55,15 @@ def begin(
         checkpoints: whether the run makes checkpoints itself.
         fresh: start anew, whatever there is.
         savepoint: go on from this one.
+        drop_state: operators whose state may be lost, where it has no place in the flow any more.
     Raises:
         CheckpointError: an earlier run did not come to its end, and this one cannot go on with it.
         ProcessError: what earlier runs left cannot be cleared.
     """
     if savepoint is not None:
-        return _from_savepoint(plan, directory, view, savepoint, checkpoints=checkpoints, fresh=fresh)
+        return _from_savepoint(
+            plan, directory, view, savepoint, checkpoints=checkpoints, fresh=fresh, drop_state=drop_state
+        )
     if fresh or not directory.unfinished:
         keeps = directory.unworked and not fresh
         if keeps:
@@ -73,13 +80,21 @@ def begin(
             f"{directory.path}; this one makes no checkpoints and would begin anew: run it with --checkpoint-interval "
             "10s to go on, or with --fresh to give up what there is"
         )
-    check_fits(plan, manifest)
+    _tell_changes(plan, manifest, view)
+    manifest = taken_up(plan, directory, manifest, drop_state)
     view.line(f"going on from checkpoint {manifest.epoch}, made {made_at(manifest)} (--fresh starts anew)")
     return manifest
 
 
 def _from_savepoint(
-    plan: PhysicalPlan, directory: StateDirectory, view: View, path: Path, *, checkpoints: bool, fresh: bool
+    plan: PhysicalPlan,
+    directory: StateDirectory,
+    view: View,
+    path: Path,
+    *,
+    checkpoints: bool,
+    fresh: bool,
+    drop_state: Sequence[str],
 ) -> Manifest:
     """Make a savepoint the first checkpoint of the run.
 
@@ -96,7 +111,8 @@ def _from_savepoint(
     manifest = store.manifest(epochs[0])
     if manifest.flow != plan.name:
         raise CheckpointError(f"{path}: a savepoint of the flow {manifest.flow!r}, not of {plan.name!r}")
-    check_fits(plan, manifest)
+    _tell_changes(plan, manifest, view)
+    manifest = _fitted(plan, manifest, drop_state)
     store.verify(manifest)
     if directory.unfinished and not fresh:
         raise CheckpointError(
@@ -110,6 +126,35 @@ def _from_savepoint(
         raise CheckpointError(f"{path}: could not be copied to {directory.path}: {error}") from error
     view.line(f"going on from the savepoint {path}, made {made_at(manifest)}")
     return manifest
+
+
+def _tell_changes(plan: PhysicalPlan, manifest: Manifest, view: View) -> None:
+    """Say what becomes of the state, where the flow has changed since the checkpoint."""
+    news = [fate for fate in fates_in(plan, with_sinks_found(manifest, plan.shapes)) if fate.is_news]
+    if news:
+        view.line(f"the flow has changed since checkpoint {manifest.epoch}:\n{as_text(news)}")
+
+
+def taken_up(plan: PhysicalPlan, directory: StateDirectory, manifest: Manifest, drop_state: Sequence[str]) -> Manifest:
+    """The checkpoint as the flow goes on from it: where state may be dropped, it takes the place of the one with that.
+
+    Raises:
+        CheckpointError: something would be lost that may not be; or the checkpoint cannot be written.
+    """
+    fitted = _fitted(plan, manifest, drop_state)
+    if fitted != manifest:
+        try:
+            directory.checkpoints.complete(fitted)
+        except OSError as error:
+            raise CheckpointError(f"{directory.path}: state cannot be dropped from its checkpoint: {error}") from error
+    return fitted
+
+
+def _fitted(plan: PhysicalPlan, manifest: Manifest, drop_state: Sequence[str]) -> Manifest:
+    manifest = with_sinks_found(manifest, plan.shapes)
+    found = fates_in(plan, manifest)
+    check_losses(manifest, found, drop_state)
+    return reduced(manifest, found)
 
 
 def newest(plan: PhysicalPlan, directory: StateDirectory, view: View) -> Manifest | None:

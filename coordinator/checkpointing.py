@@ -147,7 +147,7 @@ class Checkpointing:
             partitions.append(PartitionState(plan.nodes[node].name, name, offset, sequence, seen, ended))
         return Manifest(
             flow=plan.name, epoch=under_way.epoch, attempt=self._attempt, workers=plan.workers, created_us=created_us,
-            operators={n.name: n.spec.describe() for n in plan.nodes.values()},
+            operators={n.name: n.spec.describe() for n in plan.nodes.values()}, shapes=plan.shapes,
             tables=tuple(TableFile(*t) for a in under_way.answers for t in a.tables),
             partitions=tuple(partitions), sinks=sinks, finished=under_way.last, counters=totals,
             seconds=(under_way.begun_us - started_us) / 1e6,

@@ -19,17 +19,20 @@ import click
 from rich.console import Console
 
 import millstream
+from millstream.checkpoints.evolution import check_losses, with_sinks_found
+from millstream.checkpoints.recovery import fates_in
 from millstream.commands import Answer, Query
 from millstream.connectors.curve import make_keys
 from millstream.control import RunningFlow
 from millstream.coordinator import flowfile, inspection, launch, letters, stored_state
 from millstream.coordinator.answers import shown, write_answer
 from millstream.coordinator.beginning import Interval
+from millstream.coordinator.evolution import changes
 from millstream.coordinator.explain import explain as explained
 from millstream.coordinator.summary import summary
 from millstream.coordinator.ui.address import open_door, parse_address
 from millstream.coordinator.ui.watching import serve_past
-from millstream.errors import CheckpointError, FlowError, InternalError, MillstreamError
+from millstream.errors import FlowError, InternalError, MillstreamError
 from millstream.planner import Ingest, make_plan
 from millstream.queries import MOST_ROWS, Question
 from millstream.times import SECOND_US, duration_us, moment_us
@@ -144,6 +147,11 @@ def main() -> None:
     help="Go on from a savepoint, with any number of workers.",
 )  # fmt: skip
 @click.option(
+    "--drop-state", "drop_state", metavar="OPERATOR", multiple=True,
+    help="Where the flow has changed so that state of this operator has no place any more, go on without it; may be "
+    "said several times.",
+)  # fmt: skip
+@click.option(
     "--drain",
     is_flag=True,
     help="Ctrl-C lets open windows fire and finishes the output; the next run starts anew.",
@@ -168,6 +176,7 @@ def run(
     checkpoint_us: Interval,
     fresh: bool,
     savepoint: Path | None,
+    drop_state: tuple[str, ...],
     drain: bool,
     page: str,
     log: Path | None,
@@ -193,6 +202,7 @@ def run(
             checkpoint_us=checkpoint_us,
             fresh=fresh,
             savepoint=savepoint,
+            drop_state=drop_state,
             drain=drain,
             page=parse_address(page),
             log=log,
@@ -249,10 +259,8 @@ def show(state: Path, epoch: int | None) -> None:
     """What is in one checkpoint, the newest unless its number is given: where sources were, what operators held."""
     with _told():
         store = inspection.store_in(state)
-        numbers = store.epochs()
-        if not numbers:
-            raise CheckpointError(f"{state}: no checkpoints")
-        _console().print(inspection.shown(store.manifest(numbers[-1] if epoch is None else epoch)), highlight=False)
+        number = inspection.newest_epoch(store, state) if epoch is None else epoch
+        _console().print(inspection.shown(store.manifest(number)), highlight=False)
 
 
 @checkpoints.command()
@@ -266,6 +274,27 @@ def verify(state: Path) -> None:
             unsound += bool(reason)
     if unsound:
         sys.exit(_FAILED)
+
+
+@checkpoints.command()
+@_state_directory
+@_flow
+@_arguments
+@click.option("--epoch", type=int, help="The number of the checkpoint.  [default: the newest]")
+def diff(state: Path, flow: str, arguments: tuple[str, ...], epoch: int | None) -> None:
+    """What becomes of the state in a checkpoint or savepoint when a flow, as it is now, goes on from it.
+
+    Status 1 where something would be lost.
+    """
+    with _told():
+        store = inspection.store_in(state)
+        manifest = store.manifest(inspection.newest_epoch(store, state) if epoch is None else epoch)
+        loaded, _ = flowfile.load(flow, arguments)
+        plan = make_plan(loaded, workers=1, late_directory=state / "late")
+        manifest = with_sinks_found(manifest, plan.shapes)
+        found = fates_in(plan, manifest)
+        _console().print(changes(found), highlight=False)
+        check_losses(manifest, found)
 
 
 @main.group("state")

@@ -60,6 +60,17 @@ def store_in(state: Path) -> CheckpointStore:
     return CheckpointStore(DirectoryDisk(folder))
 
 
+def newest_epoch(store: CheckpointStore, state: Path) -> int:
+    """
+    Raises:
+        CheckpointError: there is none.
+    """
+    epochs = store.epochs()
+    if not epochs:
+        raise CheckpointError(f"{state}: no checkpoints")
+    return epochs[-1]
+
+
 def listed(store: CheckpointStore) -> Table:
     """All checkpoints, the newest last."""
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from millstream.checkpoints.recovery import Recovery, repeat_commits
 from millstream.coordinator.attempt import Attempt, Life, Scaling
-from millstream.coordinator.beginning import Interval, begin, interval_us, newest
+from millstream.coordinator.beginning import Interval, begin, interval_us, newest, taken_up
 from millstream.coordinator.collected import collected_tables, keeping_collected
 from millstream.coordinator.control import Requests, served
 from millstream.coordinator.local import LocalRun
@@ -46,6 +46,7 @@ class RunOptions:
             again; None: there are none.
         fresh: start anew, also where an earlier run could be gone on with.
         savepoint: go on from this one.
+        drop_state: operators whose state may be lost, where it has no place in the flow any more.
         restarts: how often within ten minutes a run goes on after it has lost a process.
         drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
             made from which it goes on.
@@ -63,6 +64,7 @@ class RunOptions:
     checkpoint_us: Interval = "auto"
     fresh: bool = False
     savepoint: str | Path | None = None
+    drop_state: tuple[str, ...] = ()
     restarts: int = 5
     drain: bool = False
     page: Address | None = None
@@ -126,7 +128,7 @@ def _lead(
     checkpoint_us = interval_us(plan, options.checkpoint_us)
     manifest = begin(
         plan, directory, view, checkpoints=checkpoint_us is not None, fresh=options.fresh,
-        savepoint=None if options.savepoint is None else Path(options.savepoint),
+        savepoint=None if options.savepoint is None else Path(options.savepoint), drop_state=options.drop_state,
     )  # fmt: skip
     restarts = Restarts(options.restarts)
     lost_s: float | None = None
@@ -155,6 +157,10 @@ def _lead(
                     "run it again to go on from its last checkpoint"
                 ) from error
             manifest = newest(plan, directory, view)
+            if manifest is not None:
+                manifest = taken_up(
+                    plan, directory, manifest, options.drop_state
+                )  # it may be one from before the change
             where = "from its start" if manifest is None else f"from checkpoint {manifest.epoch}"
             view.line(f"{error}; the run goes on {where} in {pause_s:.1f} s")
             plan = scaling.plan_for(scaling.workers)  # a rescale that it did not come to is made up for

@@ -175,6 +175,7 @@ class Flow:
         checkpoint_interval: Duration | Literal["auto", "off"] = "auto",
         fresh: bool = False,
         savepoint: PathLike | None = None,
+        drop_state: Sequence[str] = (),
     ) -> RunResult:
         """Run the flow in a coordinator and ``workers`` worker processes, until its input ends.
 
@@ -184,6 +185,8 @@ class Flow:
                 input can be read again; "off": never.
             fresh: start anew, also where an earlier run could be gone on with; its checkpoints are removed.
             savepoint: go on from this one, which ``millstream savepoint`` has made.
+            drop_state: the names of operators whose state may be lost, where a flow that has changed has no place for it
+                any more; without it the run is refused then, and says which they are.
         Returns:
             What came of it: counts, the time it took, and the tables that were collected.
         Raises:
@@ -205,6 +208,7 @@ class Flow:
                 checkpoint_us=interval,
                 fresh=fresh,
                 savepoint=savepoint,
+                drop_state=(drop_state,) if isinstance(drop_state, str) else tuple(drop_state),
             ),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from millstream.aggregates import Aggregate
@@ -27,7 +28,7 @@ from millstream.specs.process import Order, ProcessSpec, checked_order
 from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec
 from millstream.specs.triggers import Early
 from millstream.specs.windows import SessionWindows, Windows
-from millstream.state_handles import lifetime_us
+from millstream.state_handles import Migration, check_version, lifetime_us
 from millstream.streams import Errors, Stream
 from millstream.times import Duration
 from millstream.where import caller
@@ -329,14 +330,15 @@ class KeyedStream:
             raise FlowError(f"{where}: the control stream belongs to another flow ({control.flow.name})")
         if control is not None and kind.on_control is Process.on_control:
             raise FlowError(f"{where}: {kind.__name__} has no on_control(self, event, ctx) to take control=")
-        states = tuple(f"{field}: {state}" for field, state in declared_states(kind).items())
+        declared = declared_states(kind)
         spec = ProcessSpec(
             UserFunction(process),
-            states,
+            tuple((field, replace(state, default=None, migrate=None)) for field, state in declared.items()),
             declared_schema(schema),
             ports,
             OnError.of(on_error),
             checked_order(order, where),
+            tuple(field for field, state in declared.items() if state.migrate is not None),
         )
         inputs = [self.port] if control is None else [self.port, control.port]
         return ProcessResult(self.flow, self.flow.add("process", spec, inputs, name), dict(ports))
@@ -351,6 +353,8 @@ class KeyedStream:
         ttl: Duration | None = None,
         order: Order | None = None,
         pickle: bool = False,
+        version: int = 1,
+        migrate: Migration | None = None,
         name: str | None = None,
     ) -> Stream:
         """State for each key, in Python: ``function(state, row)`` returns the new state and an output.
@@ -365,14 +369,19 @@ class KeyedStream:
                 event time, or processing time where the stream has none. None: it is kept for ever.
             order: "arrival" or "event_time"; see `process`.
             pickle: keep states of types that the state codec does not know, by pickling them.
+            version: what the states look like, counted by you; they are kept with it.
+            migrate: ``migrate(old, old_version)`` returns the state as this version has it, where a checkpoint has
+                one of an older version.
         Raises:
-            FlowError: there is no function, or ``ttl`` is not a duration.
+            FlowError: there is no function, ``ttl`` is not a duration, or ``version`` no whole number from 1 on.
         """
         if not callable(function):
             raise FlowError(f"{caller()} scan: expected a function(state, row), found {function!r}")
         where = f"{caller()} scan"
+        check_version(version, migrate, where)
         spec = ScanSpec(
             UserFunction(init), UserFunction(function), declared_schema(schema), OnError.of(on_error),
             checked_order(order, where), None if ttl is None else lifetime_us(ttl, where), pickle,
+            version, None if migrate is None else UserFunction(migrate),
         )  # fmt: skip
         return Stream(self.flow, self.flow.add("scan", spec, [self.port], name))

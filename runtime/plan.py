@@ -8,11 +8,12 @@ compared and translated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import pyarrow as pa
 
+from millstream.checkpoints.shape import Shape
 from millstream.connectors.base import Source
 from millstream.specs.base import MAIN, Bound, Named, Spec
 from millstream.specs.ends import ReadSpec
@@ -138,6 +139,7 @@ class PhysicalPlan:
         partitions: every source partition of the flow, numbered by its place: (source node, name).
         needs_position: whether some operator breaks ties by source position.
         undeclared: what first rows have to show; None: every field is known.
+        shapes: by operator with state, source and sink, what that depends on.
     """
 
     name: str
@@ -152,6 +154,7 @@ class PhysicalPlan:
     reads: dict[int, tuple[str, ...] | None]
     needs_position: bool
     undeclared: Undeclared | None = None
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     def exchange(self, number: int) -> Exchange:
         return self.exchanges[number]

@@ -27,6 +27,7 @@ from millstream.errors import FlowError, UnboundedStateWarning
 from millstream.flow import Flow
 from millstream.plan import Node, PhysicalPlan, Port
 from millstream.projection import parts_read
+from millstream.shapes import shapes_of
 from millstream.specs.base import Bound, Fields, both
 from millstream.specs.columns import UnionSpec
 from millstream.specs.ends import ReadSpec, SinkSpec
@@ -71,6 +72,7 @@ def make_plan(
     needed = _prune(nodes, bound)
     nodes = {n.id: replace(n, spec=n.spec.narrowed(needed[Port(n.id)])) for n in nodes.values()}
     nodes, reads = _projected(nodes, bound, needed)
+    shapes = shapes_of(nodes, bound, needed)
     cut, where = _cut(nodes, bound, needed, ingest, workers)
     graph = with_groups(Graph(nodes, bound, needed), cut, two_phase)
     if graph.nodes != nodes:
@@ -92,7 +94,7 @@ def make_plan(
         name=flow.name, workers=workers, ingest=where, batch_rows=batch_rows, nodes={**nodes, **cut.added},
         schemas={n: bound[Port(n)].schema for n in nodes}, stages=tuple(cut.stages),
         exchanges=tuple(cut.finished_exchanges()), partitions=tuple(partitions), reads=reads,
-        needs_position=any(n.spec.needs_position for n in nodes.values()), undeclared=unknown,
+        needs_position=any(n.spec.needs_position for n in nodes.values()), undeclared=unknown, shapes=shapes,
     )  # fmt: skip
 
 

@@ -36,6 +36,9 @@ V = TypeVar("V")
 
 TtlClock = Literal["event", "processing"]
 
+Migration = Callable[[Any, int], Any]
+"""From a value of an older version, and the number of that, to what the version at hand has."""
+
 _IMMUTABLE: Final = frozenset(
     (int, float, bool, str, bytes, type(None), datetime, date, time, timedelta, Decimal, UUID, frozenset)
 )
@@ -84,6 +87,7 @@ class StateDeclaration:
         ttl_clock: by which time; None: event time where the stream has one, else processing time.
         shared: one for all keys, the same in every worker; written in ``on_control`` only.
         pickle: values that the codec does not know are pickled.
+        version: what its values look like, counted by the user; migrate: brings those of older versions to it.
     """
 
     kind: Kind
@@ -92,6 +96,14 @@ class StateDeclaration:
     ttl_clock: TtlClock | None = None
     shared: bool = False
     pickle: bool = False
+    version: int = 1
+    migrate: Migration | None = None
+
+    @property
+    def form(self) -> str:
+        """What it holds, as far as a checkpoint depends on it."""
+        with_ttl = "" if self.ttl_us is None else " with ttl"
+        return f"{'shared ' if self.shared else ''}{self.kind.value}{with_ttl}"
 
     def __str__(self) -> str:
         ttl = "" if self.ttl_us is None else f", ttl {format_duration(self.ttl_us)}"
@@ -147,6 +159,8 @@ def value_state(
     ttl_clock: TtlClock | None = None,
     shared: bool = False,
     pickle: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> ValueState[Any]: ...
 @overload
 def value_state(
@@ -156,6 +170,8 @@ def value_state(
     ttl_clock: TtlClock | None = None,
     shared: bool = False,
     pickle: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> ValueState[T]: ...
 def value_state(
     default: Any = None,
@@ -164,6 +180,8 @@ def value_state(
     ttl_clock: TtlClock | None = None,
     shared: bool = False,
     pickle: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> ValueState[Any]:
     """Declare a value for each key of a `Process`; its methods read and assign ``self.<name>.value``.
 
@@ -173,42 +191,64 @@ def value_state(
         ttl_clock: "event" or "processing"; by default event time where the stream has one.
         shared: one value for all keys, the same in every worker: assigned in ``on_control`` only.
         pickle: keep values of types that the state codec does not know, by pickling them.
+        version: what the values look like, counted by you; they are kept with it.
+        migrate: ``migrate(old, old_version)`` returns what this version has for a value of an older one. It is called
+            for a value, each element of a list, each value of a dict, when a flow goes on from an older checkpoint.
     Raises:
-        FlowError: ``ttl`` is not a duration, or shared state is given one.
+        FlowError: ``ttl`` is not a duration, shared state is given one, or ``version`` is no whole number from 1 on.
     """
-    return cast("ValueState[Any]", _declare(Kind.VALUE, default, ttl, ttl_clock, shared, pickle))
+    return cast("ValueState[Any]", _declare(Kind.VALUE, default, ttl, ttl_clock, shared, pickle, version, migrate))
 
 
 def list_state(
-    *, ttl: Duration | None = None, ttl_clock: TtlClock | None = None, shared: bool = False, pickle: bool = False
+    *,
+    ttl: Duration | None = None,
+    ttl_clock: TtlClock | None = None,
+    shared: bool = False,
+    pickle: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> ListState[Any]:
     """Declare a list for each key of a `Process`: ``self.<name>`` is a list.
 
     Args:
         ttl: how long after it was added each element is forgotten.
-        ttl_clock, shared, pickle: see `value_state`.
+        ttl_clock, shared, pickle, version, migrate: see `value_state`.
     Raises:
-        FlowError: ``ttl`` is not a duration, or shared state is given one.
+        FlowError: as `value_state`.
     """
-    return cast("ListState[Any]", _declare(Kind.LIST, None, ttl, ttl_clock, shared, pickle))
+    return cast("ListState[Any]", _declare(Kind.LIST, None, ttl, ttl_clock, shared, pickle, version, migrate))
 
 
 def map_state(
-    *, ttl: Duration | None = None, ttl_clock: TtlClock | None = None, shared: bool = False, pickle: bool = False
+    *,
+    ttl: Duration | None = None,
+    ttl_clock: TtlClock | None = None,
+    shared: bool = False,
+    pickle: bool = False,
+    version: int = 1,
+    migrate: Migration | None = None,
 ) -> MapState[Any, Any]:
     """Declare a dict for each key of a `Process`: ``self.<name>`` is a dict.
 
     Args:
         ttl: how long after it was last assigned each entry is forgotten.
-        ttl_clock, shared, pickle: see `value_state`.
+        ttl_clock, shared, pickle, version, migrate: see `value_state`.
     Raises:
-        FlowError: ``ttl`` is not a duration, or shared state is given one.
+        FlowError: as `value_state`.
     """
-    return cast("MapState[Any, Any]", _declare(Kind.MAP, None, ttl, ttl_clock, shared, pickle))
+    return cast("MapState[Any, Any]", _declare(Kind.MAP, None, ttl, ttl_clock, shared, pickle, version, migrate))
 
 
 def _declare(
-    kind: Kind, default: Any, ttl: Duration | None, ttl_clock: TtlClock | None, shared: bool, pickle: bool
+    kind: Kind,
+    default: Any,
+    ttl: Duration | None,
+    ttl_clock: TtlClock | None,
+    shared: bool,
+    pickle: bool,
+    version: int,
+    migrate: Migration | None,
 ) -> StateDeclaration:
     where = f"{caller()} {kind.value}_state"
     ttl_us = None if ttl is None else lifetime_us(ttl, where)
@@ -216,7 +256,21 @@ def _declare(
         raise FlowError(f"{where}: ttl_clock={ttl_clock!r}: expected 'event' or 'processing'")
     if shared and ttl is not None:
         raise FlowError(f"{where}: shared state has no ttl; remove what is old in on_control")
-    return StateDeclaration(kind, default, ttl_us, ttl_clock, shared, pickle)
+    check_version(version, migrate, where)
+    return StateDeclaration(kind, default, ttl_us, ttl_clock, shared, pickle, version, migrate)
+
+
+def check_version(version: Any, migrate: Any, where: str) -> None:
+    """
+    Raises:
+        FlowError: they are no version and no migration.
+    """
+    if type(version) is not int or version < 1:
+        raise FlowError(f"{where}: version={version!r}: expected a whole number from 1 on")
+    if migrate is not None and not callable(migrate):
+        raise FlowError(f"{where}: migrate={migrate!r}: expected a function(old, old_version)")
+    if migrate is not None and version == 1:
+        raise FlowError(f"{where}: migrate= brings states of older versions to this one, and there is none before 1")
 
 
 def lifetime_us(ttl: Duration, where: str) -> int:

@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 
 import xxhash
 
+from millstream.checkpoints.shape import Shape
 from millstream.errors import CheckpointError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 Change = Literal["adds", "replaces", "removes"]
@@ -79,6 +80,7 @@ class SinkState:
 class Manifest:
     """Attributes:
     flow: the name of the flow; operators: what it consisted of: name -> what it does, in words.
+    shapes: what the state of those that have one depends on; sources and sinks are among them.
     epoch: counts the checkpoints of a flow; attempt: the life of the run that made it.
     created_us: when, in microseconds since 1970.
     sinks: by operator, what each of its writers said: what it goes on from, and what is made visible now that the
@@ -99,6 +101,7 @@ class Manifest:
     finished: bool = False
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     seconds: float = 0.0
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -134,6 +137,7 @@ class Manifest:
             content["tables"] = tuple(TableFile(**t) for t in content["tables"])
             content["partitions"] = tuple(PartitionState(**p) for p in content["partitions"])
             content["sinks"] = {name: [SinkState(**s) for s in states] for name, states in content["sinks"].items()}
+            content["shapes"] = {name: Shape(**shape) for name, shape in content["shapes"].items()}
             return cls(**content)
         except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{where}: damaged: {error}") from error

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
+from millstream.checkpoints.evolution import Fate, check_losses, fates
 from millstream.checkpoints.folding import folded
 from millstream.checkpoints.manifest import Manifest, PartitionState
 from millstream.checkpoints.store import CheckpointStore
 from millstream.checkpoints.tables import StateTable
-from millstream.errors import CheckpointError
 from millstream.plan import PhysicalPlan
 from millstream.specs.ends import SinkSpec
-
-_FOLDERS: Final = re.compile(r"[^'\"]*/(?=[^'\"/]+/?['\"])")
-"""The folders of a path in quotes: they may be written another way, or have moved."""
 
 
 class Recovery:
@@ -49,37 +45,21 @@ class Recovery:
         return self._partitions
 
 
+def fates_in(plan: PhysicalPlan, manifest: Manifest) -> list[Fate]:
+    """What becomes of everything in a checkpoint when a flow goes on from it."""
+    return fates(manifest, plan.shapes, {(plan.nodes[node].name, name) for node, name in plan.partitions})
+
+
 def check_fits(plan: PhysicalPlan, manifest: Manifest) -> None:
     """See that everything in a checkpoint has its place in the flow as it is now.
 
     What has no state may have changed, and new operators begin without any.
 
     Raises:
-        CheckpointError: an operator with state, a sink or a source partition is not there any more, or does
-            something else.
+        CheckpointError: something would be lost: an operator with state, a sink or a source partition is not there any
+            more, or is another one.
     """
-    now = {node.name: node.spec.describe() for node in plan.nodes.values()}
-    before = manifest.operators
-    with_state = dict.fromkeys([*(t.operator for t in manifest.tables), *manifest.sinks])
-    for name in with_state:
-        found, made = now.get(name), before.get(name, "")
-        if found is None or _FOLDERS.sub("", found) != _FOLDERS.sub("", made):
-            is_now = "is not in the flow any more" if found is None else f"is now {found}"
-            raise _unfit(manifest, f"{name}, which was {made}, {is_now}")
-    there = {(plan.nodes[node].name, name) for node, name in plan.partitions}
-    for partition in manifest.partitions:
-        if not partition.ended and (partition.source, partition.partition) not in there:
-            what = (
-                f"{partition.source} has no partition {partition.partition!r} any more, and it was not read to its end"
-            )
-            raise _unfit(manifest, what)
-
-
-def _unfit(manifest: Manifest, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint {manifest.epoch} does not fit the flow: {what}. Change that back, give operators the names that "
-        "they had (name=), or start anew with --fresh"
-    )
+    check_losses(manifest, fates_in(plan, manifest))
 
 
 def repeat_commits(plan: PhysicalPlan, manifest: Manifest) -> None:

@@ -7,12 +7,13 @@ a snapshot is one row a key, key columns in front.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final
 
 from millstream.errors import FlowError
+from millstream.operators.migration import Migrator
 from millstream.operators.timers import Due, TimerKey, Timers
 from millstream.operators.ttl import Expiries, Moment, TtlHandle, TtlList, TtlMap, TtlValue
 from millstream.state_codec import StateCodec, StateError
@@ -115,6 +116,9 @@ class ProcessState:
         self._shared_declared = {n: d for n, d in declared.items() if d.shared}
         self.shared = {n: self._handle_class(d, timed)() for n, d in self._shared_declared.items()}
         self._pickled = tuple(d.pickle for d in self.declared)
+        self._migrators = {n: Migrator(where, n, d.version, d.migrate) for n, d in declared.items()}
+        self._versions = {n: d.version for n, d in keyed.items() if d.version != 1}
+        self._shared_versions = {n: d.version for n, d in self._shared_declared.items()}
         self._looks = 0
         self._seen_keys = 0
         self._per_key = [0.0, 0.0]
@@ -219,7 +223,7 @@ class ProcessState:
         }
         timers = [[*key, entry[0]] for key, entry in (record.timers or {}).items()]
         try:
-            return self.codec.encode([states, timers])
+            return self.codec.encode([states, timers, self._versions])
         except StateError as error:
             raise StateError(f"{error} (key {record.key!r})") from error
 
@@ -232,12 +236,12 @@ class ProcessState:
             for handle in old.handles:
                 if isinstance(handle, TtlHandle):
                     handle.clear()
-        states, timers = self.codec.decode(encoded)
+        states, timers, versions = self.codec.decode(encoded)
         record = self.record(key)
         for name, handle in zip(self.names, record.handles, strict=True):
             if name not in states:
                 continue  # declared since
-            _restore(handle, states[name])
+            _restore(handle, self._migrated(name, states[name], versions.get(name, 1)))
             if isinstance(handle, TtlHandle) and not handle.blank:
                 handle.expiries.schedule(record, handle, handle.next_us)
         for clock, time_us, name, due_us in timers:
@@ -252,14 +256,30 @@ class ProcessState:
         """
         exported = {name: _export(handle) for name, handle in self.shared.items()}
         pickled = {n: self.codec.pickled(e) if self._shared_declared[n].pickle else e for n, e in exported.items()}
-        return self.codec.encode(pickled)
+        return self.codec.encode([pickled, self._shared_versions])
 
     def restore_shared(self, encoded: bytes) -> None:
-        for name, exported in self.codec.decode(encoded).items():
+        states, versions = self.codec.decode(encoded)
+        for name, exported in states.items():
             if name in self.shared:
                 handle = self.shared[name]
                 handle.clear()
-                _restore(handle, exported)
+                _restore(handle, self._migrated(name, exported, versions[name]))
+
+    def _migrated(self, name: str, exported: Any, version: int) -> Any:
+        """What a state was written as, its values of the version that is declared.
+
+        Raises:
+            StateError: they cannot be brought to that.
+        """
+        migrator = self._migrators[name]
+        if version == migrator.version:
+            return exported
+        declared = self._shared_declared.get(name) or self.declared[self.names.index(name)]
+        migrated = _with_values(exported, declared, lambda old: migrator(old, version))
+        if not declared.pickle:
+            self.codec.compare(name, migrated)
+        return migrated
 
     # --- what there is to know ---
 
@@ -320,6 +340,22 @@ def _restore(handle: Any, exported: Any) -> None:
         handle.update(exported)
     else:
         handle.extend(exported)
+
+
+def _with_values(exported: Any, declared: StateDeclaration, change: Callable[[Any], Any]) -> Any:
+    """What a handle was exported as, with other values: the value, each element of a list, each value of a dict."""
+    expires = declared.ttl_us is not None
+    if expires and not exported:
+        return exported
+    match declared.kind:
+        case Kind.VALUE:
+            return (change(exported[0]), *exported[1:])
+        case Kind.LIST:
+            changed = [change(value) for value in (exported[0] if expires else exported)]
+            return (changed, *exported[1:]) if expires else changed
+        case Kind.MAP:
+            entries = [(key, change(value), *rest) for key, value, *rest in (exported[0] if expires else exported)]
+            return (entries,) if expires else entries
 
 
 def _plain(handle: Any, kind: Kind) -> Any:

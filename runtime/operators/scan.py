@@ -25,6 +25,7 @@ from millstream.errors import SchemaError
 from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.line import Line, place_us
+from millstream.operators.migration import Migrator
 from millstream.operators.ttl import Deadlines
 from millstream.queries import Question, as_text
 from millstream.rows import Row, columns_of, python_values, rows_of
@@ -36,7 +37,7 @@ from millstream.times import MAX_US, MIN_US
 
 _MISSING = object()
 _STATES: Final = "states"
-_STATE_FIELDS: Final = ("state", "expires_us")
+_STATE_FIELDS: Final = ("state", "expires_us", "version")
 _WAITING: Final = "waiting"
 
 
@@ -79,6 +80,9 @@ class Scan(Operator):
         self._pieces = KeyPieces()
         self.deadlines = None if spec.ttl_us is None else Deadlines(spec.ttl_us)
         self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None), pickles=spec.pickle)
+        self.migrated = Migrator(
+            context.name, "state", spec.version, None if spec.migrate is None else spec.migrate.load()
+        )
         self.line = Line()
         self.watermark_us = MIN_US
         self._key_schema: pa.Schema | None = None
@@ -235,7 +239,8 @@ class Scan(Operator):
     def _rows_of(self, keys: list[Any]) -> pa.RecordBatch:
         expires_us = [None] * len(keys) if self.deadlines is None else map(self.deadlines.expires_us.get, keys)
         encoded = pa.array([self._encoded(k) for k in keys], pa.binary())
-        return make_columns(_STATE_FIELDS, [encoded, pa.array(list(expires_us), pa.int64())])
+        version = pa.array([self.spec.version] * len(keys), pa.int32())
+        return make_columns(_STATE_FIELDS, [encoded, pa.array(list(expires_us), pa.int64()), version])
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:
@@ -245,11 +250,17 @@ class Scan(Operator):
                 self.line.restore(table)
                 continue
             values = key_values(table.keys.distinct)
-            states, expiries = (python_values(column) for column in table.columns.columns)
-            for code, state, expires_us in zip(table.keys.codes.tolist(), states, expiries, strict=True):
-                self.states[values[code]] = self.codec.decode(state)
+            columns = (python_values(table.columns.column(name)) for name in _STATE_FIELDS)
+            for code, state, expires_us, version in zip(table.keys.codes.tolist(), *columns, strict=True):
+                self.states[values[code]] = self._migrated(values[code], self.codec.decode(state), version)
                 if self.deadlines is not None and expires_us is not None:
                     self.deadlines.set(values[code], expires_us)
+
+    def _migrated(self, key: Any, state: Any, version: int) -> Any:
+        migrated = self.migrated(state, version)
+        if version != self.spec.version:
+            self._check(key, migrated)
+        return migrated
 
     def round_trip(self) -> None:
         """Let every state go through the codec, as a checkpoint would.

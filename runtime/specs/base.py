@@ -14,6 +14,7 @@ from typing import ClassVar, Self
 
 import pyarrow as pa
 
+from millstream.checkpoints.shape import OPERATOR
 from millstream.errors import FlowError, InternalError
 from millstream.expr import Column, Expr
 from millstream.where import caller
@@ -100,15 +101,26 @@ class Spec:
             coordinator.
         keyed: it needs its inputs partitioned by key, and keeps state for each key.
         holds_rows: it keeps rows for a while whatever their key, and holds the watermark back for them.
+        keeps_fields: its state is of fields that it reads, whose types it depends on.
     """
 
     columnar: ClassVar[bool] = True
     keyed: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = False
+    keeps_fields: ClassVar[bool] = True
 
     def describe(self) -> str:
         """The operator in one line, as the user would write it."""
         raise NotImplementedError
+
+    def state_aspects(self) -> dict[str, str]:
+        """What its state depends on beside its key and the types of its fields, by aspect: see `Shape`."""
+        return {OPERATOR: self.describe()}
+
+    @property
+    def state_migrations(self) -> list[str]:
+        """The states of the user's own that can be brought here from older versions."""
+        return []
 
     @property
     def way(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import pyarrow as pa
 
+from millstream.checkpoints.shape import OPERATOR, SINK, SOURCE
 from millstream.connectors.base import Sink, Source
 from millstream.connectors.changes import CHANGE
 from millstream.errors import FlowError, SchemaError
@@ -15,6 +17,9 @@ from millstream.evaluate import output_type
 from millstream.expr import Expr
 from millstream.specs.base import MAIN, Bound, Fields, Spec, Time, both
 from millstream.times import MAX_US, format_duration
+
+_FOLDERS: Final = re.compile(r"[^'\"]*/(?=[^'\"/]+/?['\"])")
+"""The folders of a path in quotes: they may be written another way, or have moved."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class ReadSpec(Spec):
 
     def describe(self) -> str:
         return self.source.label()
+
+    def state_aspects(self) -> dict[str, str]:
+        # Its partitions are compared by themselves.
+        return {OPERATOR: self.source.label().partition("(")[0], SOURCE: "yes"}
 
     def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
         return Bound(self.source.schema())
@@ -49,6 +58,9 @@ class EventTimeSpec(Spec):
 
     def describe(self) -> str:
         return f"event_time({self.time}, out_of_orderness={format_duration(self.out_of_orderness_us)})"
+
+    def state_aspects(self) -> dict[str, str]:
+        return {OPERATOR: "event_time"}
 
     def notes(self) -> Iterator[str]:
         if self.idle_us is not None:
@@ -92,6 +104,9 @@ class SinkSpec(Spec):
 
     def describe(self) -> str:
         return self.sink.label()
+
+    def state_aspects(self) -> dict[str, str]:
+        return {OPERATOR: _FOLDERS.sub("", self.sink.label()), SINK: "yes"}
 
     def notes(self) -> Iterator[str]:
         if self.signed:

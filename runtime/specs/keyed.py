@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self
 import pyarrow as pa
 
 from millstream.aggregates import Aggregate
+from millstream.checkpoints.shape import OPERATOR, VERSION
 from millstream.errors import FlowError
 from millstream.expr import WholeRow
 from millstream.functions import UserFunction
@@ -87,6 +88,14 @@ class RunningAggregateSpec(Spec):
     def describe(self) -> str:
         return f"agg({describe_aggregates(self.aggregates)}{', final' if self.final else ''})"
 
+    def state_aspects(self) -> dict[str, str]:
+        flags = {"final": self.final, "takes results back": self.retracts, "rows are taken back": self.signed}
+        return {
+            OPERATOR: "running aggregate",
+            **aggregate_aspects(self.aggregates),
+            **{flag: "yes" for flag, on in flags.items() if on},
+        }
+
     def notes(self) -> Iterator[str]:
         if self.final:
             yield "a row for each key, at the end of the input"
@@ -143,12 +152,14 @@ class ScanSpec(Spec):
         whose rows come in no particular order.
     ttl_us: how long after its last event the state of a key is forgotten; None: never.
     pickle: states of types that the codec does not know are pickled.
+    version: of the user's state; migrate: brings states of older ones to it.
     timed: whether events have event time (known when it is bound).
     by_event_time: events are taken by event time, as far as the watermark has come (known when it is bound).
     """
 
     keyed: ClassVar[bool] = True
     columnar: ClassVar[bool] = False
+    keeps_fields: ClassVar[bool] = False
     init: UserFunction
     function: UserFunction
     schema: pa.Schema | None
@@ -156,6 +167,8 @@ class ScanSpec(Spec):
     order: Literal["event_time", "arrival"] | None = None
     ttl_us: int | None = None
     pickle: bool = False
+    version: int = 1
+    migrate: UserFunction | None = None
     timed: bool = False
     by_event_time: bool = False
 
@@ -165,6 +178,13 @@ class ScanSpec(Spec):
 
     def describe(self) -> str:
         return f"scan({self.function})"
+
+    def state_aspects(self) -> dict[str, str]:
+        return {OPERATOR: "scan", VERSION + "state": str(self.version)}
+
+    @property
+    def state_migrations(self) -> list[str]:
+        return [] if self.migrate is None else ["state"]
 
     def notes(self) -> Iterator[str]:
         yield f"events of one key in the order of {'event time' if self.by_event_time else 'their arrival'}"
@@ -234,6 +254,11 @@ def aggregate_inputs(aggregates: Aggregates) -> Fields:
 def way_of_aggregates(aggregates: Aggregates) -> str:
     """`Spec.way` of what computes these."""
     return "columns and Python" if any(a.user_defined for _, a in aggregates) else "columns"
+
+
+def aggregate_aspects(aggregates: Aggregates) -> dict[str, str]:
+    """What accumulators depend on, for `Spec.state_aspects`."""
+    return {f"aggregate {name}": str(aggregate) for name, aggregate in aggregates}
 
 
 def describe_aggregates(aggregates: Aggregates) -> str:

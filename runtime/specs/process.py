@@ -8,10 +8,12 @@ from typing import ClassVar, Final, Literal, Self, cast
 
 import pyarrow as pa
 
+from millstream.checkpoints.shape import OPERATOR, STATE, VERSION
 from millstream.errors import FlowError
 from millstream.functions import UserFunction
 from millstream.specs.base import MAIN, Bound, OnError, Spec, Time, refuse_changelog
 from millstream.specs.keyed import lost_order
+from millstream.state_handles import StateDeclaration
 
 EVENTS: Final = 0
 CONTROL: Final = 1
@@ -24,7 +26,8 @@ Order = Literal["event_time", "arrival"]
 class ProcessSpec(Spec):
     """Attributes:
     process: the class derived from `millstream.Process`, or an object of one.
-    states: what it declares, for `explain`.
+    states: what it declares, by name, without what only the process itself knows: defaults and migrations.
+    migrations: the states that have one.
     outputs: the side outputs, with the schemas of those that have one.
     order: as the user wants it; None: as events come from the source, by event time behind a keyed stage.
     timed: whether events have event time (known when it is bound).
@@ -33,12 +36,14 @@ class ProcessSpec(Spec):
 
     keyed: ClassVar[bool] = True
     columnar: ClassVar[bool] = False
+    keeps_fields: ClassVar[bool] = False
     process: UserFunction
-    states: tuple[str, ...]
+    states: tuple[tuple[str, StateDeclaration], ...]
     schema: pa.Schema | None
     outputs: tuple[tuple[str, pa.Schema | None], ...]
     on_error: OnError
     order: Order | None
+    migrations: tuple[str, ...] = ()
     timed: bool = False
     by_event_time: bool = False
 
@@ -56,13 +61,21 @@ class ProcessSpec(Spec):
     def describe(self) -> str:
         return f"process({self.process})"
 
+    def state_aspects(self) -> dict[str, str]:
+        held = {STATE + name: state.form for name, state in self.states}
+        return {OPERATOR: "process", **held, **{VERSION + name: str(state.version) for name, state in self.states}}
+
+    @property
+    def state_migrations(self) -> list[str]:
+        return list(self.migrations)
+
     def notes(self) -> Iterator[str]:
         if self.by_event_time:
             yield "events, timers and control events of one key in the order of event time"
         else:
             yield "events of one key in the order of their arrival; timers when the watermark reaches them"
-        for state in self.states:
-            yield f"state {state}"
+        for name, state in self.states:
+            yield f"state {name}: {state}"
 
     def bind(self, where: str, inputs: Sequence[Bound]) -> Bound:
         main = inputs[EVENTS]

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Self
 
 import pyarrow as pa
 
+from millstream.checkpoints.shape import OPERATOR
 from millstream.errors import FlowError, SchemaError
 from millstream.evaluate import output_type
 from millstream.expr import Expr
@@ -26,6 +27,7 @@ from millstream.specs.base import (
 )
 from millstream.specs.keyed import (
     Aggregates,
+    aggregate_aspects,
     aggregate_inputs,
     aggregate_schema,
     check_names,
@@ -155,6 +157,18 @@ class WindowAggregateSpec(Spec):
         more += "" if self.panes is Accumulation.ACCUMULATING else f", panes={self.panes.value!r}"
         more += "" if self.event_time else ", processing time"
         return f"window({self.windows.describe()}{more}).agg({describe_aggregates(self.aggregates)})"
+
+    def state_aspects(self) -> dict[str, str]:
+        return {
+            OPERATOR: "window aggregate",
+            "windows": self.windows.describe(),
+            "allowed lateness": format_duration(self.allowed_lateness_us),
+            "early": self.early.describe() if self.early else "no",
+            "panes": "one" if self.final_only else self.panes.value,
+            "time": "event time" if self.event_time else "processing time",
+            "rows": "are taken back" if self.signed else "are added",
+            **aggregate_aspects(self.aggregates),
+        }
 
     def notes(self) -> Iterator[str]:
         clock = "event time" if self.event_time else "processing time: results depend on when events arrive"

@@ -11,11 +11,17 @@ import pytest
 
 import millstream as ms
 from millstream.checkpoints.manifest import Manifest, PartitionState
+from millstream.checkpoints.shape import Shape
 from millstream.coordinator.beginning import DEFAULT_INTERVAL_US, begin, interval_us, newest
 from millstream.coordinator.state_directory import StateDirectory, locked
 from millstream.errors import CheckpointError
 from millstream.plan import PhysicalPlan
 from millstream.planner import make_plan
+
+SHAPES = {
+    "generate": Shape({"operator": "generate", "source": "yes"}, {}),
+    "collect": Shape({"operator": "collect('out')", "sink": "yes"}, {}),
+}
 
 
 class Heard:
@@ -49,7 +55,9 @@ def plan() -> PhysicalPlan:
 
 def a_checkpoint(directory: StateDirectory, epoch: int, *, finished: bool = False) -> Manifest:
     place = PartitionState("generate", "generated", {"row": epoch}, epoch, {}, finished)
-    manifest = Manifest("numbers", epoch, 1, 1, 1_700_000_000_000_000, {}, partitions=(place,), finished=finished)
+    manifest = Manifest(
+        "numbers", epoch, 1, 1, 1_700_000_000_000_000, {}, partitions=(place,), finished=finished, shapes=SHAPES
+    )
     directory.checkpoints.complete(manifest)
     return manifest
 
@@ -151,6 +159,6 @@ def test_a_checkpoint_of_another_flow_of_that_name_is_refused_before_anything_st
 ) -> None:
     manifest = a_checkpoint(directory, 1)
     directory.checkpoints.complete(replace(manifest, partitions=(replace(manifest.partitions[0], source="read_csv"),)))
-    with pytest.raises(CheckpointError, match=r"does not fit the flow: read_csv has no partition .*--fresh"):
+    with pytest.raises(CheckpointError, match=r"does not fit the flow.*read_csv .*: was not read to its end.*--fresh"):
         started(plan, directory)
     assert directory.checkpoints.epochs() == [1]

@@ -155,7 +155,7 @@ def test_a_newer_format_and_another_flow_are_refused_with_what_to_do(store: Chec
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
     found, refused = newest(store)
     assert found is None
-    assert "written in format 99, and this release reads 1; use the release that wrote it" in refused[0]
+    assert "written in format 99, and this release reads 2; use the release that wrote it" in refused[0]
     assert "a checkpoint of the flow 'taxis', not of 'flights'" in refused[1]
 
 
