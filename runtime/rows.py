@@ -133,7 +133,9 @@ def row_class(fields: tuple[str, ...], raw: tuple[tuple[int, pa.DataType], ...] 
     index = {n: i for i, n in enumerate(fields)}
     members: dict[str, Any] = {"__slots__": (), "_fields": fields, "_index": index, "_raw": kinds, "_changes": {}}
     # A named tuple's own field descriptors read any tuple's place in C, five times faster than a property could.
-    places = vars(namedtuple("_Places", [f"f{i}" for i in range(len(fields))]))
+    # It is held meanwhile, for the garbage collector empties the namespace of a class that nobody holds.
+    held = [namedtuple("_Places", [f"f{i}" for i in range(len(fields))])]
+    places = vars(held[0])
     for number, name in enumerate(fields):
         if name.isidentifier() and name not in _METHODS and not name.startswith("__"):
             members[name] = _seen_field(number, kinds[number]) if number in kinds else places[f"f{number}"]
