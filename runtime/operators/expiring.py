@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, take
 from millstream.batch import Batch, BoolArray, IntArray, make_columns
@@ -25,6 +26,7 @@ from millstream.operators.base import Context, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.standing import Standing
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.state.expiry import Expiry
@@ -126,6 +128,11 @@ class ExpiringAggregate(OrderedOperator):
             [*keys.schema.names, *self.aggregates], [*keys.columns, *self.accumulators.results(lives.columns)]
         )
         return Batch(rows, lives.last_us, position=key_position(keys) if self.with_position else None)
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        held = self._held(self.standing.keys.asked(question))
+        if held is not None:
+            yield self._rows(held).columns
 
     # --- checkpoints ---
 

@@ -26,7 +26,7 @@ from millstream.queries import Question
 from millstream.ranking import desc
 from millstream.state_handles import value_state
 from millstream.times import datetime_us
-from millstream.windows import hopping, session, tumbling
+from millstream.windows import custom_windows, global_window, hopping, session, tumbling
 
 SCHEMA = fields(t=pa.int64(), k=pa.string(), n=pa.int64())
 KEYS = ["a", "b", "c", "d"]
@@ -148,13 +148,14 @@ def test_what_stands_for_a_key_is_told() -> None:
     flow = Flow("asked")
     stream = keyed(flow)
     stream.agg(rows=ms.count(), kinds=ms.count_distinct("n")).collect("agg")
+    stream.agg(rows=ms.count(), ttl="1h", name="expiring").collect("expiring")
     stream.scan(list, lambda seen, row: ([*seen, row.n], None)).collect("scan")
     stream.process(Remembers).collect("process")
     stream.top_n(2, [desc("n")], rank="rank").collect("top_n")
     stream.dedupe(keep="last").collect("dedupe")
     rows = [(1, "a", 5), (2, "b", 6), (3, "a", 7), (4, "a", 7)]
     found = {}
-    for name in ("agg", "scan", "process", "top_n", "dedupe"):
+    for name in ("agg", "expiring", "scan", "process", "top_n", "dedupe"):
         operator = operator_of(flow, name)
         assert answer(operator, ["a"]) == []
         list(operator.on_batch(batch_of(rows), 0))
@@ -163,7 +164,23 @@ def test_what_stands_for_a_key_is_told() -> None:
         assert {r["k"] for r in answer(operator)} == {"a", "b"}
         found[name] = answer(operator, ["a", "a"])
     assert found["agg"] == [{"k": "a", "rows": 3, "kinds": 2}]
+    assert found["expiring"] == [{"k": "a", "rows": 3}]
     assert found["scan"] == [{"k": "a", "state": "[5, 7, 7]"}]
     assert [(r["seen"], len(json.loads(r["timers"]))) for r in found["process"]] == [("19", 3)]
     assert [(r["n"], r["rank"]) for r in found["top_n"]] == [(7, 1), (7, 2)]
     assert [r["k"] for r in found["dedupe"]] == ["a"]
+
+
+def test_windows_without_a_raster_say_what_they_hold() -> None:
+    rows = [(1, "a", 5), (12, "b", 6), (25, "a", 7), (26, "a", 7)]
+    twenties = custom_windows(lambda e: [(e.t // 20 * 20_000, e.t // 20 * 20_000 + 20_000)])
+    found = {}
+    for name, windows in (("custom", twenties), ("global", global_window())):
+        flow = Flow(name)
+        keyed(flow).window(windows).agg(rows=ms.count()).collect("panes")
+        operator = operator_of(flow, "agg")
+        list(operator.on_batch(batch_of(rows), 0))
+        found[name] = operator
+    assert [(bounds(r), r["rows"]) for r in answer(found["custom"], ["a"])] == [((0, 20, "a"), 1), ((20, 40, "a"), 2)]
+    assert [(bounds(r), r["rows"]) for r in answer(found["custom"], None, 25)] == [((20, 40, "a"), 2)]
+    assert answer(found["global"], ["a"]) == [{"window_start": None, "window_end": None, "k": "a", "rows": 3}]
