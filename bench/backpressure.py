@@ -1,6 +1,6 @@
 """Does a sink 20 times slower than its source cost memory? The largest growth of any process, and the lag shown.
 
-    python -m bench.backpressure --seconds 60 --json out/backpressure.json
+    scripts/bench backpressure --seconds 60 --json out/backpressure.json
 
 A generator makes events as fast as they are taken; a sink in the workers takes a twentieth of what the
 same flow moves with a sink that does nothing. Every process is measured every 0.2 s; its idle size is the

@@ -1,6 +1,6 @@
 """Which library should turn text into columns and back? One thread, blocks of 1 MiB, every library that is installed.
 
-    python -m bench.formats [--events events.jsonl.gz] [--flights flights.csv.gz] [--strict]
+    scripts/bench formats [--events events.jsonl.gz] [--flights flights.csv.gz] [--strict]
 
 Decoding goes from a block in memory to Arrow columns of a given schema; encoding from 65,536 rows of seven
 columns to bytes. Figures are the best of seven. The bid events are Nexmark's (nested, 300 bytes, four fields

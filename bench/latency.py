@@ -1,7 +1,7 @@
 """How long does an event take from the moment it is due until a result that counts it is received? At a fixed rate.
 
-    python -m bench.latency --rate 50000 --seconds 20 --json out/latency.json
-    python -m bench.latency --direct          generator to receiver without Millstream: what the measuring itself costs
+    scripts/bench latency --rate 50000 --seconds 20 --json out/latency.json
+    scripts/bench latency --direct          generator to receiver without Millstream: what the measuring itself costs
 
 Three processes: the load generator (bench.loadgen) pushes events to the flow's ZeroMQ source, the flow pushes what
 comes out to a receiver here. Generator and receiver share one machine's clock.
