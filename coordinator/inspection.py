@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from millstream.checkpoints.disk import DirectoryDisk
-from millstream.checkpoints.manifest import Manifest
+from millstream.checkpoints.manifest import Manifest, TableFile
 from millstream.checkpoints.store import CheckpointStore
 from millstream.control import SOCKET
 from millstream.coordinator import flowfile
@@ -102,10 +102,17 @@ def shown(manifest: Manifest) -> RenderableType:
     for name, what in manifest.operators.items():
         files = [t for t in manifest.tables if t.operator == name]
         if files:
-            rows = {t: sum(f.rows for f in files if f.table == t) for t in dict.fromkeys(f.table for f in files)}
-            parts = ", ".join(f"{table} {count:,} rows" for table, count in rows.items())
+            parts = ", ".join(_rows_of(table, files) for table in dict.fromkeys(f.table for f in files))
             state.add(f"{name}: {parts}, {bytes_text(sum(f.size_bytes for f in files))}  [dim]{what}[/dim]")
     return Group(head, sources, state)
+
+
+def _rows_of(table: str, files: Sequence[TableFile]) -> str:
+    """How many rows of a table are written; those of several checkpoints may be of the same key."""
+    rows = [f.rows for f in files if f.table == table]
+    epochs = {Path(f.path).name.partition("-")[0] for f in files if f.table == table}
+    written = f" by {len(epochs)} checkpoints" if len(epochs) > 1 else ""
+    return f"{table} {sum(rows):,} rows{written}"
 
 
 def verified(store: CheckpointStore) -> Iterator[tuple[int, str]]:

@@ -43,16 +43,20 @@ def test_the_list_says_when_each_was_made_and_how_large_it_is(state: Path) -> No
 
 
 def test_one_checkpoint_shows_where_sources_were_and_what_operators_held(state: Path) -> None:
-    epoch = CheckpointStore(DirectoryDisk(state / "checkpoints")).epochs()[0]
+    store = CheckpointStore(DirectoryDisk(state / "checkpoints"))
+    epoch = store.epochs()[0]
     output = told("show", str(state), str(epoch)).output
     assert f"checkpoint {epoch} of sums" in output
     assert "read_arrow 'table': {'file': 'table', 'row': " in output
-    assert "scan: states 2 rows" in output
+    # Each of the three checkpoints up to this one wrote the states of both keys, which had changed.
+    assert {file.rows for file in store.manifest(epoch).tables} == {2}
+    assert "scan: states 6 rows by 3 checkpoints" in output
 
 
 def test_a_damaged_table_is_named_and_the_exit_status_says_so(state: Path) -> None:
     assert told("verify", str(state)).exit_code == 0
-    table = next((state / "checkpoints" / "data").iterdir())
+    # Checkpoints refer to what earlier ones wrote; what the last one wrote is its own.
+    table = max((state / "checkpoints" / "data").iterdir())
     table.write_bytes(table.read_bytes()[:-9])
     result = told("verify", str(state))
     assert result.exit_code == 1
