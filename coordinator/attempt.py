@@ -64,6 +64,8 @@ _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
 _STACK_S: Final = 0.5
 _START_GRACE_S: Final = 10.0
+_LONGEST_DIRECTORY: Final = 88
+"""In bytes. Linux takes 107 for the path of a socket, and their names up to 18 of these."""
 """How much longer the coordinator may take for its first sign of life: it has to start."""
 
 
@@ -115,6 +117,15 @@ class Life:
     lost_s: float | None = None
 
 
+def _socket_directory() -> Path:
+    """A directory of mode 0700 for the run's sockets: their paths must be short, which a temporary directory's may not be."""
+    directory = Path(tempfile.mkdtemp(prefix="millstream-"))
+    if len(os.fsencode(directory)) <= _LONGEST_DIRECTORY:
+        return directory
+    directory.rmdir()
+    return Path(tempfile.mkdtemp(prefix="millstream-", dir="/tmp"))
+
+
 class Attempt:
     """One life of a run.
 
@@ -131,7 +142,7 @@ class Attempt:
         self.view = view
         self.steering = steering
         self.watch = watch
-        self.directory = Path(tempfile.mkdtemp(prefix="millstream-"))  # mode 0700
+        self.directory = _socket_directory()
         self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl")
         staged = life.checkpoint_us is not None
         self.caller = Caller(plan, now_us=now_us, dead_letter=self.letters, checkpoints=staged)

@@ -36,3 +36,14 @@ def test_processes_speak_over_ipc_in_a_folder_that_only_their_user_may_enter(
     assert found["mode"] == 0o700
     assert {"caller.sock", "coordinator.sock", "worker-0.sock"} <= set(found["names"].split())
     assert list(tmp_path.glob("millstream-*")) == []
+
+
+def test_a_temporary_directory_with_a_long_name_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    flow = ms.Flow("f")
+    flow.read_iterable([{"a": 1}]).collect("rows")
+    assert flow.run(workers=1, state=tmp_path).tables["rows"].to_pylist() == [{"a": 1}]
+    assert list(long.iterdir()) == []
