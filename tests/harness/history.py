@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.recovery import Recovery, repeat_commits
@@ -25,7 +26,6 @@ from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.planner import make_plan
 from millstream.result import operator_totals
-from millstream.runner import Runner
 from millstream.specs.ends import ReadSpec
 from millstream.topology import CALLER, COORDINATOR, worker_name
 
@@ -170,7 +170,7 @@ class History:
             raise
         finally:
             self._letters += simulation.letters
-            self._counted = _counts(plan, list(simulation.runners.values()))
+            self._counted = counts(plan, simulation.figures)
             story.turns += simulation.turns
             story.rescaled += simulation.rescaled
             checkpointing = simulation.coordinator.checkpointing
@@ -290,18 +290,18 @@ class History:
         plan = make_plan(self.build(ledger), workers=1, batch_rows=50)
         run = LocalRun(plan, letters.append)
         run.run()
-        runners = [run.coordinator.runner, run.caller.runner, *(w.runner for w in run.workers.values())]
-        return ledger, Counter(letter.record for letter in letters), _counts(plan, runners)
+        figures = {**run.coordinator.figures()["processes"], CALLER: run.caller.figures()}
+        return ledger, Counter(letter.record for letter in letters), counts(plan, figures)
 
 
-def _counts(plan: PhysicalPlan, runners: list[Runner]) -> dict[str, int]:
+def counts(plan: PhysicalPlan, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """What must be counted the same however a run went: events of each source, late events and dead letters."""
-    totals = operator_totals({str(number): runner.figures() for number, runner in enumerate(runners)})
+    totals = operator_totals(figures)
     sources = [node.name for node in plan.nodes.values() if isinstance(node.spec, ReadSpec)]
-    counts = {name: totals.get(name, {}).get("rows_in", 0) for name in sources}
+    found = {name: totals.get(name, {}).get("rows_in", 0) for name in sources}
     for what in ("late", "dead_letters"):
-        counts[what] = sum(counters.get(what, 0) for counters in totals.values())
-    return counts
+        found[what] = sum(counters.get(what, 0) for counters in totals.values())
+    return found
 
 
 def _difference(expected: object, found: object) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from millstream import wire
 from millstream.checkpoints.part import write_snapshot
@@ -96,7 +97,6 @@ class Simulation:
             self.attempt, recovery, policy = checkpoints.attempt, checkpoints.recovery, checkpoints.policy
         self._first_attempt = self.attempt
         self._attempts: dict[str, int] = {}
-        self.left: dict[str, Runner] = {}
         budget = conditions.budget_bytes
         self._readers = Readers(plan, (), None, recovery)
         self.coordinator = Coordinator(
@@ -133,14 +133,22 @@ class Simulation:
             MillstreamError: the run failed.
         """
         self.start()
-        while not self.done:
-            self.turn()
-        self.settle()
+        self.go_on()
         return collected(self.plan, self.caller.runner)
 
     def start(self) -> None:
         for name in self.workers:
             self._send(name, COORDINATOR, Hello(name, 1))
+
+    def go_on(self) -> None:
+        """Run from where it is to the end.
+
+        Raises:
+            Stuck, MillstreamError: as `run` does.
+        """
+        while not self.done:
+            self.turn()
+        self.settle()
 
     @property
     def done(self) -> bool:
@@ -171,9 +179,15 @@ class Simulation:
         self.rescaling = True
         self._joining = {worker_name(i) for i in range(self.plan.workers, plan.workers)}
         for name in sorted(self._joining):
+            self._reap(name)
             self._attempts[name] = self.attempt
             self._send(name, COORDINATOR, Hello(name, 1))
         self._send(CALLER, COORDINATOR, Rescale(1, plan.workers, next_attempt))
+
+    def hang(self, name: str, turns: int) -> None:
+        """A process does nothing for so many turns, unless nobody else can do anything."""
+        self._note(f"{name} hangs")
+        self._hangs_until[name] = self.turns + turns
 
     def kill(self, name: str) -> None:
         """A process is gone. Some of what it had sent may still arrive; nothing that was sent to it does."""
@@ -190,6 +204,11 @@ class Simulation:
     @property
     def late(self) -> int:
         return late_count(list(self.runners.values()))
+
+    @property
+    def figures(self) -> dict[str, Mapping[str, Any]]:
+        """What each process has counted, as the supervisor has been told: at the end that is the result of the run."""
+        return {**self.coordinator.figures()["processes"], CALLER: self.caller.figures()}
 
     @property
     def runners(self) -> dict[str, Runner]:
@@ -275,8 +294,7 @@ class Simulation:
             del self._hangs_until[name]
         if conditions.hangs and self._dice.random() < conditions.hangs:
             name = self._dice.choice(list(self.processes))
-            self._hangs_until[name] = self.turns + self._dice.choice([3, 30, 300])
-            self._note(f"{name} hangs")
+            self.hang(name, self._dice.choice([3, 30, 300]))
 
     # --- what processes do ---
 
@@ -412,15 +430,29 @@ class Simulation:
         elif name in self.coordinator.members:
             self.workers[name] = self.processes[name] = self.workers[name].successor(plan, recovery)
         else:
-            self._may_work.discard(name)
-            self.left[name] = self.workers.pop(name).runner
-            self.left[name].abort()
-            del self.processes[name]
-            self._hangs_until.pop(name, None)
+            self._leave(name)
             return
         self._send(name, COORDINATOR, Hello(name, 1))
         if name == CALLER and self._stop_asked:
             self._send(CALLER, COORDINATOR, Stop(False))
+
+    def _leave(self, name: str) -> None:
+        self.workers.pop(name).runner.abort()
+        del self.processes[name]
+        self._may_work.discard(name)
+        self._hangs_until.pop(name, None)
+
+    def _reap(self, name: str) -> None:
+        """See that a worker which was to leave is gone, as the supervisor does before another takes its name.
+
+        It may not have heard of it yet. What was sent to it is not for the other.
+        """
+        for (_, receiver), queue in self.queued.items():
+            if receiver == name:
+                queue.clear()
+        if name in self.processes:
+            self._note(f"{name} has not left by itself")
+            self._leave(name)
 
     # --- what there is to see ---
 
