@@ -52,6 +52,7 @@ class Story:
         recoveries: how many went on from a checkpoint; completed: how many checkpoints there were.
         rescaled: how often one went on with other workers.
         refused: how many damaged checkpoints were passed over.
+        anew: how often there was none but damaged ones.
     """
 
     lives: int = 0
@@ -60,13 +61,15 @@ class Story:
     rescaled: int = 0
     completed: int = 0
     refused: int = 0
+    anew: int = 0
     endings: list[str] = field(default_factory=list)
     last: deque[str] = field(default_factory=deque)
 
     def __str__(self) -> str:
         return (
             f"{self.lives} lives ({', '.join(self.endings)}), {self.turns} turns, {self.completed} checkpoints, "
-            f"{self.recoveries} recoveries, {self.rescaled} times other workers, {self.refused} damaged checkpoints"
+            f"{self.recoveries} recoveries, {self.rescaled} times other workers, {self.refused} damaged checkpoints, "
+            f"{self.anew} times anew"
         )
 
 
@@ -132,7 +135,7 @@ class History:
         self._trouble.killing = dice.choice([0.0, 0.0, 0.005, 0.05]) if troubled else 0.0
         plan = self._plan()
         try:
-            manifest = self.store.newest(plan.name, self._refused)
+            manifest = self._newest(plan)
             recovery = None
             if manifest is not None:
                 self.store.set_aside_after(manifest.epoch)
@@ -178,6 +181,14 @@ class History:
             story.completed += checkpointing.completed
         self._late_messages = {pair: queue for pair, queue in simulation.queued.items() if dice.random() < 0.1}
         return self._ended(ending, None)
+
+    def _newest(self, plan: PhysicalPlan) -> Manifest | None:
+        """The checkpoint to go on from; where none can be used, the user who is told so gives them up (``--fresh``)."""
+        manifest = self.store.newest(plan.name, self._refused)
+        if manifest is None and self.store.epochs():
+            self.disk.files.clear()
+            self.story.anew += 1
+        return manifest
 
     @staticmethod
     def _reports_injected(error: MillstreamError) -> bool:

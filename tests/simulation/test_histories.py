@@ -79,6 +79,19 @@ def test_a_lost_row_and_a_doubled_one_are_seen() -> None:
             made._compare()
 
 
+def test_where_no_checkpoint_can_be_used_all_of_them_are_given_up_and_the_run_starts_anew() -> None:
+    made = history(35)
+    while len(made.store.epochs()) < 3:
+        assert not made._life()
+    for epoch in made.store.epochs():
+        made.disk.damage(f"manifest-{epoch:08d}.json", random.Random(epoch))
+    made._damaged = True
+    assert made._newest(made._plan()) is None
+    assert made.store.epochs() == [], "the checkpoints that follow have lower numbers, and would be taken for old ones"
+    made.run()
+    assert made.story.anew == 1
+
+
 def test_the_simulated_disk_keeps_what_was_there_when_a_write_fails() -> None:
     trouble = Trouble(random.Random(0))
     disk = SimulatedDisk(trouble)
