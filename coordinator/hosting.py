@@ -68,7 +68,7 @@ class SourceHost:
         while (self._open or self._held) and not self.stopping.is_set():
             for message in self._link.received():
                 if isinstance(message, Credit):
-                    self._credits[-2 - message.exchange].returned(message.grant_bytes)
+                    self._credits[-2 - message.exchange].returned(message.grant_bytes, message.window_bytes)
                 elif isinstance(message, Stop):
                     self.stopping.set()
             if not self._send():

@@ -17,7 +17,6 @@ from millstream.coordinator.caller import Caller
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.reading import Readers
-from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import InternalError, restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
@@ -163,7 +162,7 @@ class LocalRun:
         index = self.coordinator.next_partition()
         if index is None:
             return False
-        block, ended = self.readers.read(index, self.plan.batch_rows, BLOCK_BYTES)
+        block, ended = self.readers.read(index, self.plan.batch_rows, self.coordinator.partitions.read_bytes(index))
         self.coordinator.on_block(index, block, ended, self.clock())
         return block is not None or ended
 

@@ -16,7 +16,6 @@ from millstream.connectors import StdinSource
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
-from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.meters import add_counts
@@ -116,7 +115,7 @@ class _Shell:
         if index is None:
             return False
         started_us = monotonic_us()
-        block, ended = self.readers.read(index, self.max_rows, BLOCK_BYTES)
+        block, ended = self.readers.read(index, self.max_rows, self.core.partitions.read_bytes(index))
         add_counts(self.reading_us, {self.core.plan.partitions[index][0]: monotonic_us() - started_us})
         for receiver, credit in self.readers.credits():
             assert self.host_link is not None

@@ -147,8 +147,8 @@ class Meter:
         # A process measures itself only now and then: what it last said of cpu and memory stands until then.
         known = self._processes.setdefault(name, {})
         known.update(figures)
-        budget = known.get("budget_bytes", 0)
-        used = min(1.0, known.get("in_flight_bytes", 0) / budget) if budget else None
+        window = known.get("window_bytes", 0)
+        used = min(1.0, known.get("in_flight_bytes", 0) / window) if window else None
         return ProcessProgress(
             name, known.get("cpu_share"), known.get("rss_bytes"), used, bool(known.get("blocked", False))
         )

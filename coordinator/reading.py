@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -50,24 +51,41 @@ class HostedReader(Reader):
         self.ended = False
         self._row = row
         self._blocks: deque[Data] = deque()
+        self._rest: Block | None = None
+        self._last = False
         self.credits: list[tuple[str, Credit]] = []
 
     def put(self, data: Data) -> None:
         self._blocks.append(data)
 
     def read(self, max_rows: int, max_bytes: int) -> Block | None:
+        block = self._rest or self._next()
+        if block is None:
+            return None
+        self._rest = None
+        columns = block.payload
+        if isinstance(columns, pa.RecordBatch):
+            fitting = max(1, min(max_rows, max_bytes * columns.num_rows // max(columns.nbytes, 1)))
+            if fitting < columns.num_rows:
+                self._rest = replace(block, payload=columns.slice(fitting), offset=block.offset + fitting)
+                block = replace(block, payload=columns.slice(0, fitting))
+            if self._row is not None:
+                self._row = block.offset + min(fitting, columns.num_rows)
+        self.ended = self._last and self._rest is None
+        return block
+
+    def _next(self) -> Block | None:
         if not self._blocks:
             return None
         data = self._blocks.popleft()
         if data.size_bytes:
-            self.credits.append((data.sender, Credit(data.exchange, SOURCE_STAGE, COORDINATOR, data.size_bytes)))
-        self.ended = data.status is InputStatus.ENDED
-        block = data.payload
-        assert block is None or isinstance(block, Block)
-        if self._row is not None and block is not None:
-            assert isinstance(block.payload, pa.RecordBatch)
-            self._row = block.offset + block.payload.num_rows
-        return block
+            credit = Credit(data.exchange, SOURCE_STAGE, COORDINATOR, data.size_bytes, HOSTED_BUDGET_BYTES)
+            self.credits.append((data.sender, credit))
+        self._last = data.status is InputStatus.ENDED
+        assert data.payload is None or isinstance(data.payload, Block)
+        if data.payload is None:
+            self.ended = self._last
+        return data.payload
 
     def offset(self) -> Offset | None:
         return None if self._row is None else {"row": self._row}

@@ -105,22 +105,19 @@ class SourcePartitions:
 
         Among several, the one whose watermark is lowest: it holds back all the others.
         """
-        open_ = [i for i, p in enumerate(self._all) if not p.ended and not p.waiting and self._has_room(p)]
+        open_ = [i for i, p in enumerate(self._all) if not p.ended and not p.waiting and self.read_bytes(i)]
         if not open_:
             return None
         self._turn += 1
         return min(open_, key=lambda i: (self._clocks.partition_watermark_us(i), (i - self._turn) % len(self._all)))
 
-    def _has_room(self, partition: SourcePartition) -> bool:
-        receiver = self._runner.roomiest(partition.exchange)
-        room = self._runner.room_bytes(partition.exchange, receiver)
-        if receiver == COORDINATOR:
-            return self._runner.is_clear(partition.exchange, receiver)
-        return room >= BLOCK_BYTES or self._runner.is_clear(partition.exchange, receiver)
+    def read_bytes(self, index: int) -> int:
+        """How large the next block of a partition may be; 0: nobody has room for one."""
+        return self._runner.read_bytes(self._all[index].exchange, BLOCK_BYTES)
 
     def waiting_for_credit(self) -> set[int]:
         """The sources that may have something which nobody has room for."""
-        open_ = [i for i, p in enumerate(self._all) if not p.ended and not p.waiting and not self._has_room(p)]
+        open_ = [i for i, p in enumerate(self._all) if not p.ended and not p.waiting and not self.read_bytes(i)]
         return {self._plan.partitions[i][0] for i in open_}
 
     def wake(self, index: int) -> None:

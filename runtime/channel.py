@@ -22,6 +22,11 @@ from millstream.wire import Data
 
 RECEIVER_BUDGET_BYTES: Final = 16 * 2**20
 
+DRAIN_US: Final = 1_000_000
+"""How long a receiver should need at most for what is in flight to it."""
+_FIRST_WINDOW_BYTES: Final = 2**16
+_LEAST_WINDOW_BYTES: Final = 2**12
+
 TOGETHER_ROWS: Final = 65_536
 TOGETHER_MESSAGES: Final = 16
 """How many rows or messages are worked on together at most; few of either may wait for more while there is other work."""
@@ -29,21 +34,80 @@ TOGETHER_MESSAGES: Final = 16
 
 @dataclass(slots=True)
 class SendCredit:
-    """What one sender may still send to one receiver of one exchange."""
+    """What one sender may still send to one receiver of one exchange.
+
+    Attributes:
+        budget_bytes: what the receiver's memory allows.
+        window_bytes: what may be in flight now, as the receiver said last.
+    """
 
     budget_bytes: int
     in_flight_bytes: int = 0
+    window_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.window_bytes = min(self.budget_bytes, _FIRST_WINDOW_BYTES)
 
     def allows(self, size_bytes: int) -> bool:
-        return size_bytes == 0 or self.in_flight_bytes == 0 or self.in_flight_bytes + size_bytes <= self.budget_bytes
+        return size_bytes == 0 or self.in_flight_bytes == 0 or self.in_flight_bytes + size_bytes <= self.window_bytes
+
+    def message_bytes(self, most_bytes: int) -> int:
+        """How large the next message should be at most, so that another can be in flight beside it."""
+        return max(1, min(most_bytes, self.window_bytes // 2))
 
     def sent(self, size_bytes: int) -> None:
         self.in_flight_bytes += size_bytes
 
-    def returned(self, size_bytes: int) -> None:
+    def returned(self, size_bytes: int, window_bytes: int) -> None:
         if size_bytes > self.in_flight_bytes:
             raise WireError(f"credit: {size_bytes} bytes returned, {self.in_flight_bytes} in flight")
         self.in_flight_bytes -= size_bytes
+        self.window_bytes = max(1, min(self.budget_bytes, window_bytes))
+
+
+@dataclass(slots=True)
+class Drain:
+    """How much a receiver finishes, and so how much may be in flight to it: what it finishes within `DRAIN_US`.
+
+    A barrier takes its place behind all that is in flight. Where events are small and a function is slow, a budget
+    that memory alone bounds would keep every checkpoint, pause and rescaling waiting for minutes. What was here when
+    a message had its turn was finished by the time the message was (Little's law); a message that waits for those
+    before it has not had its turn yet, and says nothing about this receiver.
+
+    Attributes:
+        window_bytes: of all senders together.
+    """
+
+    budget_bytes: int
+    window_bytes: int = field(init=False)
+    _here_bytes: int = 0
+    _put_bytes: int = 0
+    _waiting: deque[tuple[int, int, int]] = field(default_factory=deque)
+    """Of each message: all bytes that had come by its end, bytes that were here by then, and when."""
+
+    def __post_init__(self) -> None:
+        self.window_bytes = min(self.budget_bytes, _FIRST_WINDOW_BYTES)
+
+    def put(self, size_bytes: int, now_us: int) -> None:
+        if size_bytes:
+            self._here_bytes += size_bytes
+            self._put_bytes += size_bytes
+            self._waiting.append((self._put_bytes, self._here_bytes, now_us))
+
+    def finished(self, size_bytes: int, now_us: int) -> None:
+        self._here_bytes -= size_bytes
+        finished_bytes = self._put_bytes - self._here_bytes
+        while self._waiting and self._waiting[0][0] <= finished_bytes:
+            _, here_bytes, put_us = self._waiting.popleft()
+            took_us = max(1, now_us - put_us)
+            drained_bytes = here_bytes * DRAIN_US // took_us
+            if took_us > DRAIN_US:
+                self._set(drained_bytes)
+            elif here_bytes >= self.window_bytes // 4:  # where little comes, it says nothing of what could be done
+                self._set(max(self.window_bytes, min(drained_bytes, 2 * self.window_bytes)))
+
+    def _set(self, window_bytes: int) -> None:
+        self.window_bytes = min(self.budget_bytes, max(window_bytes, _LEAST_WINDOW_BYTES))
 
 
 @dataclass(slots=True)
@@ -63,15 +127,20 @@ class Inbox:
     """
 
     in_order: bool
+    budget_bytes: int = RECEIVER_BUDGET_BYTES
     inputs: dict[tuple[int, int], _Sequence] = field(default_factory=dict)
     ready: deque[Data] = field(default_factory=deque)
     held_bytes: int = 0
+    drain: Drain = field(init=False)
     _behind: dict[tuple[int, int], deque[Data]] = field(default_factory=dict)
 
-    def put(self, data: Data) -> None:
+    def __post_init__(self) -> None:
+        self.drain = Drain(self.budget_bytes)
+
+    def put(self, data: Data, now_us: int) -> None:
         self.held_bytes += data.size_bytes
         if not self.in_order:
-            self.ready.append(data)
+            self._ready(data, now_us)
             return
         turn = self.inputs.setdefault(data.origin, _Sequence())
         if data.sequence < turn.next:
@@ -79,14 +148,18 @@ class Inbox:
         if data.sequence > turn.next:
             turn.early.setdefault(data.sequence, deque()).append(data)
             return
-        self.ready.append(data)
+        self._ready(data, now_us)
         while not data.more:
             turn.next += 1
             waiting = turn.early.pop(turn.next, None)
             if waiting is None:
                 return
-            self.ready.extend(waiting)
-            data = waiting[-1]
+            for data in waiting:
+                self._ready(data, now_us)
+
+    def _ready(self, data: Data, now_us: int) -> None:
+        self.drain.put(data.size_bytes, now_us)
+        self.ready.append(data)
 
     def take(self) -> Data | None:
         """The next message in order, if it is here; the caller returns its credit when it has finished it."""

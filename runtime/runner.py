@@ -93,6 +93,8 @@ class Runner:
         self._credits: dict[tuple[int, int, str], SendCredit] = {}
         self._inboxes: dict[int, Inbox] = {}
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._senders: dict[int, int] = {}
+        self._dealt_on: list[tuple[int, int]] = []
         self._block_stages: dict[int, BlockStage] = {}
         self.stages: dict[int, StageRun] = {}
         self._partitioners: dict[int, KeyPartitioner] = {}
@@ -127,10 +129,12 @@ class Runner:
         edges = self.topology.edges_within(stage)
         # Blocks are worked on in the order they were dealt, whatever their source. Where they were taken by
         # exchange, each worker could fill up with blocks that wait for one at the end of another's queue.
-        dealt = Inbox(in_order=False)
+        dealt = Inbox(in_order=False, budget_bytes=self._budget_bytes)
         for exchange in self.plan.exchanges_into(stage.id):
-            self._inboxes[exchange.id] = dealt if exchange.kind is ExchangeKind.DEAL else Inbox(in_order=True)
+            ordered = Inbox(in_order=True, budget_bytes=self._budget_bytes)
+            self._inboxes[exchange.id] = dealt if exchange.kind is ExchangeKind.DEAL else ordered
             self._targets[exchange.id] = exchange.targets
+            self._senders[exchange.id] = self.topology.sender_count(exchange)
         run: StageRun
         if stage.kind is StageKind.BLOCKS:
             run = self._block_stages[stage.id] = BlockStage(
@@ -141,7 +145,8 @@ class Runner:
                 deals=len(self.plan.exchanges_into(stage.id)),
                 first_rows=self._first_rows,
             )  # fmt: skip
-            self._lanes += [_Lane(run, second=False), _Lane(run, second=True)]
+            # Times first: until the coordinator knows those of a block, no other worker goes on behind it.
+            self._lanes += [_Lane(run, second=True), _Lane(run, second=False)]
         else:
             inputs = StageInputs()
             for exchange in self.plan.exchanges_into(stage.id):
@@ -181,6 +186,8 @@ class Runner:
         receivers = self.topology.receivers_of(exchange)
         for receiver in receivers:
             self._credit(exchange.id, stage.id, receiver)
+        if exchange.kind is ExchangeKind.DEAL:
+            self._dealt_on.append((exchange.id, stage.id))
         partitioner = None
         if exchange.kind is ExchangeKind.KEY:
             context = replace(before, name=exchange.keys_where)
@@ -232,9 +239,11 @@ class Runner:
             inbox = self._inboxes.get(message.exchange)
             if inbox is None:
                 raise WireError(f"{self.me}: a message for exchange {message.exchange}, which does not end here")
-            inbox.put(message)
+            inbox.put(message, self._now_us())
         elif isinstance(message, Credit):
-            self._credit(message.exchange, message.stage, message.receiver).returned(message.grant_bytes)
+            self._credit(message.exchange, message.stage, message.receiver).returned(
+                message.grant_bytes, message.window_bytes
+            )
         else:
             stage = self.plan.stage_of_clock(message.node)
             report = self._block_stages[stage].on_reading(message)
@@ -269,15 +278,21 @@ class Runner:
         receivers = self.topology.receivers_of(self.plan.exchange(exchange))
         return min(receivers, key=lambda r: self._credit(exchange, stage, r).in_flight_bytes)
 
-    def room_bytes(self, exchange: int, receiver: str) -> int:
-        """How much more of a source may be sent now; at least 1 when nothing is in flight."""
-        credit = self._credit(exchange, SOURCE_STAGE, receiver)
-        room = credit.budget_bytes - credit.in_flight_bytes
-        return max(room, 1) if credit.in_flight_bytes == 0 else max(room, 0)
+    def read_bytes(self, exchange: int, most_bytes: int) -> int:
+        """How much of a source may be read now; 0: nobody has room.
 
-    def is_clear(self, exchange: int, receiver: str) -> bool:
-        """Whether nothing of a source is in flight to a receiver."""
-        return self._credit(exchange, SOURCE_STAGE, receiver).in_flight_bytes == 0
+        To itself a process gives a block at a time, and none that is too large for those to whom it is dealt on.
+        """
+        receiver = self.roomiest(exchange)
+        credit = self._credit(exchange, SOURCE_STAGE, receiver)
+        size_bytes = credit.message_bytes(most_bytes)
+        if receiver != self.me:
+            return size_bytes if credit.allows(size_bytes) else 0
+        if credit.in_flight_bytes:
+            return 0
+        for onward, stage in self._dealt_on:
+            size_bytes = self._credit(onward, stage, self.roomiest(onward, stage)).message_bytes(size_bytes)
+        return size_bytes
 
     # --- work ---
 
@@ -394,7 +409,10 @@ class Runner:
     def _return_credit(self, message: Data) -> None:
         if message.size_bytes == 0:
             return
-        credit = Credit(message.exchange, message.origin[0], self.me, message.size_bytes)
+        drain = self._inboxes[message.exchange].drain
+        drain.finished(message.size_bytes, self._now_us())
+        window_bytes = drain.window_bytes // self._senders[message.exchange]
+        credit = Credit(message.exchange, message.origin[0], self.me, message.size_bytes, window_bytes)
         if message.sender == self.me:
             self.receive(credit)
         else:
@@ -477,7 +495,7 @@ class Runner:
             "watermarks": watermarks,
             "queued_bytes": sum(i.held_bytes for i in {id(i): i for i in self._inboxes.values()}.values()),
             "in_flight_bytes": sum(c.in_flight_bytes for c in self._credits.values()),
-            "budget_bytes": sum(c.budget_bytes for c in self._credits.values()),
+            "window_bytes": sum(c.window_bytes for c in self._credits.values()),
             "blocked": any(lane.blocked is not None for lane in self._lanes),
         }
 

@@ -110,9 +110,9 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """Receiver to sender: ``grant_bytes`` of ``exchange`` were finished and may be in flight again.
+    """Receiver to sender: ``grant_bytes`` of ``exchange`` were finished, and so much may be in flight from now on.
 
-    Header: [tag, version, attempt, exchange, stage, receiver, grant_bytes]; no frames.
+    Header: [tag, version, attempt, exchange, stage, receiver, grant_bytes, window_bytes]; no frames.
 
     Attributes:
         stage: the sending stage. Two stages of one process that feed one exchange have credit of their own:
@@ -124,13 +124,15 @@ class Credit:
     stage: int
     receiver: str
     grant_bytes: int
+    window_bytes: int
 
     def encode(self, attempt: int) -> list[Frame]:
-        return [_pack((self.TAG, VERSION, attempt, self.exchange, self.stage, self.receiver, self.grant_bytes))]
+        fields = (self.exchange, self.stage, self.receiver, self.grant_bytes, self.window_bytes)
+        return [_pack((self.TAG, VERSION, attempt, *fields))]
 
     @classmethod
     def decode(cls, header: Sequence[Any], frames: Sequence[Frame]) -> Credit:
-        return cls(*_fields("credit", header, 4, frames))
+        return cls(*_fields("credit", header, 5, frames))
 
 
 @dataclass(frozen=True, slots=True)

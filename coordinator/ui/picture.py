@@ -206,12 +206,12 @@ class _Between:
             busy = min(1.0, max(0.0, 1 - idle_s / elapsed_s))
         here = [o for o in self.graph.operators if self._runs(name, (o.name, *o.parts))]
         shares = {o.name: self._share(name, (o.name, *o.parts), "busy_us") for o in here}
-        budget = figures.get("budget_bytes", 0)
+        window = figures.get("window_bytes", 0)
         return {
             "busy": busy,
             "cpu": figures.get("cpu_share"),
             "rss_bytes": figures.get("rss_bytes"),
-            "credit": min(1.0, figures.get("in_flight_bytes", 0) / budget) if budget else None,
+            "credit": min(1.0, figures.get("in_flight_bytes", 0) / window) if window else None,
             "waiting": bool(figures.get("blocked", False)),
             "queued_bytes": figures.get("queued_bytes", 0),
             "operators": {o: share for o, share in shares.items() if share is not None},

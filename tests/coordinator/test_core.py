@@ -138,7 +138,9 @@ def test_blocks_of_a_partition_are_numbered_and_dealt_to_who_has_most_room() -> 
     dealt = bench.data()
     assert [m.sequence for _, m in dealt] == [0, 1, 2, 3]
     assert [receiver for receiver, _ in dealt] == ["worker-0", "worker-1", "worker-0", "worker-1"]
-    bench.core.receive(Credit(dealt[1][1].exchange, dealt[1][1].origin[0], "worker-1", dealt[1][1].size_bytes), NOW)
+    bench.core.receive(
+        Credit(dealt[1][1].exchange, dealt[1][1].origin[0], "worker-1", dealt[1][1].size_bytes, 2**24), NOW
+    )
     bench.core.on_block(0, block(10, 5), False, NOW)
     assert bench.data()[0][0] == "worker-1"
 
@@ -150,7 +152,7 @@ def test_nothing_is_read_while_nobody_has_room() -> None:
         bench.core.on_block(0, block(), False, NOW)
     assert bench.core.next_partition() is None
     receiver, data = bench.data()[0]
-    bench.core.receive(Credit(data.exchange, data.origin[0], receiver, data.size_bytes), NOW)
+    bench.core.receive(Credit(data.exchange, data.origin[0], receiver, data.size_bytes, 2**24), NOW)
     assert bench.core.next_partition() == 0
 
 
@@ -161,7 +163,7 @@ def test_partitions_take_turns_while_their_watermarks_are_equal_and_then_the_low
         bench.core.on_block(partition, block(1, at), False, NOW)
         for receiver, data in bench.data():
             if data.size_bytes:
-                bench.core.receive(Credit(data.exchange, data.origin[0], receiver, data.size_bytes), NOW)
+                bench.core.receive(Credit(data.exchange, data.origin[0], receiver, data.size_bytes, 2**24), NOW)
     assert bench.core.next_partition() == 1
 
 

@@ -159,7 +159,7 @@ def test_without_event_time_there_is_no_watermark_to_wait_for() -> None:
 def test_a_process_that_waits_for_credit_says_so(plan: PhysicalPlan) -> None:
     busy = {
         "in_flight_bytes": 50,
-        "budget_bytes": 100,
+        "window_bytes": 100,
         "blocked": True,
         "cpu_share": 0.42,
         "rss_bytes": 123e6,
@@ -177,7 +177,7 @@ def test_the_screen_fits_whatever_runs(plan: PhysicalPlan, width: int, height: i
     for _ in range(20):
         stream = stream.filter(ms.col("user") != "nobody, and this is a long description of nothing at all")
     stream.collect()
-    processes = {f"worker-{n}": {"operators": {}, "in_flight_bytes": n, "budget_bytes": 64} for n in range(32)}
+    processes = {f"worker-{n}": {"operators": {}, "in_flight_bytes": n, "window_bytes": 64} for n in range(32)}
     lines = drawn(Meter(make_plan(flow, workers=32)).read({**figures(1.0), "processes": processes}), width, height)
     assert len(lines) < height
     assert all(len(line) <= width for line in lines)

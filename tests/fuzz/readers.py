@@ -91,7 +91,7 @@ def _wire_messages() -> tuple[bytes, ...]:
         for message in (
             wire.Data(1, "worker-0", (0, 1), 2, False, 3, active, batch),
             wire.Data(1, "coordinator", (-1, 0), 2, False, 3, active, Block(b"a\nb\n", 0, 1, "x"), 4),
-            wire.Credit(1, 2, "worker-1", 100),
+            wire.Credit(1, 2, "worker-1", 100, 1_000),
             wire.Beat("worker-0", {"rows": 1, "names": ["a"]}),
             wire.Failed("worker-0", ["SinkError", "full"]),
             wire.Acknowledged("worker-0", 3, [["agg", "runs", 0, 1, "data/x", 1, 2, "00"]], {"out": [{}, []]}),

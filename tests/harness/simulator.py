@@ -21,7 +21,6 @@ from millstream.coordinator.caller import Caller
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.local import LocalCheckpoints
 from millstream.coordinator.reading import Readers
-from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
@@ -306,7 +305,8 @@ class Simulation:
             self._note(f"partition {partition} has nothing")
             self.coordinator.on_block(partition, None, False, self._elapsed_us)
             return
-        block, ended = self._readers.read(partition, self.plan.batch_rows, BLOCK_BYTES)
+        max_bytes = self.coordinator.partitions.read_bytes(partition)
+        block, ended = self._readers.read(partition, self.plan.batch_rows, max_bytes)
         self._note(
             f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={ended}"
         )

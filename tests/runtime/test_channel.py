@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.channel import TOGETHER_MESSAGES, Inbox, SendCredit, StageInputs
+from millstream.channel import TOGETHER_MESSAGES, Drain, Inbox, SendCredit, StageInputs
 from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
@@ -45,10 +47,104 @@ def test_a_sender_may_send_what_fits_or_one_message_of_any_size(in_flight: int, 
 def test_credit_that_was_never_given_cannot_return() -> None:
     credit = SendCredit(100)
     credit.sent(10)
-    credit.returned(4)
-    credit.returned(6)
+    credit.returned(4, 100)
+    credit.returned(6, 100)
     with pytest.raises(WireError, match="1 bytes returned, 0 in flight"):
-        credit.returned(1)
+        credit.returned(1, 100)
+
+
+def test_a_sender_keeps_to_the_window_that_the_receiver_said_last() -> None:
+    credit = SendCredit(1_000)
+    credit.sent(900)
+    credit.returned(100, 850)
+    assert credit.allows(50) and not credit.allows(51)
+    credit.returned(100, 5_000)
+    assert credit.allows(300) and not credit.allows(301), "more than its memory takes"
+
+
+# --- how much a receiver finishes ---
+
+
+@dataclass
+class Channel:
+    """A sender that sends as much as it may, and a receiver that finishes so much a second."""
+
+    drain: Drain
+    credit: SendCredit
+    size: int
+    now_us: int = 0
+    waiting: deque[tuple[int, int]] = field(default_factory=deque)
+    longest_us: int = 0
+
+    def carry(self, bytes_a_second: int, seconds: int) -> None:
+        until_us, self.longest_us = self.now_us + seconds * 1_000_000, 0
+        while self.now_us < until_us:
+            while self.credit.allows(self.size):
+                self.credit.sent(self.size)
+                self.drain.put(self.size, self.now_us)
+                self.waiting.append((self.size, self.now_us))
+            size, put_us = self.waiting.popleft()
+            self.now_us += size * 1_000_000 // bytes_a_second
+            self.longest_us = max(self.longest_us, self.now_us - put_us)
+            self.drain.finished(size, self.now_us)
+            self.credit.returned(size, self.drain.window_bytes)
+
+
+def channel(size: int) -> Channel:
+    budget_bytes = 16 * 2**20
+    return Channel(Drain(budget_bytes), SendCredit(budget_bytes), size)
+
+
+@pytest.mark.parametrize("bytes_a_second", [20_000, 300_000, 5_000_000])
+def test_what_is_in_flight_to_a_slow_receiver_is_finished_in_a_second(bytes_a_second: int) -> None:
+    slow = channel(1_000)
+    slow.carry(bytes_a_second, 30)
+    slow.carry(bytes_a_second, 30)
+    assert 900_000 < slow.longest_us < 1_100_000
+
+
+def test_a_fast_receiver_gets_all_that_its_memory_allows() -> None:
+    fast = channel(100_000)
+    fast.carry(400_000_000, 1)
+    assert fast.credit.window_bytes == 16 * 2**20
+
+
+def test_the_window_follows_a_receiver_that_becomes_slow_and_fast_again() -> None:
+    changing = channel(10_000)
+    changing.carry(400_000_000, 1)
+    changing.carry(100_000, 300)
+    assert changing.credit.window_bytes < 120_000
+    changing.carry(400_000_000, 1)
+    assert changing.credit.window_bytes == 16 * 2**20
+
+
+def test_a_sender_with_little_to_send_leaves_the_window_as_it_is() -> None:
+    drain = Drain(2**20)
+    before = drain.window_bytes
+    for second in range(20):
+        drain.put(10, second * 1_000_000)
+        drain.finished(10, second * 1_000_000 + 300_000)
+    assert drain.window_bytes == before
+
+
+def test_messages_are_finished_in_any_order() -> None:
+    drain = Drain(2**20)
+    for size in (100, 2_000, 30):
+        drain.put(size, 0)
+    for size in (30, 100, 2_000):
+        drain.finished(size, 5_000_000)
+    assert drain.window_bytes == 4_096
+
+
+def test_a_message_that_is_not_in_turn_says_nothing_of_the_receiver() -> None:
+    inbox = Inbox(in_order=True)
+    before = inbox.drain.window_bytes
+    inbox.put(message(1), 0)
+    inbox.put(message(0), 9_000_000)
+    for sequence in range(2):
+        assert inbox.take() is not None, sequence
+        inbox.drain.finished(10, 9_001_000)
+    assert inbox.drain.window_bytes == before
 
 
 # --- together ---
@@ -57,7 +153,7 @@ def test_credit_that_was_never_given_cannot_return() -> None:
 def test_messages_are_taken_together_up_to_a_barrier() -> None:
     inbox = Inbox(in_order=True)
     for sequence in range(3):
-        inbox.put(message(sequence, barrier=1 if sequence == 1 else 0))
+        inbox.put(message(sequence, barrier=1 if sequence == 1 else 0), 0)
     assert not inbox.has_few(1_000)
     assert [m.sequence for m in inbox.take_together(1_000)] == [0, 1]
     assert inbox.has_few(1_000)
@@ -69,7 +165,7 @@ def test_messages_are_taken_together_up_to_a_barrier() -> None:
 def test_so_many_messages_are_taken_together_as_a_limit_allows(most_bytes: int, taken: int) -> None:
     inbox = Inbox(in_order=True)
     for sequence in range(TOGETHER_MESSAGES + 1):
-        inbox.put(message(sequence))
+        inbox.put(message(sequence), 0)
     assert len(inbox.take_together(most_bytes)) == taken
 
 
@@ -78,36 +174,36 @@ def test_so_many_messages_are_taken_together_as_a_limit_allows(most_bytes: int, 
 
 def test_numbers_that_come_early_wait_for_those_before_them() -> None:
     inbox = Inbox(in_order=True)
-    inbox.put(message(1))
-    inbox.put(message(2))
+    inbox.put(message(1), 0)
+    inbox.put(message(2), 0)
     assert (inbox.take(), inbox.held_bytes) == (None, 20)
-    inbox.put(message(0))
+    inbox.put(message(0), 0)
     assert drain(inbox) == [(0, 0, False), (0, 1, False), (0, 2, False)]
     assert inbox.held_bytes == 0
 
 
 def test_a_number_is_through_only_with_its_last_message() -> None:
     inbox = Inbox(in_order=True)
-    inbox.put(message(0, more=True))
-    inbox.put(message(1, more=True))
+    inbox.put(message(0, more=True), 0)
+    inbox.put(message(1, more=True), 0)
     assert drain(inbox) == [(0, 0, True)]
-    inbox.put(message(0))
+    inbox.put(message(0), 0)
     assert drain(inbox) == [(0, 0, False), (0, 1, True)]
-    inbox.put(message(1))
+    inbox.put(message(1), 0)
     assert drain(inbox) == [(0, 1, False)]
 
 
 def test_a_number_that_was_through_must_not_come_again() -> None:
     inbox = Inbox(in_order=True)
-    inbox.put(message(0))
+    inbox.put(message(0), 0)
     with pytest.raises(WireError, match="number 0 of input \\(1, 0\\) came twice"):
-        inbox.put(message(0))
+        inbox.put(message(0), 0)
 
 
 def test_without_order_messages_leave_as_they_come() -> None:
     inbox = Inbox(in_order=False)
     for sequence in (2, 0, 5):
-        inbox.put(message(sequence))
+        inbox.put(message(sequence), 0)
     assert [s for _, s, _ in drain(inbox)] == [2, 0, 5]
 
 
@@ -126,7 +222,7 @@ def test_any_order_between_senders_gives_the_order_of_every_input(parts: list[in
     inbox = Inbox(in_order=True)
     taken: list[tuple[int, int, bool]] = []
     while any(queues):
-        inbox.put(dice.choice([q for q in queues if q]).pop(0))
+        inbox.put(dice.choice([q for q in queues if q]).pop(0), 0)
         if dice.random() < 0.5:
             taken += drain(inbox)
     taken += drain(inbox)
@@ -162,5 +258,5 @@ def test_an_input_that_was_not_announced_is_refused() -> None:
 
 def test_a_receiver_takes_one_message_at_least_whatever_the_limit() -> None:
     inbox = Inbox(in_order=True)
-    inbox.put(message(0, size=100))
+    inbox.put(message(0, size=100), 0)
     assert [d.sequence for d in inbox.take_together(most_bytes=0)] == [0]
