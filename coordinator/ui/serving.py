@@ -18,11 +18,26 @@ from millstream.coordinator.ui.present import Present
 
 
 class _Impatient(H11Protocol):
-    """Closes a connection on which no request has come to its end within a while."""
+    """Ends a connection on which no request has come to its end, or on which nobody reads the answer, within a while."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._patience = self.loop.call_later(SLOW_S, self._close_silent)
+        self._until_read: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not closed: that would wait until what was written is read.
+        self._until_read = self.loop.call_later(SLOW_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._read()
+        super().resume_writing()
+
+    def _read(self) -> None:
+        if self._until_read is not None:
+            self._until_read.cancel()
+            self._until_read = None
 
     def _close_silent(self) -> None:
         if self.cycle is None:
@@ -30,6 +45,7 @@ class _Impatient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._patience.cancel()
+        self._read()
         super().connection_lost(exc)
 
 

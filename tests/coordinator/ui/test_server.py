@@ -295,6 +295,8 @@ def test_a_client_that_does_not_read_is_dropped(
             connection.settimeout(20)
             connection.connect(("127.0.0.1", page.door.port))
             connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(16) == b"HTTP/1.1 200 OK\r"
+            assert served_ends(page) == 1
             large = {**FIGURES, "checkpoint_failures": ["x" * 1_000_000]}
             deadline_s = time.monotonic() + 20
             while served_ends(page):
