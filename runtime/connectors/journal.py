@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -97,8 +98,9 @@ class Journal:
                 f"{self._folder}: the journal begins at {self.begin}, and the checkpoint goes on from {position}: a part is "
                 "missing; put it back, or start anew with --fresh"
             )
-        for number, start in enumerate(self._starts):
-            if number + 1 < len(self._starts) and self._starts[number + 1] <= position:
+        # As they are now: segments that a checkpoint counts are removed while later ones are still read.
+        for start, expected in pairwise([*self._starts, self.end]):
+            if expected <= position:
                 continue
             path, at = self._path(start), start
             with path.open("rb") as file:
@@ -106,7 +108,6 @@ class Journal:
                     at += len(record)
                     if record and at > position:
                         yield record[max(0, position - (at - len(record))) :]
-            expected = self._starts[number + 1] if number + 1 < len(self._starts) else self.end
             if at < expected:
                 raise SourceError(
                     f"{path}: damaged behind position {at}: what follows cannot be read; start anew with --fresh"

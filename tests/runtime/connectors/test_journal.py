@@ -46,6 +46,18 @@ def test_what_was_kept_is_there_for_the_next_life(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("segment_bytes", [1, 60, 1 << 20])
+@pytest.mark.parametrize("behind", [0, 20, 50])
+def test_segments_go_while_later_ones_are_still_read(tmp_path: Path, segment_bytes: int, behind: int) -> None:
+    records = [bytes([65 + i]) * 20 for i in range(20)]
+    journal = filled(tmp_path, records, segment_bytes=segment_bytes)
+    found: list[bytes] = []
+    for record in journal.go_on_from(30):
+        found.append(record)
+        journal.trim(max(30, 30 + len(b"".join(found)) - behind))  # a checkpoint counts what was read so far
+    assert b"".join(found) == b"".join(records)[30:]
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 60, 1 << 20])
 def test_segments_go_when_nothing_in_them_is_needed(tmp_path: Path, segment_bytes: int) -> None:
     records = [bytes([65 + i]) * 20 for i in range(20)]
     journal = filled(tmp_path, records, segment_bytes=segment_bytes)
