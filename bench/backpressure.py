@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.table import Table
 
 import millstream as ms
 from bench import measure
+from bench.processes import Watch
 from millstream.connectors import Counter
 
 SLOWER = 20
@@ -43,48 +43,23 @@ class Growth:
         return self.peak_mb - self.idle_mb
 
 
-class Watch:
-    """Measures this process's children until it is told to stop."""
+class Memory(Watch):
+    """How large each process of a run is when idle, and at the most."""
 
     def __init__(self) -> None:
-        self.idle: dict[str, float] = {}
-        self.peak: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        super().__init__(EVERY_S)
+        self._began_s = time.monotonic()
+        self._idle: dict[str, float] = {}
+        self._peak: dict[str, float] = {}
 
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        began_s = time.monotonic()
-        while not self._stop.wait(EVERY_S):
-            for name, rss in sizes().items():
-                self.peak[name] = max(self.peak.get(name, 0.0), rss)
-                if time.monotonic() - began_s < IDLE_S:
-                    self.idle[name] = rss
+    def look(self, name: str, process: psutil.Process) -> None:
+        rss_mb = process.memory_info().rss / 1e6
+        self._peak[name] = max(self._peak.get(name, 0.0), rss_mb)
+        if time.monotonic() - self._began_s < IDLE_S:
+            self._idle[name] = rss_mb
 
     def growth(self) -> list[Growth]:
-        return [Growth(n, self.idle.get(n, 0.0), p) for n, p in sorted(self.peak.items())]
-
-
-def sizes() -> dict[str, float]:
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            command = process.cmdline()
-            module = next((c for c in command if c.startswith("millstream.")), None)
-            if module is not None:
-                name = module.removeprefix("millstream.")
-                number = command[command.index(module) + 1] if name == "workers" else ""
-                found[f"{name} {number}".strip()] = process.memory_info().rss / 1e6
-        except (psutil.Error, IndexError):
-            continue
-    return found
+        return [Growth(n, self._idle.get(n, 0.0), p) for n, p in sorted(self._peak.items())]
 
 
 def moved(events: int, workers: int, pause_s: float, state: str) -> ms.RunResult:
@@ -110,14 +85,14 @@ def main(seconds: float, workers: int, json_path: Path | None) -> None:
     rate = fast.events_in / fast.seconds
     slow_rate = rate / SLOWER
     events = int(slow_rate * seconds)
-    with Watch() as watch:
+    with Memory() as memory:
         slow = moved(events, workers, workers * 1_000 * (1 / slow_rate - 1 / rate), state)
     table = Table(
         title=f"{events:,} events; the sink takes {slow.events_in / slow.seconds:,.0f} of {rate:,.0f} events/s"
     )
     for heading in ("process", "idle MB", "peak MB", "grown MB"):
         table.add_column(heading, justify="right" if "MB" in heading else "left")
-    for line in watch.growth():
+    for line in memory.growth():
         table.add_row(line.process, f"{line.idle_mb:,.0f}", f"{line.peak_mb:,.0f}", f"{line.grown_mb:,.0f}")
     console.print(table)
     console.print(f"written {slow.rows_out:,} of {events:,}: {'nothing lost' if slow.rows_out == events else 'LOST'}")
@@ -126,7 +101,7 @@ def main(seconds: float, workers: int, json_path: Path | None) -> None:
         about = measure.machine()
         result = {"events": events, "rows_out": slow.rows_out, "seconds": slow.seconds, "fast_events_per_s": rate}
         json_path.write_text(
-            json.dumps({**result, "processes": [asdict(g) for g in watch.growth()], "machine": about}, indent=2) + "\n"
+            json.dumps({**result, "processes": [asdict(g) for g in memory.growth()], "machine": about}, indent=2) + "\n"
         )
 
 

@@ -11,7 +11,6 @@ as well compare CPU seconds, not events/s.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from rich.table import Table
 
 import millstream as ms
 from bench import data, measure
+from bench.processes import Watch
 from millstream.connectors import NullSink
 from millstream.coordinator import launch
 from millstream.planner import make_plan
@@ -39,42 +39,16 @@ IDLE_S = 0.02
 MODES: tuple[TwoPhase, ...] = ("never", "auto")
 
 
-def children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:  # one has just gone
-        return []
-
-
-class Cpu:
-    """The CPU seconds of this process's children, by what they are, sampled until it is told to stop."""
+class Cpu(Watch):
+    """The CPU seconds of each process of a run."""
 
     def __init__(self) -> None:
+        super().__init__(EVERY_S)
         self._samples: dict[str, list[tuple[float, float]]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Cpu:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._stop.wait(EVERY_S):
-            for process in children(me):
-                try:
-                    command, used = process.cmdline(), process.cpu_times()
-                except psutil.Error:
-                    continue
-                module = next((c for c in command if c in ("millstream.workers", "millstream.coordinator")), None)
-                if module is not None:
-                    name = module.removeprefix("millstream.")
-                    name = f"worker {command[command.index(module) + 1]}" if name == "workers" else name
-                    self._samples.setdefault(name, []).append((time.monotonic(), used.user + used.system))
+    def look(self, name: str, process: psutil.Process) -> None:
+        used = process.cpu_times()
+        self._samples.setdefault(name, []).append((time.monotonic(), used.user + used.system))
 
     def last(self, seconds: float) -> dict[str, float]:
         """What each process used in the last so many seconds in which it did anything: it may linger at the end."""

@@ -133,11 +133,7 @@ def decode_command(line: bytes) -> Command:
     """
     try:
         request = msgspec.json.decode(line, type=_Request)
-        if request.version != VERSION:
-            raise CommandError(
-                f"the command is of version {request.version} of the control channel and the run of version {VERSION}: "
-                "they are different releases; use the release that started the run"
-            )
+        _check_version("the command", request.version)
         command: Command = msgspec.json.decode(request.command, type=Command)
         return command
     except msgspec.MsgspecError as error:
@@ -155,11 +151,15 @@ def decode_answer(line: bytes) -> Answer:
     """
     try:
         reply = msgspec.json.decode(line, type=_Reply)
-        if reply.version != VERSION:
-            raise CommandError(
-                f"the run answers in version {reply.version} of the control channel, and this is version {VERSION}: "
-                "they are different releases; use the release that started the run"
-            )
+        _check_version("the answer", reply.version)
         return msgspec.json.decode(reply.answer, type=Answer)
     except msgspec.MsgspecError as error:
         raise CommandError(f"the run answered what is no answer: {error}") from error
+
+
+def _check_version(what: str, version: int) -> None:
+    if version != VERSION:
+        raise CommandError(
+            f"{what} is of version {version} of the control channel, and this is version {VERSION}: they are different "
+            "releases; use the release that started the run"
+        )
