@@ -8,6 +8,7 @@ a line of the user's code.
 from __future__ import annotations
 
 import traceback
+from types import FrameType
 from typing import Any
 
 import cloudpickle
@@ -62,11 +63,8 @@ class UserFunction:
 def user_error(operator: str, event: object, error: BaseException) -> UserCodeError:
     """The error for a user's function that raised: its operator, the event, and the user's own traceback."""
     # The frames above the user's function are Millstream's; they would only hide the line that matters.
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "/millstream/" not in f.filename and not _ours(f.filename)
-    ]
+    calls = zip(traceback.walk_tb(error.__traceback__), traceback.extract_tb(error.__traceback__), strict=True)
+    frames = [summary for (frame, _), summary in calls if not _ours(frame)]
     lines = [
         "Traceback (most recent call last):\n",
         *traceback.format_list(frames),
@@ -78,8 +76,6 @@ def user_error(operator: str, event: object, error: BaseException) -> UserCodeEr
     return UserCodeError(operator, text, "".join(lines))
 
 
-_HERE = __file__.rsplit("/", 1)[0]
-
-
-def _ours(filename: str) -> bool:
-    return filename.startswith(_HERE)
+def _ours(frame: FrameType) -> bool:
+    """By the module, not by the path: a checkout may lie in a folder of any name."""
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "millstream"
