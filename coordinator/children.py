@@ -89,4 +89,5 @@ class Child:
             self.process.kill()
             self.process.wait()
         self._reader.join(1.0)
+        self._writer.join()  # it meets a broken pipe; were that closed, its number might be somebody else's by now
         os.close(self._pipe)
