@@ -24,7 +24,7 @@ def processes_of_run() -> dict[str, psutil.Process]:
         module = next((c for c in command if c.startswith("millstream.")), None)
         if module == "millstream.workers":
             found[f"worker {command[command.index(module) + 1]}"] = process
-        elif module is not None:
+        elif module is not None and module != "millstream.coordinator.spare":
             found[module.removeprefix("millstream.")] = process
     return found
 

@@ -71,7 +71,7 @@ class Killer(threading.Thread):
     def run(self) -> None:
         try:
             self.loss.state_bytes = self._large_enough()
-            workers = [c for c in psutil.Process().children() if "millstream.workers" in c.cmdline()]
+            workers = [c for c in psutil.Process().children() if c.name().startswith("worker-")]
             written = self._out.stat().st_size
             killed_s = time.monotonic()
             workers[-1].kill()

@@ -2,6 +2,7 @@
 
 import sys
 
+from millstream.bootstrap import begin_child
 from millstream.coordinator.loop import main
 
-sys.exit(main(int(sys.argv[1])))
+sys.exit(main(*begin_child(int(sys.argv[1]))))

@@ -29,6 +29,7 @@ from millstream.coordinator.core import State
 from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
 from millstream.coordinator.silence import Silence
+from millstream.coordinator.spares import Spares
 from millstream.coordinator.state_directory import StateDirectory
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.ui.watching import Watch
@@ -134,7 +135,14 @@ class Attempt:
     """
 
     def __init__(
-        self, plan: PhysicalPlan, life: Life, view: View, steering: Steering, scaling: Scaling, watch: Watch
+        self,
+        plan: PhysicalPlan,
+        life: Life,
+        view: View,
+        steering: Steering,
+        scaling: Scaling,
+        watch: Watch,
+        spares: Spares,
     ) -> None:
         self.plan = plan
         self.scaling = scaling
@@ -142,6 +150,7 @@ class Attempt:
         self.view = view
         self.steering = steering
         self.watch = watch
+        self.spares = spares
         self.directory = _socket_directory()
         self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl")
         staged = life.checkpoint_us is not None
@@ -194,25 +203,24 @@ class Attempt:
         in_caller = tuple(p for p, s in enumerate(sources) if s.in_caller)
         in_host = tuple(p for p, s in enumerate(sources) if s.hosted)
         stdin = os.dup(0) if any(isinstance(s, StdinSource) for s in sources) else -1
-        told = self._bootstrap(pickle.dumps(self._shipped_plan(self.plan)))
-        coordinators = replace(told, hosted=(*in_caller, *in_host), stdin=stdin)
-        self._spawn(COORDINATOR, "millstream.coordinator", [], coordinators)
+        told = self._bootstrap(COORDINATOR, pickle.dumps(self._shipped_plan(self.plan)))
+        self._spawn(replace(told, hosted=(*in_caller, *in_host), stdin=stdin), "millstream.coordinator")
         for index in range(self.plan.workers):
-            self._spawn(worker_name(index), "millstream.workers", [str(index)], told)
+            self._spawn(replace(told, name=worker_name(index)), "millstream.workers", str(index))
         if in_host:
-            self._spawn(SOURCE_HOST, "millstream.coordinator.hosting", [], replace(told, hosted=in_host))
+            self._spawn(replace(told, name=SOURCE_HOST, hosted=in_host), "millstream.coordinator.hosting")
         if in_caller:
             link = Link(self.directory, CALLER_HOST, self.life.attempt)
             host_in_thread(self.plan, in_caller, link, self.life.recovery)
         if stdin >= 0:
             os.close(stdin)
 
-    def _bootstrap(self, plan: bytes) -> Bootstrap:
+    def _bootstrap(self, name: str, plan: bytes) -> Bootstrap:
         life = self.life
         epoch = None if life.recovery is None else life.recovery.manifest.epoch
         import_paths = (*life.import_paths, *(p for p in sys.path if p))
         return Bootstrap(
-            self.directory, life.attempt, plan, life.state.absolute(), import_paths,
+            name, self.directory, life.attempt, plan, life.state.absolute(), import_paths,
             hang_timeout_s=life.hang_timeout_s, checkpoint_us=life.checkpoint_us, epoch=epoch,
         )  # fmt: skip
 
@@ -227,8 +235,13 @@ class Attempt:
                 nodes[number] = replace(node, spec=self._stored[number])
         return replace(plan, nodes=nodes)
 
-    def _spawn(self, name: str, module: str, arguments: list[str], bootstrap: Bootstrap) -> None:
-        self.children.append(Child(name, module, arguments, bootstrap, self.view))
+    def _spawn(self, bootstrap: Bootstrap, module: str, *arguments: str) -> None:
+        fits = bootstrap.name != SOURCE_HOST and bootstrap.stdin < 0
+        child = self.spares.take() if fits else None
+        if child is None:
+            child = Child(module, list(arguments), self.view, bootstrap.stdin)
+        child.begin(bootstrap)
+        self.children.append(child)
 
     # --- watching ---
 
@@ -271,6 +284,8 @@ class Attempt:
         """The coordinator lives, and says how the run goes."""
         self._silence.heard()
         self._silence.limit_s = self.life.hang_timeout_s
+        if figures["state"] == State.RUNNING.value and self.life.checkpoint_us is not None:
+            self.spares.keep(time.monotonic())
         if self.life.lost_s is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
             self._goes_on = True
             self.view.line(f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss")
@@ -295,9 +310,8 @@ class Attempt:
         joining = {worker_name(i): i for i in range(self.plan.workers, workers)}
         self._reap(set(joining))
         self._retired.difference_update(joining)
-        told = replace(self._bootstrap(shipped), joins=True)
         for name, index in joining.items():
-            self._spawn(name, "millstream.workers", [str(index)], told)
+            self._spawn(replace(self._bootstrap(name, shipped), joins=True), "millstream.workers", str(index))
         link.send(COORDINATOR, Rescale(RESCALE, workers, attempt))
 
     def _switch(self, link: Link, switch: Switch) -> None:

@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from typing import IO, Final
 
-from millstream.bootstrap import Bootstrap, NextPlan, write_bootstrap
+from millstream.bootstrap import Bootstrap, NextPlan
 from millstream.coordinator.view import View
 from millstream.marking import unmarked
 from millstream.process import write_frame
@@ -29,42 +29,51 @@ ENVIRONMENT: Final = {
 
 
 class Child:
-    """A process of the run, and the thread that shows what it prints."""
+    """A process of the run, and the thread that shows what it prints.
 
-    def __init__(self, name: str, module: str, arguments: list[str], bootstrap: Bootstrap, view: View) -> None:
-        self.name = name
+    Args:
+        stdin: a descriptor that it inherits; -1: none.
+
+    Attributes:
+        name: which process it is; "spare" until it is told.
+    """
+
+    def __init__(self, module: str, arguments: list[str], view: View, stdin: int = -1) -> None:
+        self.name = "spare"
         read_end, self._pipe = os.pipe()
-        pass_fds = [read_end, *([bootstrap.stdin] if bootstrap.stdin >= 0 else [])]
+        pass_fds = [read_end, *([stdin] if stdin >= 0 else [])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments, str(read_end)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             pass_fds=pass_fds, start_new_session=True, env={**os.environ, **ENVIRONMENT},
         )  # fmt: skip
         os.close(read_end)
-        # The plan may be larger than the pipe: write while the child starts.
-        self._writer = threading.Thread(target=self._tell, args=(bootstrap,), daemon=True)
-        self._writer.start()
+        self._writer: threading.Thread | None = None
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._show, args=(self.process.stdout, view), daemon=True)
         self._reader.start()
 
+    def begin(self, bootstrap: Bootstrap) -> None:
+        """Tell it which process it is."""
+        self.name = bootstrap.name
+        self._tell(bootstrap)
+
     def tell_plan(self, plan: NextPlan) -> None:
         """Send the plan with which the run may go on."""
+        self._tell(plan)
+
+    def _tell(self, told: Bootstrap | NextPlan) -> None:
+        """Write beside the other work: what is told may be larger than the pipe, and the child busy."""
         before = self._writer
 
         def tell() -> None:
-            before.join()
-            with suppress(BrokenPipeError):
-                write_frame(self._pipe, pickle.dumps(plan))
+            if before is not None:
+                before.join()
+            with suppress(BrokenPipeError):  # it is gone already: the supervisor sees that, and says so
+                write_frame(self._pipe, pickle.dumps(told))
 
         self._writer = threading.Thread(target=tell, daemon=True)
         self._writer.start()
-
-    def _tell(self, bootstrap: Bootstrap) -> None:
-        try:
-            write_bootstrap(self._pipe, bootstrap)
-        except BrokenPipeError:
-            return  # it is gone already: the supervisor sees that, and says so
 
     def _show(self, output: IO[bytes], view: View) -> None:
         for line in output:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -18,7 +17,7 @@ from typing import Final
 
 import zmq
 
-from millstream.bootstrap import read_bootstrap
+from millstream.bootstrap import begin_child
 from millstream.channel import SendCredit
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Reader
@@ -27,7 +26,6 @@ from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import MillstreamError, described
 from millstream.functions import user_error
 from millstream.plan import PhysicalPlan
-from millstream.process import exit_with_parent
 from millstream.times import MIN_US
 from millstream.topology import CALLER_HOST, SOURCE_HOST, SOURCE_STAGE, SOURCES
 from millstream.transport import LAST_WORDS_MS, Link
@@ -168,10 +166,7 @@ def host_in_thread(
 
 
 def main(descriptor: int) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    bootstrap = read_bootstrap(descriptor)
-    exit_with_parent(descriptor, bootstrap.state)
-    sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
+    bootstrap, _ = begin_child(descriptor)
     link = Link(bootstrap.directory, SOURCE_HOST, bootstrap.attempt)
     try:
         SourceHost(bootstrap.load_plan(), bootstrap.hosted, link, bootstrap.recovery()).run()

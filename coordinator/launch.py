@@ -21,6 +21,7 @@ from millstream.coordinator.collected import collected_tables, keeping_collected
 from millstream.coordinator.control import Requests, served
 from millstream.coordinator.local import LocalRun
 from millstream.coordinator.restarts import Restarts
+from millstream.coordinator.spares import Spares
 from millstream.coordinator.state_directory import COLLECTED, StateDirectory, locked
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.ui.address import Address
@@ -111,8 +112,9 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
             watching = watched(
                 plan, directory.path, options.page, options.log, requests, view, say_where=options.live_view
             )
-            with watching as (view, watch), served(directory.path, requests, view.line), closing(steering):
-                result = _lead(directory, options, view, steering, scaling, watch)
+            serving = served(directory.path, requests, view.line)
+            with watching as (view, watch), serving, closing(steering), closing(Spares(view)) as spares:
+                result = _lead(directory, options, view, steering, scaling, watch, spares)
                 watch.ended(result)
                 steering.end(result.stopped_at)
                 return result
@@ -121,7 +123,13 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
 
 
 def _lead(
-    directory: StateDirectory, options: RunOptions, view: View, steering: Steering, scaling: Scaling, watch: Watch
+    directory: StateDirectory,
+    options: RunOptions,
+    view: View,
+    steering: Steering,
+    scaling: Scaling,
+    watch: Watch,
+    spares: Spares,
 ) -> RunResult:
     """One life after the other, until one comes to the end or there have been too many."""
     plan = scaling.plan_for(scaling.workers)
@@ -144,7 +152,7 @@ def _lead(
         )  # fmt: skip
         watch.begin(life.attempt, None if manifest is None else manifest.epoch)
         try:
-            result = Attempt(plan, life, view, steering, scaling, watch).run()
+            result = Attempt(plan, life, view, steering, scaling, watch, spares).run()
         except ProcessLost as error:
             lost_s = time.monotonic()
             watch.lost(error)

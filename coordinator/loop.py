@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import queue
-import signal
-import sys
 import time
 import traceback
 from typing import Final
 
-from millstream.bootstrap import Bootstrap, next_plan, read_bootstrap
+from millstream.bootstrap import Bootstrap, next_plan
 from millstream.connectors import StdinSource
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import Coordinator, State
@@ -19,7 +16,7 @@ from millstream.coordinator.reading import HOSTED, Readers
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.meters import add_counts
-from millstream.process import ProcessMeter, exit_with_parent, monotonic_us, now_us, spare_the_collector
+from millstream.process import ProcessMeter, monotonic_us, now_us, spare_the_collector
 from millstream.topology import CALLER, CALLER_HOST, COORDINATOR, SOURCE_HOST, SOURCES
 from millstream.transport import Link
 from millstream.wire import Beat, Data, Failed, Finished, Hello, Stop
@@ -196,13 +193,8 @@ class _Shell:
         self.letters.close()
 
 
-def main(descriptor: int) -> int:
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    bootstrap = read_bootstrap(descriptor)
-    frames = exit_with_parent(descriptor, bootstrap.state)
-    sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
+def main(bootstrap: Bootstrap, frames: queue.SimpleQueue[bytes]) -> int:
+    """Be the coordinator that was told. Returns the exit status."""
     link = Link(bootstrap.directory, COORDINATOR, bootstrap.attempt)
     link.send(CALLER, Hello(COORDINATOR, os.getpid()))
     shell: _Shell | None = None

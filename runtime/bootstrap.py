@@ -6,8 +6,11 @@ thing that is unpickled in a run; the user's functions inside stay opaque until 
 
 from __future__ import annotations
 
+import faulthandler
 import pickle
 import queue
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -17,7 +20,7 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import CheckpointStore
 from millstream.errors import InternalError
 from millstream.plan import PhysicalPlan
-from millstream.process import read_frame, write_frame
+from millstream.process import exit_with_parent, go_by, read_frame
 
 _PLAN_TIMEOUT_S: Final = 30.0
 
@@ -28,6 +31,7 @@ JOURNALS: Final = "journal"
 @dataclass(frozen=True)
 class Bootstrap:
     """Attributes:
+    name: which process of the run this is.
     directory: the private directory of the run's sockets.
     attempt: the number of this life of the run.
     plan: the pickled plan.
@@ -41,6 +45,7 @@ class Bootstrap:
     joins: the process is a worker that waits until the run, which goes on, is rescaled.
     """
 
+    name: str
     directory: Path
     attempt: int
     plan: bytes
@@ -80,15 +85,25 @@ class Bootstrap:
         return None if self.state is None else self.state / "dead-letters" / f"{process}.jsonl"
 
 
-def write_bootstrap(descriptor: int, bootstrap: Bootstrap) -> None:
-    write_frame(descriptor, pickle.dumps(bootstrap))
+def begin_child(descriptor: int) -> tuple[Bootstrap, queue.SimpleQueue[bytes]]:
+    """What every child does first: it waits to be told which process it is, and sees to it that it ends with its parent.
 
-
-def read_bootstrap(descriptor: int) -> Bootstrap:
+    Returns:
+        What it was told, and what it will be told while it lives.
+    Raises:
+        SystemExit: the parent has ended before.
+    """
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     frame = read_frame(descriptor)
     if frame is None:
-        raise SystemExit("the parent process ended before it said what to do")
-    return cast(Bootstrap, pickle.loads(frame))
+        raise SystemExit(3)
+    bootstrap = cast(Bootstrap, pickle.loads(frame))
+    go_by(bootstrap.name)
+    frames = exit_with_parent(descriptor, bootstrap.state)
+    sys.path[:0] = [p for p in bootstrap.import_paths if p not in sys.path]
+    return bootstrap, frames
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ def worker_name(index: int) -> str:
     return f"worker-{index}"
 
 
+def worker_index(name: str) -> int:
+    return int(name.removeprefix("worker-"))
+
+
 class Topology:
     def __init__(self, plan: PhysicalPlan) -> None:
         self.plan = plan
@@ -50,7 +54,7 @@ class Topology:
         return sum(1 if s is None else len(self.processes_of(self.plan.stages[s])) for s in stages)
 
     def index_of(self, process: str) -> int:
-        return int(process.rsplit("-", 1)[1]) if process.startswith("worker-") else 0
+        return worker_index(process) if process.startswith("worker-") else 0
 
     # --- inside a stage ---
 

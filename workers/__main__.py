@@ -2,6 +2,7 @@
 
 import sys
 
+from millstream.bootstrap import begin_child
 from millstream.workers.loop import main
 
-sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+sys.exit(main(*begin_child(int(sys.argv[2]))))

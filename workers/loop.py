@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import queue
-import signal
-import sys
 import time
 import traceback
 
-from millstream.bootstrap import Bootstrap, next_plan, read_bootstrap
+from millstream.bootstrap import Bootstrap, next_plan
 from millstream.checkpoints.recovery import Recovery
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.marking import mark_output
 from millstream.plan import PhysicalPlan
-from millstream.process import ProcessMeter, exit_with_parent, now_us, spare_the_collector
+from millstream.process import ProcessMeter, now_us, spare_the_collector
 from millstream.runner import Runner
-from millstream.topology import COORDINATOR, worker_name
+from millstream.topology import COORDINATOR, worker_index, worker_name
 from millstream.transport import LAST_WORDS_MS, Link
 from millstream.wire import Failed, Hello, Stop, Switch
 from millstream.workers.snapshots import SnapshotWriter
@@ -34,9 +31,9 @@ class _Shell:
     frames: what the supervisor sends by the pipe while the process lives.
     """
 
-    def __init__(self, bootstrap: Bootstrap, index: int, frames: queue.SimpleQueue[bytes]) -> None:
-        self.bootstrap, self.index, self.frames = bootstrap, index, frames
-        self.name = worker_name(index)
+    def __init__(self, bootstrap: Bootstrap, frames: queue.SimpleQueue[bytes]) -> None:
+        self.bootstrap, self.frames = bootstrap, frames
+        self.name, self.index = bootstrap.name, worker_index(bootstrap.name)
         self.letters = DeadLetterFile(bootstrap.dead_letter_path(self.name))
         self.link = Link(bootstrap.directory, self.name, bootstrap.attempt)
         self.writer: SnapshotWriter | None = None
@@ -172,13 +169,6 @@ def _wait_for_stop(worker: Worker, link: Link) -> int:
     return 1
 
 
-def main(index: int, descriptor: int) -> int:
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
-    bootstrap = read_bootstrap(descriptor)
-    frames = exit_with_parent(descriptor, bootstrap.state)
-    for entry in reversed(bootstrap.import_paths):
-        if entry not in sys.path:
-            sys.path.insert(0, entry)
-    return _Shell(bootstrap, index, frames).run()
+def main(bootstrap: Bootstrap, frames: queue.SimpleQueue[bytes]) -> int:
+    """Be the worker that was told. Returns the exit status."""
+    return _Shell(bootstrap, frames).run()

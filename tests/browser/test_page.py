@@ -160,7 +160,7 @@ def test_a_loss_is_told_and_the_page_outlives_it(page: Page, running: Running) -
     import psutil
 
     children = psutil.Process(running.process.pid).children(recursive=True)
-    worker = next(c for c in children if "millstream.workers" in c.cmdline())
+    worker = next(c for c in children if c.name() == "worker-0")
     worker.kill()
     expect(page.locator("#happenings .lost")).to_contain_text("was killed by SIGKILL", timeout=60 * SECONDS)
     expect(page.locator("#meta")).to_contain_text(re.compile(r"attempt [2-9]"), timeout=60 * SECONDS)

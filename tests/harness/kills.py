@@ -26,6 +26,8 @@ import duckdb
 import psutil
 import pyarrow.parquet as pq
 
+from .roles import role_of
+
 ROWS = 100_000
 _DISK_BYTES = 64 << 20
 _LONGEST_LIFE_S = 120.0
@@ -272,11 +274,9 @@ def _children(supervisor: int) -> dict[str, int]:
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(supervisor).children():
             with contextlib.suppress(psutil.Error):
-                command = child.cmdline()
-                if "millstream.coordinator" in command:
-                    found["coordinator"] = child.pid
-                elif "millstream.workers" in command:
-                    found[f"worker-{command[command.index('millstream.workers') + 1]}"] = child.pid
+                role = role_of(child)
+                if role is not None:
+                    found[role] = child.pid
     return found
 
 

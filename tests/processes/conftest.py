@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from harness.roles import role_of
 
 _DEADLINE_S = 30.0
 
@@ -21,7 +22,7 @@ class Run:
     """A ``millstream run`` of a flow file, under way.
 
     Attributes:
-        roles: the coordinator and the workers by name, from their command lines.
+        roles: the coordinator, the workers and others by name.
     """
 
     process: subprocess.Popen[str]
@@ -33,16 +34,12 @@ class Run:
         found: dict[str, psutil.Process] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                command = child.cmdline()
+                self.seen[child.pid] = child.create_time()
+                role = role_of(child)
             except psutil.Error:
                 continue
-            self.seen[child.pid] = child.create_time()
-            if "millstream.coordinator" in command:
-                found["coordinator"] = child
-            if "millstream.coordinator.hosting" in command:
-                found["source-host"] = child
-            if "millstream.workers" in command:
-                found[f"worker-{command[command.index('millstream.workers') + 1]}"] = child
+            if role is not None:
+                found[role] = child
         return found
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:

@@ -131,6 +131,30 @@ def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on(start: Start, 
     assert run.survivors() == []
 
 
+@pytest.mark.parametrize("victim", ["worker-1", "coordinator"])
+def test_a_process_that_was_kept_ready_takes_the_place_of_a_lost_one(start: Start, victim: str) -> None:
+    run = start(ENDLESS, "--workers", "2")
+    run.wait_for(lambda: "spare" in run.roles, "a spare")
+    spare, first = run.roles["spare"], run.roles[victim]
+    first.kill()
+    run.wait_for(lambda: spare in run.roles.values() and run.roles.get("spare") != spare, "the spare to be used")
+    before = (out := run.directory / "out.jsonl").stat().st_size
+    run.wait_for(lambda: out.stat().st_size > before, "output")
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130
+    assert f"{victim} (process {first.pid}) was killed by SIGKILL" in errors
+    assert run.survivors() == []
+
+
+def test_a_process_that_was_kept_ready_ends_with_the_supervisor(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "1")
+    run.wait_for(lambda: "spare" in run.roles, "a spare")
+    run.process.kill()
+    run.process.wait()
+    assert run.survivors() == []
+
+
 def test_a_worker_that_hangs_in_a_run_without_checkpoints_is_found_and_named(start: Start) -> None:
     run = start(ENDLESS, "--workers", "2", "--hang-timeout", "2s", "--checkpoint-interval", "off")
     run.wait_until_working(2)
