@@ -28,7 +28,6 @@ import millstream as ms
 from bench import data, measure
 from millstream.connectors import NullSink
 from millstream.coordinator import launch
-from millstream.coordinator.ui.address import Address
 
 WAYS = ("off", "on", "watched")
 SEED = 7
@@ -77,7 +76,7 @@ def measured(way: str, events: int, workers: int, port: int) -> Measured:
     try:
         with TemporaryDirectory() as state:
             options = launch.RunOptions(
-                workers=workers, ingest="workers", state=state, page=None if way == "off" else Address(port=port)
+                workers=workers, ingest="workers", state=state, page="off" if way == "off" else f"127.0.0.1:{port}"
             )
             before = time.process_time(), _children_s()
             result = launch.run(flow, options)

@@ -204,7 +204,7 @@ def run(
             savepoint=savepoint,
             drop_state=drop_state,
             drain=drain,
-            page=parse_address(page),
+            page=page,
             log=log,
         )
         result = launch.run(loaded, options)

@@ -24,7 +24,7 @@ from millstream.coordinator.restarts import Restarts
 from millstream.coordinator.spares import Spares
 from millstream.coordinator.state_directory import COLLECTED, StateDirectory, locked
 from millstream.coordinator.steering import Steering
-from millstream.coordinator.ui.address import Address
+from millstream.coordinator.ui.address import parse_address
 from millstream.coordinator.ui.watching import Watch, watched
 from millstream.coordinator.view import View, make_view
 from millstream.deadletters import DeadLetterFile, as_json
@@ -51,7 +51,7 @@ class RunOptions:
         restarts: how often within ten minutes a run goes on after it has lost a process.
         drain: when it is asked to stop, open windows fire and the output is finished, also where a checkpoint could be
             made from which it goes on.
-        page: where the page of the run is served; None: nowhere.
+        page: where the page of the run is served: "on", "off" or "HOST:PORT".
         log: the file that its log is added to, as JSON lines; None: none.
     """
 
@@ -68,7 +68,7 @@ class RunOptions:
     drop_state: tuple[str, ...] = ()
     restarts: int = 5
     drain: bool = False
-    page: Address | None = None
+    page: str = "off"
     log: Path | None = None
 
 
@@ -92,6 +92,7 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
         MillstreamError: the flow or the run failed; nothing of it is left running.
     """
     _check_batch_size(options.batch_size)
+    page = parse_address(options.page)
     state = Path(options.state or ".millstream") / flow.name
     workers = worker_count(options.workers)
 
@@ -109,9 +110,7 @@ def run(flow: Flow, options: RunOptions) -> RunResult:
         steering = Steering(requests, directory.path, directory.checkpoints)
         scaling = Scaling(workers, planned, directory.next_attempt)
         try:
-            watching = watched(
-                plan, directory.path, options.page, options.log, requests, view, say_where=options.live_view
-            )
+            watching = watched(plan, directory.path, page, options.log, requests, view, say_where=options.live_view)
             serving = served(directory.path, requests, view.line)
             with watching as (view, watch), serving, closing(steering), closing(Spares(view)) as spares:
                 result = _lead(directory, options, view, steering, scaling, watch, spares)

@@ -8,6 +8,7 @@ the flow is planned, before any process starts, wherever the types are known by 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -176,6 +177,8 @@ class Flow:
         fresh: bool = False,
         savepoint: PathLike | None = None,
         drop_state: Sequence[str] = (),
+        ui: str = "off",
+        log: PathLike | None = None,
     ) -> RunResult:
         """Run the flow in a coordinator and ``workers`` worker processes, until its input ends.
 
@@ -187,6 +190,9 @@ class Flow:
             savepoint: go on from this one, which ``millstream savepoint`` has made.
             drop_state: the names of operators whose state may be lost, where a flow that has changed has no place for it
                 any more; without it the run is refused then, and says which they are.
+            ui: where the page of the run is served (docs/operations.md): "off", "HOST:PORT", or "on": at port 7373 of
+                127.0.0.1 or, where that is taken, where ``page.json`` in the state directory says.
+            log: the file that what happens is added to, as JSON lines.
         Returns:
             What came of it: counts, the time it took, and the tables that were collected.
         Raises:
@@ -209,6 +215,8 @@ class Flow:
                 fresh=fresh,
                 savepoint=savepoint,
                 drop_state=(drop_state,) if isinstance(drop_state, str) else tuple(drop_state),
+                page=ui,
+                log=None if log is None else Path(log),
             ),
         )
 

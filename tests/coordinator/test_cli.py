@@ -15,7 +15,6 @@ import millstream as ms
 from millstream.coordinator import launch
 from millstream.coordinator.cli import main
 from millstream.coordinator.summary import summary
-from millstream.coordinator.ui.address import Address
 from millstream.errors import InternalError, ProcessError
 from millstream.result import RunResult
 
@@ -141,9 +140,7 @@ def test_options_reach_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         "run", "totals.py", *sizes, "--ingest", "workers", "--state", "kept", "--plain", "--ui", "localhost:81"
     )
     assert result.exit_code == 0, result.output
-    options = launch.RunOptions(
-        3, 10, "workers", Path("kept"), False, (str(folder),), 120.0, page=Address("localhost", 81)
-    )
+    options = launch.RunOptions(3, 10, "workers", Path("kept"), False, (str(folder),), 120.0, page="localhost:81")
     assert seen == [options]
 
 
