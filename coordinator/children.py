@@ -98,5 +98,6 @@ class Child:
             self.process.kill()
             self.process.wait()
         self._reader.join(1.0)
-        self._writer.join()  # it meets a broken pipe; were that closed, its number might be somebody else's by now
+        if self._writer is not None:  # one that is spare was told nothing
+            self._writer.join()  # it meets a broken pipe; were that closed, its number might be somebody else's by now
         os.close(self._pipe)

@@ -1,4 +1,4 @@
-"""What the supervisor still has to say to a process that is gone goes nowhere."""
+"""What the supervisor still has to say to a process that is gone goes nowhere; one that was told nothing ends all the same."""
 
 from __future__ import annotations
 
@@ -7,14 +7,36 @@ from pathlib import Path
 
 from millstream.bootstrap import Bootstrap, NextPlan
 from millstream.coordinator.children import Child
+from millstream.coordinator.spares import _AFTER_S, Spares
 from millstream.coordinator.view import QuietView
 
 
 def test_a_plan_that_is_still_being_sent_is_sent_no_more_once_its_process_is_reaped(tmp_path: Path) -> None:
     # A descriptor is given out again as soon as it is closed: a plan must not land in the pipe of another process.
     ends_at_once = "keyword"
-    child = Child("worker-1", ends_at_once, [], Bootstrap(tmp_path, 1, b"", None), QuietView(StringIO()))
+    child = Child(ends_at_once, [], QuietView(StringIO()))
+    child.begin(Bootstrap("worker-1", tmp_path, 1, b"", None))
     child.process.wait()
     child.tell_plan(NextPlan(2, bytes(100_000_000)))
     child.end(5.0)
-    assert not child._writer.is_alive()
+    assert child._writer is not None and not child._writer.is_alive()
+
+
+def test_a_spare_that_was_not_needed_is_ended_with_the_run() -> None:
+    spares = Spares(QuietView(StringIO()))
+    spares.keep(0.0)
+    spares.keep(_AFTER_S)
+    (spare,) = spares._ready
+    spares.close()
+    assert spare.process.returncode is not None
+    assert spares.take() is None
+
+
+def test_a_spare_that_has_died_is_not_taken() -> None:
+    spares = Spares(QuietView(StringIO()))
+    spares.keep(0.0)
+    spares.keep(_AFTER_S)
+    spares._ready[0].process.kill()
+    spares._ready[0].process.wait()
+    assert spares.take() is None
+    spares.close()
