@@ -28,8 +28,12 @@ _FIRST_WINDOW_BYTES: Final = 2**16
 _LEAST_WINDOW_BYTES: Final = 2**12
 
 TOGETHER_ROWS: Final = 65_536
+TOGETHER_KEYS: Final = 16_384
 TOGETHER_MESSAGES: Final = 16
-"""How many rows or messages are worked on together at most; few of either may wait for more while there is other work."""
+"""How many rows, keys or messages are worked on together at most; few may wait for more while there is other work.
+
+To number the keys of several messages as one costs as much as those keys are, and saves what each batch costs as such.
+"""
 
 
 @dataclass(slots=True)
@@ -173,22 +177,20 @@ class Inbox:
         return None
 
     def take_together(self, most_bytes: int) -> list[Data]:
-        """The next messages in order, as many as are worked on together: up to a barrier or a limit.
-
-        A message that is large already comes alone: to number its keys and those of another together costs more than
-        it saves.
-        """
+        """The next messages in order, as many as are worked on together: up to a barrier or a limit."""
         taken: list[Data] = []
-        rows = size_bytes = 0
+        rows = keys = size_bytes = 0
         while len(taken) < TOGETHER_MESSAGES:
-            next_rows = _rows(self.ready[0]) if self.ready else 0
-            if taken and (size_bytes >= most_bytes or rows + next_rows > TOGETHER_ROWS):
-                break
+            if taken and self.ready:
+                rows_then, keys_then = rows + _rows(self.ready[0]), keys + _keys(self.ready[0])
+                if size_bytes >= most_bytes or rows_then > TOGETHER_ROWS or keys_then > TOGETHER_KEYS:
+                    break
             data = self.take()
             if data is None:
                 break
             taken.append(data)
             rows += _rows(data)
+            keys += _keys(data)
             size_bytes += data.size_bytes
             if data.barrier or not self.in_order:
                 break
@@ -198,7 +200,9 @@ class Inbox:
         """Whether so little is ready that more might well come before it is worked on."""
         if len(self.ready) >= TOGETHER_MESSAGES or self.held_bytes >= most_bytes or not self.in_order:
             return False
-        return sum(map(_rows, self.ready)) < TOGETHER_ROWS and not any(data.barrier for data in self.ready)
+        if sum(map(_rows, self.ready)) >= TOGETHER_ROWS or sum(map(_keys, self.ready)) >= TOGETHER_KEYS:
+            return False
+        return not any(data.barrier for data in self.ready)
 
     def hold(self, origin: tuple[int, int]) -> None:
         """A barrier came by this input: what follows waits until it has come by all others, too."""
@@ -214,6 +218,11 @@ class Inbox:
 
 def _rows(data: Data) -> int:
     return data.payload.num_rows if isinstance(data.payload, Batch) else 0
+
+
+def _keys(data: Data) -> int:
+    keys = data.payload.keys if isinstance(data.payload, Batch) else None
+    return 0 if keys is None else keys.distinct.num_rows
 
 
 @dataclass(slots=True)

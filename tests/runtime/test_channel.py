@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.channel import TOGETHER_MESSAGES, Drain, Inbox, SendCredit, StageInputs
+from millstream.batch import EMPTY_COLUMNS, Batch, Keys, make_columns
+from millstream.channel import TOGETHER_KEYS, TOGETHER_MESSAGES, Drain, Inbox, SendCredit, StageInputs
 from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
@@ -167,6 +170,17 @@ def test_so_many_messages_are_taken_together_as_a_limit_allows(most_bytes: int, 
     for sequence in range(TOGETHER_MESSAGES + 1):
         inbox.put(message(sequence), 0)
     assert len(inbox.take_together(most_bytes)) == taken
+
+
+@pytest.mark.parametrize(("keys", "taken"), [(TOGETHER_KEYS // 2, 2), (TOGETHER_KEYS // 2 + 1, 1), (TOGETHER_KEYS, 1)])
+def test_messages_of_many_keys_come_alone(keys: int, taken: int) -> None:
+    inbox = Inbox(in_order=True)
+    column, codes = pa.array(np.arange(keys)), np.arange(keys, dtype=np.int32)
+    batch = Batch(EMPTY_COLUMNS, keys=Keys(make_columns(["key"], [column]), codes))
+    for sequence in range(3):
+        inbox.put(replace(message(sequence), payload=batch), 0)
+    assert not inbox.has_few(1_000)
+    assert len(inbox.take_together(1_000)) == taken
 
 
 # --- order ---
