@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from millstream.breaker import kind_of
 from millstream.deadletters import LETTERS
 
 _REASONS_SHOWN: Final = 50
-_VARYING: Final = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(\.\d+)?")
 
 
 def counted(state: Path) -> Table:
@@ -24,7 +23,7 @@ def counted(state: Path) -> Table:
     first: dict[tuple[str, str], str] = {}
     for letter in _letters(state):
         operator, reason = str(letter.get("operator")), str(letter.get("reason"))
-        kind = operator, _VARYING.sub("…", reason)
+        kind = operator, kind_of(reason)
         counts[kind] += 1
         first.setdefault(kind, reason)
     shown = Table(box=None, pad_edge=False, header_style="dim")

@@ -40,6 +40,7 @@ from millstream.errors import (
     SchemaError,
     SinkError,
     SourceError,
+    TooManyErrors,
     UnboundedStateWarning,
     UserCodeError,
 )
@@ -54,6 +55,7 @@ from millstream.processing import Process, ProcessContext, Timer
 from millstream.ranking import asc, desc
 from millstream.result import RunResult
 from millstream.rows import Row
+from millstream.specs.on_error import ErrorPolicy, retry
 from millstream.specs.window_functions import Window
 from millstream.state_handles import ListState, MapState, ValueState, list_state, map_state, value_state
 from millstream.streams import HandledStream, Stream
@@ -76,6 +78,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregate",
     "CheckpointError",
+    "ErrorPolicy",
     "Expr",
     "Flow",
     "FlowError",
@@ -101,6 +104,7 @@ __all__ = [
     "SourceError",
     "Stream",
     "Timer",
+    "TooManyErrors",
     "UnboundedStateWarning",
     "UserCodeError",
     "ValueState",
@@ -142,6 +146,7 @@ __all__ = [
     "min_horizontal",
     "pattern",
     "rate",
+    "retry",
     "session",
     "sliding",
     "stddev",

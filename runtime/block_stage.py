@@ -14,7 +14,7 @@ from millstream.batch import Batch
 from millstream.binding import FirstRows
 from millstream.connectors.base import Block
 from millstream.errors import InternalError
-from millstream.operators.base import Operator
+from millstream.operators.base import Operator, Wait
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
 from millstream.plan import ExchangeKind, Port, Stage
@@ -162,8 +162,8 @@ class BlockStage(StageRun):
             return
         operator.context.counters.rows_in += batch.num_rows
         for output in self._outputs_of(node, operator.on_batch, batch, port):
-            if output is None:
-                yield None
+            if output is None or isinstance(output, Wait):
+                yield output
             elif output[1].num_rows:
                 operator.context.counters.rows_out += output[1].num_rows
                 self._timed.setdefault(node, []).append(_Timed.of(output[1]))

@@ -43,6 +43,10 @@ class UserCodeError(MillstreamError):
         return f"{self.operator}: the function raised on {self.event}\n{self.traceback.rstrip()}"
 
 
+class TooManyErrors(MillstreamError):
+    """A larger share of an operator's events failed than the flow allows (``most_errors``)."""
+
+
 class ProcessError(MillstreamError):
     """A process of the run died or hung."""
 

@@ -23,6 +23,7 @@ from millstream.plan import Node, Port
 from millstream.rows import declared_schema
 from millstream.specs.base import Spec
 from millstream.specs.ends import ReadSpec
+from millstream.specs.on_error import ErrorPolicy, Errors, policy_of
 from millstream.streams import PathLike, Stream
 from millstream.times import Duration, duration_us
 from millstream.where import caller
@@ -36,12 +37,22 @@ class Flow:
 
     Args:
         name: names the run and its state directory; letters, digits, "-" and "_".
+        on_error: what happens when a function of yours raises, for all operators that do not say so themselves: "fail" ends the
+            run, "dead_letter" keeps the event there, "skip" counts it, and `millstream.retry` tries again before.
+        most_errors: the share of an operator's events, of the last thousand at least, that may fail: when more do, as dead letters
+            or skipped, the run ends and says why. None: any number may.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, on_error: Errors = "fail", most_errors: float | None = None) -> None:
         if not name or not all(c.isalnum() or c in "-_" for c in name):
             raise FlowError(f"Flow({name!r}): a name is made of letters, digits, '-' and '_'")
         self.name = name
+        if most_errors is not None and not 0 <= most_errors < 1:
+            raise FlowError(
+                f"Flow({name!r}): most_errors={most_errors!r} is no share of events: from 0 up to, but not, 1"
+            )
+        self.on_error = policy_of(on_error)
+        self.most_errors = most_errors
         self.nodes: list[Node] = []
         self._counts: dict[str, int] = {}
 
@@ -227,6 +238,24 @@ class Flow:
         return launch.run_here(self, batch_size=batch_size, state=state)
 
     # --- building ---
+
+    def policy(self, on_error: Errors | None, *, retries: bool = True) -> ErrorPolicy:
+        """What happens when a function raises: what its operator says, or the flow.
+
+        Args:
+            retries: whether the operator can call it again; one with state cannot, which may be half changed.
+        Raises:
+            FlowError: the operator says that it is called again, and it cannot be.
+        """
+        if on_error is None:
+            return self.on_error if retries else self.on_error.without_retries
+        policy = policy_of(on_error)
+        if policy.retries and not retries:
+            raise FlowError(
+                f"{caller()} on_error: a function with state is not called again, as it may have changed the state before it "
+                "raised; put the call that may fail into a .map(..., on_error=ms.retry(...)) in front of it"
+            )
+        return policy
 
     def add(self, kind: str, spec: Spec, inputs: Sequence[Port], name: str | None = None) -> Port:
         """Take up an operator: what the methods of streams do. Without ``name`` it is called after its kind.

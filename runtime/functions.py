@@ -60,6 +60,15 @@ class UserFunction:
         return self.name
 
 
+class Text(str):
+    """Text that is shown as it is, where an event would be shown by its `repr`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def user_error(operator: str, event: object, error: BaseException) -> UserCodeError:
     """The error for a user's function that raised: its operator, the event, and the user's own traceback."""
     # The frames above the user's function are Millstream's; they would only hide the line that matters.

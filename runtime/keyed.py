@@ -18,9 +18,10 @@ from millstream.plan import Port
 from millstream.processing import Process, checked_process, declared_states
 from millstream.ranking import By, sort_keys
 from millstream.rows import declared_schema
-from millstream.specs.base import MAIN, OnError, Spec
+from millstream.specs.base import MAIN, Spec
 from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
+from millstream.specs.on_error import Errors
 from millstream.specs.ordering import RowWindows
 from millstream.specs.patterns import MatchSpec
 from millstream.specs.previous import Neighbour, WithPreviousSpec
@@ -29,7 +30,7 @@ from millstream.specs.ranking import DedupeSpec, FirstSpec, TopNSpec
 from millstream.specs.triggers import Early
 from millstream.specs.windows import SessionWindows, Windows
 from millstream.state_handles import Migration, check_version, lifetime_us
-from millstream.streams import Errors, Stream
+from millstream.streams import Stream
 from millstream.times import Duration
 from millstream.where import caller
 from millstream.windowed import WindowedStream, windowed
@@ -301,7 +302,7 @@ class KeyedStream:
         schema: Any = None,
         outputs: Sequence[str] | Mapping[str, Any] = (),
         control: Stream | None = None,
-        on_error: Errors = "fail",
+        on_error: Errors | None = None,
         order: Order | None = None,
         name: str | None = None,
     ) -> ProcessResult:
@@ -336,7 +337,7 @@ class KeyedStream:
             tuple((field, replace(state, default=None, migrate=None)) for field, state in declared.items()),
             declared_schema(schema),
             ports,
-            OnError.of(on_error),
+            self.flow.policy(on_error, retries=False),
             checked_order(order, where),
             tuple(field for field, state in declared.items() if state.migrate is not None),
         )
@@ -349,7 +350,7 @@ class KeyedStream:
         function: Callable[[Any, Any], tuple[Any, Any]],
         *,
         schema: Any = None,
-        on_error: Errors = "fail",
+        on_error: Errors | None = None,
         ttl: Duration | None = None,
         order: Order | None = None,
         pickle: bool = False,
@@ -380,7 +381,7 @@ class KeyedStream:
         where = f"{caller()} scan"
         check_version(version, migrate, where)
         spec = ScanSpec(
-            UserFunction(init), UserFunction(function), declared_schema(schema), OnError.of(on_error),
+            UserFunction(init), UserFunction(function), declared_schema(schema), self.flow.policy(on_error, retries=False),
             checked_order(order, where), None if ttl is None else lifetime_us(ttl, where), pickle,
             version, None if migrate is None else UserFunction(migrate),
         )  # fmt: skip

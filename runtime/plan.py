@@ -140,6 +140,7 @@ class PhysicalPlan:
         needs_position: whether some operator breaks ties by source position.
         undeclared: what first rows have to show; None: every field is known.
         shapes: by operator with state, source and sink, what that depends on.
+        most_errors: the share of an operator's recent events that may fail; None: any.
     """
 
     name: str
@@ -155,6 +156,7 @@ class PhysicalPlan:
     needs_position: bool
     undeclared: Undeclared | None = None
     shapes: dict[str, Shape] = field(default_factory=dict)
+    most_errors: float | None = None
 
     def exchange(self, number: int) -> Exchange:
         return self.exchanges[number]

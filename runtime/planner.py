@@ -95,6 +95,7 @@ def make_plan(
         schemas={n: bound[Port(n)].schema for n in nodes}, stages=tuple(cut.stages),
         exchanges=tuple(cut.finished_exchanges()), partitions=tuple(partitions), reads=reads,
         needs_position=any(n.spec.needs_position for n in nodes.values()), undeclared=unknown, shapes=shapes,
+        most_errors=flow.most_errors,
     )  # fmt: skip
 
 

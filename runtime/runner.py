@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from millstream.binding import FirstRows
 from millstream.block_stage import BlockStage
+from millstream.breaker import Breaker
 from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
 from millstream.meters import KeySketch, add_counts, last_rows
-from millstream.operators.base import Context, DeadLetter, Operator, Passed
+from millstream.operators.base import Context, DeadLetter, Operator, Passed, Wait
 from millstream.operators.build import make_operator
 from millstream.operators.decode import Decode
 from millstream.operators.grouped import GroupRows
@@ -47,6 +48,7 @@ class _Lane:
     Attributes:
         messages: what a `KeyedStage` is working on; their credit returns when it is done.
         blocked_us: since when a message has waited for credit.
+        wait_us: until when an operator waits before it tries something again; 0: none does.
     """
 
     stage: StageRun
@@ -55,6 +57,7 @@ class _Lane:
     messages: Sequence[Data] = ()
     blocked: Outgoing | None = None
     blocked_us: int = 0
+    wait_us: int = 0
 
 
 class Runner:
@@ -168,6 +171,7 @@ class Runner:
         context = Context(
             described.title, self.index, self.plan.workers, self._now_us, self._dead_letter, wanted, self._checkpoints,
             passed=passed,
+            breaker=None if self.plan.most_errors is None else Breaker(described.title, self.plan.most_errors),
         )  # fmt: skip
         operator = make_operator(self.plan, node, context)
         has_state = described.spec.keyed or described.spec.holds_rows
@@ -223,6 +227,7 @@ class Runner:
                 operator.context.passed.epoch = recovery.manifest.epoch
                 if first:
                     operator.context.counters.add(recovery.manifest.counters.get(name, {}))
+                    operator.context.begin_counting()
                 if isinstance(operator, Decode):
                     operator.first_sequences = sequences
                 elif isinstance(operator, WriteSink):
@@ -314,6 +319,10 @@ class Runner:
             add_counts(self._waited_us, self._waiting(lane.stage.stage, outgoing, self._now_us() - lane.blocked_us))
             self.send(outgoing)
             return True
+        if lane.wait_us:
+            if lane.wait_us > self._now_us():
+                return False
+            lane.wait_us = 0
         if lane.work is None:
             self._start(lane, idle)
             if lane.work is None:
@@ -328,6 +337,8 @@ class Runner:
                 self.send(emission)
             else:
                 lane.blocked, lane.blocked_us = emission, self._now_us()
+        elif isinstance(emission, Wait):
+            lane.wait_us = emission.until_us
         elif isinstance(emission, TimeReport):
             self._report(emission)
         elif isinstance(emission, StageSnapshot):
@@ -460,8 +471,13 @@ class Runner:
 
     def due_us(self) -> int | None:
         """When processing time will make something happen here."""
-        dues = (s.due_us() for s in self.stages.values() if isinstance(s, KeyedStage) and not self._stands_still(s))
-        return min((d for d in dues if d is not None), default=None)
+        return min((due_us for lane in self._lanes if (due_us := self._due_us_of(lane)) is not None), default=None)
+
+    def _due_us_of(self, lane: _Lane) -> int | None:
+        if lane.wait_us:
+            return lane.wait_us
+        stage = lane.stage
+        return stage.due_us() if isinstance(stage, KeyedStage) and not self._stands_still(stage) else None
 
     @property
     def finished(self) -> bool:

@@ -18,7 +18,7 @@ from millstream.binding import FirstRows
 from millstream.checkpoints.tables import Part
 from millstream.connectors.base import Prepared
 from millstream.meters import LatencyHistogram
-from millstream.operators.base import Operator, Output, naming
+from millstream.operators.base import Operator, Output, Wait, naming
 from millstream.operators.sinks import Encode, WriteSink
 from millstream.plan import Port, Stage
 from millstream.sending import ExchangeOutput, Number, Outgoing
@@ -42,7 +42,7 @@ class StageSnapshot(NamedTuple):
     counters: dict[int, dict[str, int]]
 
 
-Emission = Outgoing | TimeReport | StageSnapshot | None
+Emission = Outgoing | TimeReport | StageSnapshot | Wait | None
 """What a stage's generator yields; None is a pause."""
 
 
@@ -102,8 +102,8 @@ class StageRun(ABC):
         """What a method of a node's operator puts out, on to those behind it."""
         operator = self.operators[node]
         for output in self._outputs_of(node, method, *arguments):
-            if output is None:
-                yield None
+            if output is None or isinstance(output, Wait):
+                yield output
                 continue
             name, batch = output
             if self.first_rows is not None:
@@ -124,11 +124,12 @@ class StageRun(ABC):
                 try:
                     output = next(outputs)
                 except StopIteration:
-                    return
+                    break
                 finally:
                     self.at_work = None
                     self.busy_us[node] += context.now_us() - started_us
                 yield output
+        context.check_errors()
 
     def _emit(self, port: Port, batch: Batch) -> Iterator[Emission]:
         for node, number in self.edges.get(port, ()):

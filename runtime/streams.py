@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
@@ -17,7 +18,7 @@ from millstream.lookups import On, lookup_spec
 from millstream.plan import Node, Port
 from millstream.rows import declared_schema
 from millstream.specs.asynchronous import MapAsyncSpec
-from millstream.specs.base import Named, OnError, Spec
+from millstream.specs.base import Named, Spec
 from millstream.specs.columns import (
     DropSpec,
     ExplodeSpec,
@@ -30,6 +31,7 @@ from millstream.specs.columns import (
 from millstream.specs.ends import EventTimeSpec, SinkSpec
 from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec, Shape
 from millstream.specs.keyed import KeyBySpec
+from millstream.specs.on_error import FAIL, ErrorPolicy, Errors, policy_of
 from millstream.times import MAX_US, Duration, duration_us
 from millstream.where import caller
 
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from millstream.flow import Flow
     from millstream.keyed import KeyedStream
 
-Errors = Literal["fail", "dead_letter", "skip"]
 PathLike = str | Path
 
 BY_KEY: Final = frozenset(
@@ -48,7 +49,11 @@ BY_KEY: Final = frozenset(
 
 
 class Stream:
-    """Events on their way; every method returns a new stream."""
+    """Events on their way; every method returns a new stream.
+
+    What takes a function of yours takes ``on_error=``: what happens when it raises. "fail" ends the run, "dead_letter" keeps the event
+    there and goes on, "skip" counts it and goes on, `millstream.retry` tries again before; left out, it is as the flow says.
+    """
 
     def __init__(self, flow: Flow, port: Port) -> None:
         self.flow = flow
@@ -66,7 +71,7 @@ class Stream:
 
     # --- columns ---
 
-    def filter(self, predicate: Expr | Callable[[Any], bool], *, on_error: Errors = "fail") -> Stream:
+    def filter(self, predicate: Expr | Callable[[Any], bool], *, on_error: Errors | None = None) -> Stream:
         """Keep the events for which an expression (or a function of the row) is true; null counts as false."""
         if isinstance(predicate, Expr):
             return self._then("filter", FilterSpec(predicate))
@@ -94,19 +99,21 @@ class Stream:
 
     # --- the user's functions ---
 
-    def map(self, function: Callable[[Any], Any], *, schema: Any = None, on_error: Errors = "fail") -> Stream:
+    def map(self, function: Callable[[Any], Any], *, schema: Any = None, on_error: Errors | None = None) -> Stream:
         """One event for each event: the function gets a row; it returns a dict, a dataclass, a named tuple or a row."""
         return self._row_function("map", function, Shape.MAP, schema, on_error)
 
     def flat_map(
-        self, function: Callable[[Any], Iterable[Any]], *, schema: Any = None, on_error: Errors = "fail"
+        self, function: Callable[[Any], Iterable[Any]], *, schema: Any = None, on_error: Errors | None = None
     ) -> Stream:
         """Any number of events for each event."""
         return self._row_function("flat_map", function, Shape.FLAT_MAP, schema, on_error)
 
-    def map_batches(self, function: Callable[[pa.RecordBatch], pa.RecordBatch], *, on_error: Errors = "fail") -> Stream:
+    def map_batches(
+        self, function: Callable[[pa.RecordBatch], pa.RecordBatch], *, on_error: Errors | None = None
+    ) -> Stream:
         """A function over Arrow columns: a record batch in, a record batch with as many rows out."""
-        return self._then("map_batches", MapBatchesSpec(UserFunction(function), OnError.of(on_error)))
+        return self._then("map_batches", MapBatchesSpec(self.flow.policy(on_error), UserFunction(function)))
 
     def map_async(
         self,
@@ -117,7 +124,7 @@ class Stream:
         retries: int = 0,
         ordered: bool = True,
         schema: Any = None,
-        on_error: Errors = "fail",
+        on_error: Errors | None = None,
         name: str | None = None,
     ) -> Stream:
         """One event for each event, by calls to a database or service, many of them under way at once.
@@ -131,7 +138,7 @@ class Stream:
             capacity: how many calls may be under way at once, in each worker.
             timeout: how long one call may take; each attempt has it anew.
             retries: how often a call that raised or took too long is made again, after 0.1 s and then
-                twice as long each time, up to 10 s.
+                twice as long each time, up to 10 s; ``on_error=ms.retry(...)`` says it with other pauses.
             ordered: results leave in the order of their events; False: as they come, though never behind
                 the watermark of their event.
             on_error: "fail" ends the run when the last attempt failed; "dead_letter" keeps the event there; "skip" counts it.
@@ -144,19 +151,14 @@ class Stream:
         timeout_us = duration_us(timeout, where)
         if timeout_us <= 0:
             raise FlowError(f"{where}: a timeout of {timeout!r} leaves no time for an answer")
-        spec = MapAsyncSpec(
-            UserFunction(function),
-            capacity,
-            timeout_us,
-            retries,
-            ordered,
-            declared_schema(schema),
-            OnError.of(on_error),
-        )
+        policy = self.flow.policy(on_error)
+        if retries:
+            policy = replace(policy, retries=retries)
+        spec = MapAsyncSpec(UserFunction(function), capacity, timeout_us, ordered, declared_schema(schema), policy)
         return self._then("map_async", spec, name)
 
     def on(
-        self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"
+        self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors | None = None
     ) -> HandledStream:
         """Subscribe a handler to the events whose ``field`` is ``kind``.
 
@@ -164,14 +166,13 @@ class Stream:
         order of subscription. What handlers return (a row, a list of rows, or None) goes on; events of
         a kind that nobody subscribed to are counted as unmatched.
         """
-        return HandledStream(self, ((kind, UserFunction(handler)),), field, OnError.of(on_error))
+        return HandledStream(self, ((kind, UserFunction(handler)),), field, self.flow.policy(on_error))
 
-    def _row_function(self, kind: str, function: Any, shape: Shape, schema: Any, on_error: Errors) -> Stream:
+    def _row_function(self, kind: str, function: Any, shape: Shape, schema: Any, on_error: Errors | None) -> Stream:
         if not callable(function):
             raise FlowError(f"{caller()} {kind}: expected a function or an expression, found {function!r}")
-        return self._then(
-            kind, RowFunctionSpec(UserFunction(function), shape, declared_schema(schema), OnError.of(on_error))
-        )
+        policy = self.flow.policy(on_error)
+        return self._then(kind, RowFunctionSpec(policy, UserFunction(function), shape, declared_schema(schema)))
 
     # --- time and keys ---
 
@@ -219,7 +220,7 @@ class Stream:
                         f"{caller()} key_by: a function must be the only key; "
                         "let it return a tuple's worth of fields with .map"
                     )
-                stream = self._row_function("key_function", _with_key(key), Shape.MAP, None, "fail")
+                stream = self._row_function("key_function", _with_key(key), Shape.MAP, None, None)
                 columns[number] = "key"
         from millstream.keyed import KeyedStream
 
@@ -341,35 +342,46 @@ class Stream:
         """Bring the events back to whoever runs the flow, as an Arrow table: ``result.tables[name]``."""
         self.sink(connectors.CollectSink(name or ""), name="collect")
 
-    def for_each(self, function: Callable[[Any], None]) -> None:
+    def for_each(self, function: Callable[[Any], None], *, on_error: Errors | None = None) -> None:
         """Call a function with every event, in the workers."""
-        self.sink(connectors.ForEachSink(UserFunction(function)), name="for_each")
+        self.sink(connectors.ForEachSink(UserFunction(function)), name="for_each", on_error=on_error)
 
-    def sink(self, sink: Any, *, name: str = "sink") -> None:
+    def sink(self, sink: Any, *, name: str = "sink", on_error: Errors | None = None) -> None:
         """A sink of your own.
 
         Either a `millstream.Sink`, or an object with ``open(worker, workers)``, ``write(rows)`` and ``close()``.
+
+        Args:
+            on_error: what happens when ``write`` of such an object raises; what it was given is taken for not written.
+                For a `millstream.Sink` there is no choice: the run ends.
+        Raises:
+            FlowError: ``on_error`` for a `millstream.Sink` that calls no function of yours.
         """
         if not isinstance(sink, Sink):
             sink = connectors.PythonSink(UserFunction(sink))
-        self.flow.add(name, SinkSpec(sink), [self.port])
+        if not sink.calls_python and on_error is not None:
+            raise FlowError(
+                f"{caller()} {name}: on_error is for sinks in Python; what {sink.label()} cannot write ends the run"
+            )
+        policy = self.flow.policy(on_error) if sink.calls_python else FAIL
+        self.flow.add(name, SinkSpec(sink, on_error=policy), [self.port])
 
 
 class HandledStream(Stream):
     """What the handlers of `Stream.on` return; takes further handlers."""
 
     def __init__(
-        self, upstream: Stream, handlers: tuple[tuple[str, UserFunction], ...], field: str, on_error: OnError
+        self, upstream: Stream, handlers: tuple[tuple[str, UserFunction], ...], field: str, on_error: ErrorPolicy
     ) -> None:
         super().__init__(
-            upstream.flow, upstream.flow.add("on", HandlersSpec(handlers, field, on_error), [upstream.port])
+            upstream.flow, upstream.flow.add("on", HandlersSpec(on_error, handlers, field), [upstream.port])
         )
         self._handlers = handlers
         self._field = field
         self._on_error = on_error
 
     def on(
-        self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors = "fail"
+        self, kind: str, handler: Callable[[Any], Any], *, field: str = "type", on_error: Errors | None = None
     ) -> HandledStream:
         """One more handler, for events of another kind; see `Stream.on`.
 
@@ -378,14 +390,14 @@ class HandledStream(Stream):
         """
         if field not in ("type", self._field):
             raise FlowError(f"{caller()} on: these handlers go by field {self._field!r}, not {field!r}")
-        if on_error not in ("fail", self._on_error.value):
+        if on_error is not None and policy_of(on_error) != self._on_error:
             raise FlowError(
                 f"{caller()} on: say on_error={on_error!r} with the first handler; it holds for all of them"
             )
         # The same operator takes the further handler: its node is replaced, so that all see one order.
         self._handlers = (*self._handlers, (kind, UserFunction(handler)))
         old = self.flow.nodes[self.port.node]
-        spec = HandlersSpec(self._handlers, self._field, self._on_error)
+        spec = HandlersSpec(self._on_error, self._handlers, self._field)
         self.flow.nodes[old.id] = Node(old.id, old.name, spec, old.inputs, old.where)
         return self
 

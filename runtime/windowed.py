@@ -16,16 +16,17 @@ from millstream.joins import How, JoinResult, join_windows
 from millstream.plan import Port
 from millstream.ranking import By, sort_keys
 from millstream.rows import declared_schema
-from millstream.specs.base import LATE, OnError, Spec
+from millstream.specs.base import LATE, Spec
 from millstream.specs.free_windows import GlobalWindows
 from millstream.specs.keyed import KeyBySpec
+from millstream.specs.on_error import Errors
 from millstream.specs.ordering import RowWindows
 from millstream.specs.ranking import WINDOW_BEST, WindowRowsSpec
 from millstream.specs.sliding import SlidingWindows
 from millstream.specs.triggers import Early
 from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
 from millstream.specs.windows import Accumulation, SessionWindows, WindowAggregateSpec, Windows
-from millstream.streams import Errors, Stream
+from millstream.streams import Stream
 from millstream.times import MAX_US, Duration, duration_us
 from millstream.where import caller
 
@@ -117,7 +118,7 @@ class WindowedStream:
         return self.agg(name=name, **aggregates)
 
     def reduce(
-        self, function: Callable[[Any, Any], Any], *, on_error: Errors = "fail", name: str | None = None
+        self, function: Callable[[Any, Any], Any], *, on_error: Errors | None = None, name: str | None = None
     ) -> WindowResult:
         """One row made of the events of each window, two at a time, in order of event time.
 
@@ -133,7 +134,7 @@ class WindowedStream:
         function: Callable[[Any, Window, pa.RecordBatch], Any],
         *,
         schema: Any = None,
-        on_error: Errors = "fail",
+        on_error: Errors | None = None,
         name: str | None = None,
     ) -> WindowResult:
         """A function over all events of a window, as columns: for what no aggregate can say.
@@ -147,7 +148,7 @@ class WindowedStream:
         return self._by_function("process_window", function, False, schema, on_error, name)
 
     def _by_function(
-        self, kind: str, function: Any, reduces: bool, schema: Any, on_error: Errors, name: str | None
+        self, kind: str, function: Any, reduces: bool, schema: Any, on_error: Errors | None, name: str | None
     ) -> WindowResult:
         """Windows that collect whole events, and a function behind them."""
         where, flow = f"{caller()} {kind}", self._keyed.flow
@@ -163,7 +164,8 @@ class WindowedStream:
         whole_events: dict[str, Any] = {WINDOW_ROWS: collect()}
         windows = self.agg(**whole_events).port
         keys = tuple(key for key, _ in key_by.keys)
-        spec = WindowFunctionSpec(UserFunction(function), reduces, keys, declared_schema(schema), OnError.of(on_error))
+        policy = flow.policy(on_error, retries=False)
+        spec = WindowFunctionSpec(policy, UserFunction(function), reduces, keys, declared_schema(schema))
         return WindowResult(flow, flow.add(kind, spec, [windows], name), late_of=windows.node)
 
     def _result(self, kind: str, spec: Spec, name: str | None) -> WindowResult:

@@ -21,6 +21,7 @@ _COUNTERS: Final = {
     "dead_letters": "Records that could not be processed.",
     "unmatched": "Events of a type that no handler is subscribed to.",
     "skipped": "Events on which a function with on_error='skip' raised.",
+    "retried": "Events for which a function that raised was called again, once for each time.",
 }
 _GAUGES: Final = {
     "keys": "Keys, or groups of key and window, that an operator holds.",

@@ -10,6 +10,7 @@ them. What they raise ends the run with their own traceback.
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from millstream.connectors.base import Offset, Reader, Sink, Source, Writer
 from millstream.connectors.memory import RowReader
 from millstream.errors import FlowError
 from millstream.functions import UserFunction, user_error
+from millstream.rows import Row, rows_of
 
 _ONE = "python"
 
@@ -107,23 +109,38 @@ class PythonSink(Sink):
         sink = _made(self.sink.load(), self.label())
         if not callable(getattr(sink, "write", None)):
             raise FlowError(f"{self.label()}: expected an object with write(rows)")
-        return _PythonWriter(sink, self.label(), worker, workers)
+        return _SinkWriter(sink, self.label(), worker, workers)
 
 
-class _PythonWriter(Writer):
+class PythonWriter(Writer):
+    """Hands rows to the user's Python. What that raises is handled by whoever calls, as the flow says (``on_error``)."""
+
+    @abstractmethod
+    def write_rows(self, rows: list[Row]) -> None:
+        """Hand over rows, all of which count as not written when this raises."""
+
+    def write(self, columns: pa.RecordBatch) -> None:
+        self.write_rows(rows_of(columns))
+
+
+class RowWriter(PythonWriter):
+    """Hands rows over one by one, each for itself."""
+
+    @abstractmethod
+    def write_row(self, row: Row) -> None: ...
+
+    def write_rows(self, rows: list[Row]) -> None:
+        for row in rows:
+            self.write_row(row)
+
+
+class _SinkWriter(PythonWriter):
     def __init__(self, sink: Any, label: str, worker: int, workers: int) -> None:
         self._sink, self._label = sink, label
         self._call("open", worker, workers)
 
-    def write(self, columns: pa.RecordBatch) -> None:
-        from millstream.rows import rows_of
-
-        rows = rows_of(columns)
-        try:
-            self._sink.write(rows)
-        except Exception as error:
-            event = f"{len(rows)} rows, the first {rows[0]!r}" if rows else "no rows"
-            raise user_error(self._label, event, error) from error
+    def write_rows(self, rows: list[Row]) -> None:
+        self._sink.write(rows)
 
     def flush(self) -> None:
         self._call("flush")
@@ -156,22 +173,15 @@ class ForEachSink(Sink):
         return f"for_each({self.function.name})"
 
     def open(self, worker: int, workers: int) -> Writer:
-        return _ForEachWriter(self.function.load(), self.label())
+        return _ForEachWriter(self.function.load())
 
 
-class _ForEachWriter(Writer):
-    def __init__(self, function: Any, label: str) -> None:
-        self._function, self._label = function, label
+class _ForEachWriter(RowWriter):
+    def __init__(self, function: Any) -> None:
+        self._function = function
 
-    def write(self, columns: pa.RecordBatch) -> None:
-        from millstream.rows import rows_of
-
-        row: Any = None
-        try:
-            for row in rows_of(columns):
-                self._function(row)
-        except Exception as error:
-            raise user_error(self._label, row, error) from error
+    def write_row(self, row: Row) -> None:
+        self._function(row)
 
     def close(self) -> None:
         pass

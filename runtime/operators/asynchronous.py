@@ -17,12 +17,11 @@ import pyarrow as pa
 
 from millstream.batch import Batch, Keys, make_columns, struct_fields
 from millstream.checkpoints.tables import StateTable
-from millstream.functions import user_error
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.calls import Calls, Outcome
 from millstream.rows import Row, columns_of, rows_of
 from millstream.specs.asynchronous import MapAsyncSpec
-from millstream.specs.base import MAIN, OnError
+from millstream.specs.base import MAIN
 from millstream.times import MIN_US
 
 _ASKED: Final = "asked"
@@ -141,6 +140,7 @@ class MapAsync(Operator):
         """Take what has come back, and put out what may leave, a few milliseconds of it together."""
         for outcome in self._started().finished(wait_s):
             self._under_way -= 1
+            self.context.counters.retried += outcome.retries
             self._note(outcome)
         now_us = self.context.now_us()
         self._look_us = now_us + _LOOK_US if self._under_way else None
@@ -166,10 +166,7 @@ class MapAsync(Operator):
                 waiting.answers[row] = outcome.value
             return
         event = waiting.rows[row]
-        if self.spec.on_error is OnError.FAIL:
-            raise user_error(self.context.name, event, outcome.error) from outcome.error
-        kind = type(outcome.error).__name__
-        self.context.set_aside(self.spec.on_error, f"the function raised {kind}: {outcome.error}", repr(event))
+        self.context.give_up(self.spec.on_error, outcome.error, event)
 
     def _put_out(self, waiting: _Waiting) -> Iterator[Output]:
         ready = waiting.take(self.spec.ordered)
@@ -182,7 +179,7 @@ class MapAsync(Operator):
         if self._calls is None:
             spec = self.spec
             self._calls = Calls(
-                spec.function.load(), capacity=spec.capacity, timeout_s=spec.timeout_us / 1e6, retries=spec.retries
+                spec.function.load(), capacity=spec.capacity, timeout_s=spec.timeout_us / 1e6, policy=spec.on_error
             )
         return self._calls
 

@@ -15,14 +15,25 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from millstream.batch import Batch
+from millstream.breaker import Breaker
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import FlowError, InternalError, QueryError, SchemaError
+from millstream.functions import user_error
 from millstream.queries import Question
-from millstream.specs.base import MAIN, OnError
+from millstream.specs.base import MAIN
+from millstream.specs.on_error import ErrorPolicy, OnError
 from millstream.times import saturating_add
 
-Output = tuple[str, Batch] | None
-"""A batch for a port, or None: "I have worked for a while, serve your sockets"."""
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """An operator has nothing to do before this moment of processing time; its process has the rest to do meanwhile."""
+
+    until_us: int
+
+
+Output = tuple[str, Batch] | Wait | None
+"""A batch for a port, or a wait, or None: "I have worked for a while, serve your sockets"."""
 
 SLICE_ROWS = 4_096
 """How many rows a Python operator takes between two such pauses: about 10 ms at 2 microseconds a row."""
@@ -67,7 +78,12 @@ class Counters:
     dead_letters: int = 0
     unmatched: int = 0
     skipped: int = 0
+    retried: int = 0
     panes: int = 0
+
+    @property
+    def failed(self) -> int:
+        return self.dead_letters + self.skipped
 
     def figures(self) -> dict[str, int]:
         return {name: value for name in self.__slots__ if (value := getattr(self, name))}
@@ -89,6 +105,7 @@ class Context:
         wanted: the ports that somebody consumes; outputs for others need not be made.
         checkpoints: whether the run makes checkpoints: sinks then show nothing that could come again.
         passed: of the operator's stage.
+        breaker: ends the run where too many events fail; None: any number may.
     """
 
     name: str
@@ -100,18 +117,45 @@ class Context:
     checkpoints: bool = False
     counters: Counters = field(default_factory=Counters)
     passed: Passed = field(default_factory=Passed)
+    breaker: Breaker | None = None
 
     def reject(self, reason: str, record: bytes | str, origin: str = "", line: int = 0, offset: int = -1) -> None:
         """Send a record to the dead letters, counted."""
         self.counters.dead_letters += 1
+        if self.breaker is not None:
+            self.breaker.note(reason)
         self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch))
 
-    def set_aside(self, on_error: OnError, reason: str, record: str) -> None:
-        """The user's function raised on a record, and the run goes on without it: as a dead letter, or counted alone."""
-        if on_error is OnError.SKIP:
-            self.counters.skipped += 1
-        else:
-            self.reject(reason, record)
+    def give_up(self, policy: ErrorPolicy, error: BaseException, event: object, what: str = "the function") -> None:
+        """The user's code has raised on an event for the last time: the run goes on without the event, or ends.
+
+        Args:
+            what: raised, for the reason.
+        Raises:
+            UserCodeError: the operator does not tolerate it.
+        """
+        if policy.then is OnError.FAIL:
+            raise user_error(self.name, event, error) from error
+        reason = f"{what} raised {type(error).__name__}: {error}{policy.attempts}"
+        if policy.then is OnError.DEAD_LETTER:
+            self.reject(reason, repr(event))
+            return
+        self.counters.skipped += 1
+        if self.breaker is not None:
+            self.breaker.note(reason)
+
+    def begin_counting(self) -> None:
+        """What was counted in an earlier life of the run says nothing about this one."""
+        if self.breaker is not None:
+            self.breaker.begin_at(self.counters.rows_in, self.counters.failed)
+
+    def check_errors(self) -> None:
+        """
+        Raises:
+            TooManyErrors: too large a share of the operator's recent events failed.
+        """
+        if self.breaker is not None:
+            self.breaker.check(self.counters.rows_in, self.counters.failed)
 
 
 @contextmanager

@@ -16,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 from millstream.rows import Row
+from millstream.specs.on_error import ErrorPolicy
 
-_FIRST_PAUSE_S: Final = 0.1
-_LONGEST_PAUSE_S: Final = 10.0
 _THREADS: Final = 64
 
 
@@ -28,11 +27,13 @@ class Outcome(NamedTuple):
     Attributes:
         token: what the caller named the row by.
         error: what the last attempt raised; None: ``value`` is the answer.
+        retries: how often the call was made again.
     """
 
     token: tuple[int, int]
     value: Any
     error: BaseException | None
+    retries: int
 
 
 class Calls:
@@ -40,13 +41,13 @@ class Calls:
     function: of one row; a coroutine function is awaited, any other runs in a thread.
     capacity: how many calls may be under way at once.
     timeout_s: for each attempt.
-    retries: how often a failed call is made again, with a pause that doubles each time.
+    policy: how often a failed call is made again, and after which pauses.
     """
 
-    def __init__(self, function: Callable[[Row], Any], *, capacity: int, timeout_s: float, retries: int) -> None:
+    def __init__(self, function: Callable[[Row], Any], *, capacity: int, timeout_s: float, policy: ErrorPolicy) -> None:
         self._function = function
         self._awaits = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
-        self._capacity, self._timeout_s, self._retries = capacity, timeout_s, retries
+        self._capacity, self._timeout_s, self._policy = capacity, timeout_s, policy
         self._done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._room = asyncio.Semaphore(capacity)
@@ -93,21 +94,19 @@ class Calls:
 
     async def _call(self, token: tuple[int, int], row: Row) -> None:
         async with self._room:
-            pause_s = _FIRST_PAUSE_S
-            for attempt in range(self._retries + 1):
+            for retry in range(self._policy.retries + 1):
+                if retry:
+                    await asyncio.sleep(self._policy.pause_us(retry - 1) / 1e6)
                 try:
                     async with asyncio.timeout(self._timeout_s):
                         value = await self._answer(row)
-                    self._done.put(Outcome(token, value, None))
+                    self._done.put(Outcome(token, value, None, retry))
                     return
                 except (Exception, SystemExit) as error:
-                    if attempt == self._retries:
-                        if isinstance(error, TimeoutError) and not str(error):
-                            error = TimeoutError(f"no answer within {self._timeout_s:g} s")
-                        self._done.put(Outcome(token, None, error))
-                        return
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    failure: BaseException = error
+            if isinstance(failure, TimeoutError) and not str(failure):
+                failure = TimeoutError(f"no answer within {self._timeout_s:g} s")
+            self._done.put(Outcome(token, None, failure, self._policy.retries))
 
     async def _answer(self, row: Row) -> Any:
         if self._awaits:

@@ -29,7 +29,7 @@ import pyarrow as pa
 from millstream.batch import Batch, IntArray, make_columns
 from millstream.checkpoints.tables import StateTable
 from millstream.errors import MillstreamError
-from millstream.functions import user_error
+from millstream.functions import Text, user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.emissions import Cause, Emissions, Outputs
 from millstream.operators.line import Line, place_us
@@ -40,7 +40,8 @@ from millstream.operators.timers import Due
 from millstream.processing import Process, Timer, TimerClock, declared_states
 from millstream.queries import Question, as_text
 from millstream.rows import Row, python_values, rows_of
-from millstream.specs.base import MAIN, OnError
+from millstream.specs.base import MAIN
+from millstream.specs.on_error import OnError
 from millstream.specs.process import CONTROL, EVENTS, ProcessSpec
 from millstream.state_codec import StateCodec
 from millstream.times import MAX_US, MIN_US, format_us
@@ -322,9 +323,9 @@ class ProcessOperator(Operator):
         if self.call.at is not None:
             self.outputs.take_back(self.call.at)
         text = Text(repr(what) if record is None else f"key {record.key!r}, {what!r}")
-        if self.spec.on_error is OnError.FAIL:
+        if self.spec.on_error.then is OnError.FAIL:
             raise user_error(f"{self.context.name}.{method}", text, error) from error
-        self.context.set_aside(self.spec.on_error, f"{method} raised {type(error).__name__}: {error}", str(text))
+        self.context.give_up(self.spec.on_error, error, text, method)
 
     def _stand_us(self) -> int:
         """Where event time stands for what happens by the clock: as far as anything is known to have come."""
@@ -412,15 +413,6 @@ class ProcessOperator(Operator):
         waiting = sum(line.rows for line in self.lines)
         more = {"timers_fired": self.timers_fired, "timers_dropped": self.timers_dropped, "waiting": waiting}
         return {**super().figures(), **self.table.figures(), **{n: f for n, f in more.items() if f}}
-
-
-class Text(str):
-    """Text that is shown as it is, where an event would be shown by its `repr`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def _namespace(kind: type[Process]) -> Mapping[str, Any]:

@@ -7,52 +7,22 @@ live for a slice only. Between slices the operator pauses, for the loop to serve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Batch
-from millstream.errors import MillstreamError, SchemaError, unknown_field
-from millstream.functions import user_error
+from millstream.errors import SchemaError, unknown_field
+from millstream.functions import Text
+from millstream.operators.attempts import call_each, call_together
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.rows import Row, columns_of, joined, rows_of
-from millstream.specs.base import MAIN, OnError
+from millstream.specs.base import MAIN
 from millstream.specs.functions import HandlersSpec, MapBatchesSpec, RowFunctionSpec, Shape
-
-
-def call_rows(
-    function: Callable[[Any], Any], rows: list[Row], context: Context, on_error: OnError
-) -> tuple[list[Any], list[int]]:
-    """Call a function with each row.
-
-    Returns:
-        The results, and the rows (indices) on which the function raised, which have no result.
-    Raises:
-        UserCodeError: it raised, and the operator does not tolerate that.
-    """
-    results: list[Any] = []
-    append = results.append
-    failed: list[int] = []
-    at = 0
-    while at < len(rows):
-        try:
-            # Not map(): a StopIteration out of the user's function would end it without a word.
-            for row in islice(rows, at, None):
-                append(function(row))
-            break
-        except MillstreamError:
-            raise
-        except (Exception, SystemExit) as error:
-            at = len(results) + len(failed)
-            failure = user_error(context.name, rows[at], error)
-            if on_error is OnError.FAIL:
-                raise failure from error
-            context.set_aside(on_error, f"the function raised {type(error).__name__}: {error}", repr(rows[at]))
-            failed.append(at)
-            at += 1
-    return results, failed
+from millstream.specs.on_error import OnError
 
 
 class RowFunction(Operator):
@@ -87,7 +57,7 @@ class RowFunction(Operator):
         sources: list[np.ndarray[Any, np.dtype[np.intp]]] = []
         for start in range(0, batch.num_rows, SLICE_ROWS):
             rows = rows_of(batch.columns.slice(start, SLICE_ROWS))
-            made, failed = call_rows(self.function, rows, self.context, self.spec.on_error)
+            made, failed = yield from call_each(self.function, rows, self.context, self.spec.on_error)
             index = np.arange(start, start + len(rows))
             if failed:
                 index = np.delete(index, failed)
@@ -112,7 +82,7 @@ class RowFunction(Operator):
 
 
 class MapBatches(Operator):
-    """A function over Arrow columns. A batch on which it raises is split until the bad row is found."""
+    """A function over Arrow columns. A batch on which it goes on raising is split until the bad rows are found."""
 
     def __init__(self, spec: MapBatchesSpec, context: Context) -> None:
         super().__init__(context)
@@ -122,24 +92,33 @@ class MapBatches(Operator):
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         if batch.num_rows == 0:
             return
-        try:
-            result = self.function(batch.columns)
-        except MillstreamError:
-            raise
-        except Exception as error:
-            if self.spec.on_error is OnError.FAIL or batch.num_rows <= 1:
-                if self.spec.on_error is OnError.FAIL:
-                    raise user_error(self.context.name, f"a batch of {batch.num_rows} events", error) from error
-                self.context.set_aside(
-                    self.spec.on_error,
-                    f"the function raised {type(error).__name__}: {error}",
-                    str(batch.columns.to_pylist()[0]),
-                )
-                return
-            half = batch.num_rows // 2
-            yield from self.on_batch(batch.slice(0, half), port)
-            yield from self.on_batch(batch.slice(half, batch.num_rows - half), port)
+        result, error = yield from call_together(
+            self.function, batch.columns, batch.num_rows, self.context, self.spec.on_error
+        )
+        if error is None:
+            yield from self._checked(batch, result)
+        else:
+            yield from self._without_bad_rows(batch, error)
+
+    def _without_bad_rows(self, batch: Batch, error: BaseException) -> Iterator[Output]:
+        """What the function makes of the halves of a batch on which it raised, and of their halves."""
+        policy = self.spec.on_error
+        if policy.then is OnError.FAIL:
+            self.context.give_up(policy, error, Text(f"a batch of {batch.num_rows} events"))
+        if batch.num_rows == 1:
+            self.context.give_up(policy, error, Text(batch.columns.to_pylist()[0]))
             return
+        middle = batch.num_rows // 2
+        for half in (batch.slice(0, middle), batch.slice(middle, batch.num_rows - middle)):
+            result, error_of_half = yield from call_together(
+                self.function, half.columns, half.num_rows, self.context, policy.without_retries
+            )
+            if error_of_half is None:
+                yield from self._checked(half, result)
+            else:
+                yield from self._without_bad_rows(half, error_of_half)
+
+    def _checked(self, batch: Batch, result: Any) -> Iterator[Output]:
         if isinstance(result, pa.Table):
             result = (
                 result.combine_chunks().to_batches()[0]
@@ -173,9 +152,21 @@ class Handlers(Operator):
         results: list[Any] = []
         sources: list[int] = []
         for start in range(0, batch.num_rows, SLICE_ROWS):
-            for number, row in enumerate(rows_of(batch.columns.slice(start, SLICE_ROWS)), start):
-                for handler in self._subscribed(row[field]):
-                    self._call(handler, row, number, results, sources)
+            calls = [
+                (handler, row, number)
+                for number, row in enumerate(rows_of(batch.columns.slice(start, SLICE_ROWS)), start)
+                for handler in self._subscribed(row[field])
+            ]
+            made, failed = yield from call_each(
+                _handle, calls, self.context, self.spec.on_error, what="the handler", event_of=itemgetter(1)
+            )
+            gone = frozenset(failed)
+            handled = (number for at, (_, _, number) in enumerate(calls) if at not in gone)
+            for result, number in zip(made, handled, strict=True):
+                if result is not None:
+                    rows = result if isinstance(result, list) else [result]
+                    results += rows
+                    sources += [number] * len(rows)
             yield None
         if results:
             yield MAIN, batch.take(np.array(sources)).with_columns(columns_of(results, None, self.context.name))
@@ -187,18 +178,7 @@ class Handlers(Operator):
             return []
         return found
 
-    def _call(
-        self, handler: Callable[[Any], Any], row: Row, number: int, results: list[Any], sources: list[int]
-    ) -> None:
-        try:
-            made = handler(row)
-        except Exception as error:
-            if self.spec.on_error is OnError.FAIL:
-                raise user_error(self.context.name, row, error) from error
-            self.context.set_aside(self.spec.on_error, f"the handler raised {type(error).__name__}: {error}", repr(row))
-            return
-        if made is None:
-            return
-        made = made if isinstance(made, list) else [made]
-        results += made
-        sources += [number] * len(made)
+
+def _handle(call: tuple[Callable[[Any], Any], Row, int]) -> Any:
+    handler, row, _ = call
+    return handler(row)

@@ -22,14 +22,13 @@ import pyarrow as pa
 from millstream.batch import Array, Batch, IntArray, Keys, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import SchemaError
-from millstream.functions import user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.line import Line, place_us
 from millstream.operators.migration import Migrator
 from millstream.operators.ttl import Deadlines
 from millstream.queries import Question, as_text
 from millstream.rows import Row, columns_of, python_values, rows_of
-from millstream.specs.base import MAIN, OnError
+from millstream.specs.base import MAIN
 from millstream.specs.keyed import ScanSpec
 from millstream.state.pieces import KeyPieces
 from millstream.state_codec import StateCodec, StateError
@@ -180,9 +179,7 @@ class Scan(Operator):
             raise SchemaError(
                 f"{self.context.name}: the function must return (state, output); on {row!r} it did not: {error}"
             ) from error
-        if self.spec.on_error is OnError.FAIL:
-            raise user_error(self.context.name, row, error) from error
-        self.context.set_aside(self.spec.on_error, f"the function raised {type(error).__name__}: {error}", repr(row))
+        self.context.give_up(self.spec.on_error, error, row)
 
     def _check(self, key: Any, state: Any) -> None:
         if not self.spec.pickle:

@@ -11,10 +11,15 @@ import pyarrow as pa
 from millstream.batch import Batch, index_array, make_columns
 from millstream.connectors.base import Placement, Prepared, Writer
 from millstream.connectors.changes import CHANGE
-from millstream.operators.base import Context, Operator, Output
+from millstream.connectors.python import PythonWriter, RowWriter
+from millstream.functions import Text
+from millstream.operators.attempts import call_each, call_together
+from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.columnar import with_arrays
+from millstream.rows import rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.ends import EncodeSpec, SinkSpec
+from millstream.specs.on_error import OnError
 from millstream.times import SECOND_US, STAMP
 
 ENCODED: Final = "encoded"
@@ -54,6 +59,7 @@ class WriteSink(Operator):
         self.sink = spec.sink
         self.with_time = spec.takes_what_is_there
         self.signed = spec.signed
+        self.on_error = spec.on_error
         self.encodes = spec.sink.encoder() is not None
         self.writer: Writer | None = None
         self._flush_us: int | None = None
@@ -71,12 +77,32 @@ class WriteSink(Operator):
             columns = with_change(batch) if self.signed else batch.all_columns()
             if self.with_time and batch.time_us is not None:
                 columns = with_arrays(columns, ["event_time"], [pa.array(batch.time_us).view(STAMP)])
-            writer.write(columns)
-            self.context.counters.rows_out += batch.num_rows
+            if isinstance(writer, PythonWriter):
+                yield from self._hand_over(writer, columns)
+            else:
+                writer.write(columns)
+                self.context.counters.rows_out += batch.num_rows
         if self._flush_us is None:
             self._flush_us = self.context.now_us() + _FLUSH_US
-        return
-        yield  # a generator without outputs
+
+    def _hand_over(self, writer: PythonWriter, columns: pa.RecordBatch) -> Iterator[Output]:
+        """Rows to the user's Python, a slice at a time; what it goes on raising on is not written."""
+        for start in range(0, columns.num_rows, SLICE_ROWS):
+            rows = rows_of(columns.slice(start, SLICE_ROWS))
+            if isinstance(writer, RowWriter):
+                written, _ = yield from call_each(writer.write_row, rows, self.context, self.on_error)
+                self.context.counters.rows_out += len(written)
+            else:
+                _, error = yield from call_together(writer.write_rows, rows, len(rows), self.context, self.on_error)
+                if error is None:
+                    self.context.counters.rows_out += len(rows)
+                elif self.on_error.then is OnError.FAIL:
+                    self.context.give_up(self.on_error, error, Text(f"{len(rows)} rows, the first {rows[0]!r}"))
+                else:
+                    for row in rows:
+                        self.context.give_up(self.on_error, error, row, "the sink")
+            if start + SLICE_ROWS < columns.num_rows:
+                yield None
 
     def due_us(self) -> int | None:
         return self._flush_us

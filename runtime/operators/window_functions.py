@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, make_columns
 from millstream.errors import MillstreamError, SchemaError
-from millstream.functions import user_error
+from millstream.functions import Text
 from millstream.grouping import IndexArray
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.rows import Row, columns_of, joined, rows_of
-from millstream.specs.base import MAIN, OnError
+from millstream.specs.base import MAIN
 from millstream.specs.window_functions import WINDOW_ROWS, Window, WindowFunctionSpec
 from millstream.specs.windows import RESERVED
 
@@ -64,19 +64,8 @@ class WindowFunction(Operator):
             raise
         except Exception as error:
             about = f"key {key[0] if len(key) == 1 else key!r} of {window}"
-            if self.spec.on_error is OnError.FAIL:
-                raise user_error(self.context.name, _Text(about), error) from error
-            self.context.set_aside(self.spec.on_error, f"the function raised {type(error).__name__}: {error}", about)
+            self.context.give_up(self.spec.on_error, error, Text(about))
             return None
-
-
-class _Text(str):
-    """Words that stand for an event in an error: shown as they are."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 class _Results:

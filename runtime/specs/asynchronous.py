@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from millstream.errors import FlowError
 from millstream.functions import UserFunction
-from millstream.specs.base import Bound, OnError, Spec
+from millstream.specs.base import Bound, Spec
+from millstream.specs.on_error import ErrorPolicy
 from millstream.times import format_duration
 
 
@@ -19,7 +20,6 @@ class MapAsyncSpec(Spec):
     """Attributes:
     capacity: how many calls may be under way at once, in each worker.
     timeout_us: how long one call may take, each attempt anew.
-    retries: how often a call that raised or took too long is made again.
     ordered: results leave in the order of their events.
     """
 
@@ -28,10 +28,9 @@ class MapAsyncSpec(Spec):
     function: UserFunction
     capacity: int
     timeout_us: int
-    retries: int
     ordered: bool
     schema: pa.Schema | None
-    on_error: OnError
+    on_error: ErrorPolicy
 
     @property
     def way(self) -> str:
@@ -41,7 +40,7 @@ class MapAsyncSpec(Spec):
         order = "" if self.ordered else ", ordered=False"
         return (
             f"map_async({self.function}, capacity={self.capacity}, timeout={format_duration(self.timeout_us)}, "
-            f"retries={self.retries}{order})"
+            f"retries={self.on_error.retries}{order})"
         )
 
     def notes(self) -> Iterator[str]:

@@ -17,7 +17,6 @@ import pyarrow as pa
 from millstream.checkpoints.shape import OPERATOR
 from millstream.errors import FlowError, InternalError
 from millstream.expr import Column, Expr
-from millstream.where import caller
 
 MAIN = "main"
 LATE = "late"
@@ -27,21 +26,6 @@ Named = tuple[tuple[str, Expr], ...]
 
 Fields = frozenset[str] | None
 """The fields that somebody reads; None: all of them, whatever they are."""
-
-
-class OnError(Enum):
-    """What happens when a user's function raises."""
-
-    FAIL = "fail"
-    DEAD_LETTER = "dead_letter"
-    SKIP = "skip"  # counted, and not kept anywhere
-
-    @classmethod
-    def of(cls, value: str) -> OnError:
-        """What a user gave as ``on_error=``."""
-        if value not in [kind.value for kind in cls]:
-            raise FlowError(f"{caller()} on_error={value!r} is none of 'fail', 'dead_letter' and 'skip'")
-        return cls(value)
 
 
 class Time(Enum):

@@ -16,6 +16,7 @@ from millstream.errors import FlowError, SchemaError
 from millstream.evaluate import output_type
 from millstream.expr import Expr
 from millstream.specs.base import MAIN, Bound, Fields, Spec, Time, both
+from millstream.specs.on_error import FAIL, ErrorPolicy
 from millstream.times import MAX_US, format_duration
 
 _FOLDERS: Final = re.compile(r"[^'\"]*/(?=[^'\"/]+/?['\"])")
@@ -91,12 +92,14 @@ class SinkSpec(Spec):
     """Attributes:
     takes_what_is_there: it reads no field for its own sake, but writes those that others read.
     signed: its input takes rows back: each row is written with a first field `CHANGE`.
+    on_error: what happens when the user's Python raises, in a sink that calls it.
     """
 
     columnar: ClassVar[bool] = False  # sinks run in workers, the user's own among them
     sink: Sink
     takes_what_is_there: bool = False
     signed: bool = False
+    on_error: ErrorPolicy = FAIL
 
     @property
     def way(self) -> str:
@@ -109,6 +112,7 @@ class SinkSpec(Spec):
         return {OPERATOR: _FOLDERS.sub("", self.sink.label()), SINK: "yes"}
 
     def notes(self) -> Iterator[str]:
+        yield from self.on_error.notes()
         if self.signed:
             yield f'rows with {CHANGE}: "+" for one that counts, "-" for one that takes an earlier one back'
 

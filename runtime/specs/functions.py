@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from millstream.errors import unknown_field
 from millstream.functions import UserFunction
-from millstream.specs.base import Bound, OnError, Spec
+from millstream.specs.base import Bound, Spec
+from millstream.specs.on_error import ErrorPolicy
 
 
 class Shape(Enum):
@@ -32,6 +33,11 @@ class FunctionSpec(Spec):
     def way(self) -> str:
         return "Python"
 
+    on_error: ErrorPolicy
+
+    def notes(self) -> Iterator[str]:
+        return self.on_error.notes()
+
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
         return inputs[0].changelog is not None
 
@@ -45,7 +51,6 @@ class RowFunctionSpec(FunctionSpec):
     function: UserFunction
     shape: Shape
     schema: pa.Schema | None
-    on_error: OnError
 
     def describe(self) -> str:
         return f"{self.shape.value}({self.function})"
@@ -61,7 +66,6 @@ class RowFunctionSpec(FunctionSpec):
 @dataclass(frozen=True)
 class MapBatchesSpec(FunctionSpec):
     function: UserFunction
-    on_error: OnError
 
     @property
     def way(self) -> str:
@@ -84,7 +88,6 @@ class HandlersSpec(FunctionSpec):
 
     handlers: tuple[tuple[str, UserFunction], ...]
     type_field: str
-    on_error: OnError
 
     def describe(self) -> str:
         return "; ".join(f"on({kind!r}, {function})" for kind, function in self.handlers)

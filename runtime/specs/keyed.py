@@ -20,7 +20,6 @@ from millstream.specs.base import (
     Changelog,
     Fields,
     Named,
-    OnError,
     Spec,
     Time,
     both,
@@ -31,6 +30,7 @@ from millstream.specs.base import (
     takes_back,
 )
 from millstream.specs.columns import with_types
+from millstream.specs.on_error import ErrorPolicy
 from millstream.times import format_duration
 
 Aggregates = tuple[tuple[str, Aggregate], ...]
@@ -163,7 +163,7 @@ class ScanSpec(Spec):
     init: UserFunction
     function: UserFunction
     schema: pa.Schema | None
-    on_error: OnError
+    on_error: ErrorPolicy
     order: Literal["event_time", "arrival"] | None = None
     ttl_us: int | None = None
     pickle: bool = False

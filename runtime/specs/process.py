@@ -11,8 +11,9 @@ import pyarrow as pa
 from millstream.checkpoints.shape import OPERATOR, STATE, VERSION
 from millstream.errors import FlowError
 from millstream.functions import UserFunction
-from millstream.specs.base import MAIN, Bound, OnError, Spec, Time, refuse_changelog
+from millstream.specs.base import MAIN, Bound, Spec, Time, refuse_changelog
 from millstream.specs.keyed import lost_order
+from millstream.specs.on_error import ErrorPolicy
 from millstream.state_handles import StateDeclaration
 
 EVENTS: Final = 0
@@ -41,7 +42,7 @@ class ProcessSpec(Spec):
     states: tuple[tuple[str, StateDeclaration], ...]
     schema: pa.Schema | None
     outputs: tuple[tuple[str, pa.Schema | None], ...]
-    on_error: OnError
+    on_error: ErrorPolicy
     order: Order | None
     migrations: tuple[str, ...] = ()
     timed: bool = False

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import pyarrow as pa
 
 from millstream.functions import UserFunction
-from millstream.specs.base import MAIN, Bound, Fields, OnError
+from millstream.specs.base import MAIN, Bound, Fields
 from millstream.specs.functions import FunctionSpec
 
 WINDOW_ROWS: Final = "events of the window"
@@ -44,7 +44,6 @@ class WindowFunctionSpec(FunctionSpec):
     reduces: bool
     keys: tuple[str, ...]
     schema: pa.Schema | None
-    on_error: OnError
 
     def describe(self) -> str:
         return f"{'reduce' if self.reduces else 'process_window'}({self.function})"

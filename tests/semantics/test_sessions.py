@@ -360,7 +360,7 @@ def test_sessions_by_processing_time_end_a_gap_after_the_last_event_and_ask_for_
             break
         now_us[0] = max(now_us[0], due_us)
         for output in operator.on_clock(now_us[0]):
-            assert output is not None
+            assert isinstance(output, tuple)
             fired += [(now_us[0] // 1_000_000, n) for n in output[1].columns.column("n").to_pylist()]
     assert fired == [(15, 2)]
     assert (due_us, operator.figures().get("groups")) == (None, None)

@@ -21,7 +21,7 @@ from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, index_arra
 from millstream.checkpoints.tables import StateTable
 from millstream.errors import unknown_field
 from millstream.expr import col
-from millstream.operators.base import Context, Counters, Operator, Output
+from millstream.operators.base import Context, Counters, Operator, Output, Wait
 from millstream.operators.columnar import with_arrays
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.growing import plain
@@ -145,8 +145,8 @@ class SessionJoin(JoinOperator):
 
     def _results(self, produced: Iterable[Output]) -> Iterator[Output]:
         for output in produced:
-            if output is None:
-                yield None
+            if output is None or isinstance(output, Wait):
+                yield output
             elif output[0] == LATE:
                 yield from self._too_late(output[1])
             else:

@@ -35,7 +35,7 @@ def push(operator: Operator, one: Batch, watermark_us: int | None = None) -> lis
         outputs += operator.on_watermark(watermark_us)
     rows: list[str] = []
     for output in outputs:
-        assert output is not None
+        assert isinstance(output, tuple)
         made = output[1]
         sign = [1] * made.num_rows if made.sign is None else made.sign.tolist()
         rows += [

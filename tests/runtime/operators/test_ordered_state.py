@@ -55,7 +55,7 @@ def batches(count: int, rows: int) -> list[Batch]:
 
 
 def rows_of(outputs: Iterable[Output]) -> list[dict[str, Any]]:
-    return [row for output in outputs if output is not None for row in output[1].all_columns().to_pylist()]
+    return [row for output in outputs if isinstance(output, tuple) for row in output[1].all_columns().to_pylist()]
 
 
 def fed(operators: list[Operator], some: list[Batch]) -> list[dict[str, Any]]:

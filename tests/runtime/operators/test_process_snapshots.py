@@ -18,8 +18,8 @@ from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.process import ProcessOperator
 from millstream.operators.scan import Scan
-from millstream.specs.base import OnError
 from millstream.specs.keyed import ScanSpec
+from millstream.specs.on_error import FAIL
 from millstream.specs.process import CONTROL, EVENTS, ProcessSpec
 from millstream.times import MAX_US
 
@@ -60,7 +60,7 @@ class Everything(ms.Process):
 
 
 def process(ordered: bool) -> Callable[[int, int], Operator]:
-    spec = ProcessSpec(UserFunction(Everything), (), None, (), OnError.FAIL, None, timed=True, by_event_time=ordered)
+    spec = ProcessSpec(UserFunction(Everything), (), None, (), FAIL, None, timed=True, by_event_time=ordered)
     return lambda worker, workers: ProcessOperator(spec, context(worker, workers), with_position=ordered)
 
 
@@ -69,9 +69,7 @@ def scan(ordered: bool) -> Callable[[int, int], Operator]:
         state = (*state[-3:], event.x)
         return state, {"k": event.k, "what": "", "state": str(state)}
 
-    spec = ScanSpec(
-        UserFunction(()), UserFunction(step), None, OnError.FAIL, ttl_us=100_000, timed=True, by_event_time=ordered
-    )
+    spec = ScanSpec(UserFunction(()), UserFunction(step), None, FAIL, ttl_us=100_000, timed=True, by_event_time=ordered)
     return lambda worker, workers: Scan(spec, context(worker, workers))
 
 
@@ -114,7 +112,7 @@ class Stage:
 
     def take(self, outputs: Iterator[Output]) -> None:
         for output in outputs:
-            if output is not None:
+            if isinstance(output, tuple):
                 self.rows += output[1].columns.to_pylist()
 
     def step(self, events: Batch, control: Batch | None, watermark_us: int) -> None:

@@ -45,7 +45,7 @@ def said(outputs: Sequence[Output]) -> list[tuple[Any, ...]]:
     """(sign, time, values...) of every row."""
     rows: list[tuple[Any, ...]] = []
     for output in outputs:
-        assert output is not None and output[1].time_us is not None
+        assert isinstance(output, tuple) and output[1].time_us is not None
         made = output[1]
         sign = [1] * made.num_rows if made.sign is None else made.sign.tolist()
         values = [tuple(r.values()) for r in made.columns.to_pylist()]

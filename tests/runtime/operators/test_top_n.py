@@ -45,7 +45,7 @@ def follow(operator: TopN, batches: Sequence[Batch]) -> Counter[Any]:
     standing: Counter[Any] = Counter()
     for one in batches:
         for output in operator.on_batch(one, 0):
-            assert output is not None and output[1].sign is not None
+            assert isinstance(output, tuple) and output[1].sign is not None
             for row, sign in zip(output[1].columns.to_pylist(), output[1].sign.tolist(), strict=True):
                 standing[tuple(repr(v) if isinstance(v, list) else v for v in row.values())] += sign
     assert all(count >= 0 for count in standing.values())
@@ -74,7 +74,7 @@ def test_a_key_without_rows_is_forgotten() -> None:
         rows = [(f"key-{number}-{i}", i, "x" * 50) for i in range(50)]
         assert len(follow(operator, [batch(rows, sign=[1] * 50)])) == 50
         follow_minus = list(operator.on_batch(batch(rows, sign=[-1] * 50), 0))
-        assert follow_minus[0] is not None and follow_minus[0][1].num_rows == 50
+        assert isinstance(follow_minus[0], tuple) and follow_minus[0][1].num_rows == 50
     assert operator.figures()["keys"] == operator.figures()["rows"] == 0
     assert operator.figures()["state_bytes"] < 1_000_000
 
