@@ -26,6 +26,7 @@ DRAIN_US: Final = 1_000_000
 """How long a receiver should need at most for what is in flight to it."""
 _FIRST_WINDOW_BYTES: Final = 2**16
 _LEAST_WINDOW_BYTES: Final = 2**12
+_LEAST_SHARE: Final = 2**-10
 
 TOGETHER_ROWS: Final = 65_536
 TOGETHER_KEYS: Final = 16_384
@@ -67,6 +68,29 @@ class SendCredit:
             raise WireError(f"credit: {size_bytes} bytes returned, {self.in_flight_bytes} in flight")
         self.in_flight_bytes -= size_bytes
         self.window_bytes = max(1, min(self.budget_bytes, window_bytes))
+
+
+@dataclass(slots=True)
+class OnwardShare:
+    """How much of a block's bytes a process that decodes it deals on: of a filter, little.
+
+    Attributes:
+        share: of the last blocks. It falls by half at most with each of them, as the next may be another one.
+    """
+
+    share: float = 1.0
+    _onward_bytes: int = 0
+
+    def sent(self, size_bytes: int) -> None:
+        self._onward_bytes += size_bytes
+
+    def finished(self, block_bytes: int) -> None:
+        self.share = max(self._onward_bytes / block_bytes, self.share / 2, _LEAST_SHARE)
+        self._onward_bytes = 0
+
+    def block_bytes(self, onward_bytes: int) -> int:
+        """The size of a block of which so much is dealt on."""
+        return max(1, int(onward_bytes / self.share))
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from millstream.binding import FirstRows
 from millstream.block_stage import BlockStage
 from millstream.breaker import Breaker
-from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, SendCredit, StageInputs
+from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, OnwardShare, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
@@ -98,6 +98,7 @@ class Runner:
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
         self._senders: dict[int, int] = {}
         self._dealt_on: list[tuple[int, int]] = []
+        self._onward = OnwardShare()
         self._block_stages: dict[int, BlockStage] = {}
         self.stages: dict[int, StageRun] = {}
         self._partitioners: dict[int, KeyPartitioner] = {}
@@ -269,6 +270,8 @@ class Runner:
         data = outgoing.data
         if data.size_bytes:
             self._credit(data.exchange, data.origin[0], outgoing.receiver).sent(data.size_bytes)
+            if (data.exchange, data.origin[0]) in self._dealt_on:
+                self._onward.sent(data.size_bytes)
         if outgoing.receiver == self.me:
             self.receive(data)
         else:
@@ -296,7 +299,8 @@ class Runner:
         if credit.in_flight_bytes:
             return 0
         for onward, stage in self._dealt_on:
-            size_bytes = self._credit(onward, stage, self.roomiest(onward, stage)).message_bytes(size_bytes)
+            onward_bytes = self._credit(onward, stage, self.roomiest(onward, stage)).message_bytes(most_bytes)
+            size_bytes = min(size_bytes, self._onward.block_bytes(onward_bytes))
         return size_bytes
 
     # --- work ---
@@ -425,6 +429,8 @@ class Runner:
         window_bytes = drain.window_bytes // self._senders[message.exchange]
         credit = Credit(message.exchange, message.origin[0], self.me, message.size_bytes, window_bytes)
         if message.sender == self.me:
+            if message.origin[0] == SOURCE_STAGE:
+                self._onward.finished(message.size_bytes)
             self.receive(credit)
         else:
             self.outbox.append((message.sender, credit))

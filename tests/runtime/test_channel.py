@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.batch import EMPTY_COLUMNS, Batch, Keys, make_columns
-from millstream.channel import TOGETHER_KEYS, TOGETHER_MESSAGES, Drain, Inbox, SendCredit, StageInputs
+from millstream.channel import TOGETHER_KEYS, TOGETHER_MESSAGES, Drain, Inbox, OnwardShare, SendCredit, StageInputs
 from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
@@ -148,6 +148,20 @@ def test_a_message_that_is_not_in_turn_says_nothing_of_the_receiver() -> None:
         assert inbox.take() is not None, sequence
         inbox.drain.finished(10, 9_001_000)
     assert inbox.drain.window_bytes == before
+
+
+def test_blocks_grow_while_little_of_them_goes_on_and_shrink_when_much_does() -> None:
+    onward = OnwardShare()
+    for expected in (1_000, 2_000, 4_000):
+        assert onward.block_bytes(1_000) == expected
+        onward.finished(expected)
+    onward.sent(3_000)
+    onward.sent(3_000)
+    onward.finished(8_000)
+    assert onward.block_bytes(3_000) == 4_000
+    for _ in range(2_000):
+        onward.finished(1)
+    assert onward.block_bytes(1_000) == 1_024_000, "to nothing at all it says no more than to very little"
 
 
 # --- together ---
