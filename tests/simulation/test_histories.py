@@ -80,7 +80,7 @@ def test_a_lost_row_and_a_doubled_one_are_seen() -> None:
 
 
 def test_where_no_checkpoint_can_be_used_all_of_them_are_given_up_and_the_run_starts_anew() -> None:
-    made = history(35)
+    made = history(36)
     while len(made.store.epochs()) < 3:
         assert not made._life()
     for epoch in made.store.epochs():
