@@ -193,7 +193,8 @@ def value_state(
         pickle: keep values of types that the state codec does not know, by pickling them.
         version: what the values look like, counted by you; they are kept with it.
         migrate: ``migrate(old, old_version)`` returns what this version has for a value of an older one. It is called
-            for a value, each element of a list, each value of a dict, when a flow goes on from an older checkpoint.
+            for a value other than the default, each element of a list, each value of a dict, when a flow goes on from an
+            older checkpoint.
     Raises:
         FlowError: ``ttl`` is not a duration, shared state is given one, or ``version`` is no whole number from 1 on.
     """

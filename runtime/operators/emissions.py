@@ -1,6 +1,6 @@
 """The rows that a `Process` puts out: Python objects, then columns with the time and place of what caused them.
 
-A row is emitted for an event of the batch at hand, whose time and place it gets; or for an `Cause`, a timer or a
+A row is emitted for an event of the batch at hand, whose time and place it gets; or for a `Cause`, a timer or a
 control event, which is in no batch.
 """
 

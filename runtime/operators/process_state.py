@@ -324,10 +324,11 @@ def _newest(handle: Any, kind: Kind) -> Iterable[Any]:
 
 
 def _export(handle: Any) -> Any:
+    """What a handle holds; nothing where it holds nothing, be it that its value is the default."""
     if isinstance(handle, TtlHandle):
         return handle.export()
     if isinstance(handle, ValueState):
-        return (handle.value,)
+        return () if handle.blank else (handle.value,)
     return list(handle.items()) if isinstance(handle, MapState) else list(handle)
 
 
@@ -335,7 +336,8 @@ def _restore(handle: Any, exported: Any) -> None:
     if isinstance(handle, TtlHandle):
         handle.restore(exported)
     elif isinstance(handle, ValueState):
-        (handle.value,) = exported
+        if exported:
+            (handle.value,) = exported
     elif isinstance(handle, MapState):
         handle.update(exported)
     else:
@@ -344,9 +346,9 @@ def _restore(handle: Any, exported: Any) -> None:
 
 def _with_values(exported: Any, declared: StateDeclaration, change: Callable[[Any], Any]) -> Any:
     """What a handle was exported as, with other values: the value, each element of a list, each value of a dict."""
-    expires = declared.ttl_us is not None
-    if expires and not exported:
+    if not exported:
         return exported
+    expires = declared.ttl_us is not None
     match declared.kind:
         case Kind.VALUE:
             return (change(exported[0]), *exported[1:])

@@ -10,7 +10,7 @@ With ``emit="final"`` rows without a match wait instead, until none can come any
 A side whose rows take earlier ones back (a changelog) is understood: a row that is taken back takes back what
 came of it. The results of a batch are the product of its rows with the other side, signs multiplied.
 
-With a time to live, a row is late when its time is more than that behind the watermark of its partition. SideRows
+With a time to live, a row is late when its time is more than that behind the watermark of its partition. Rows
 that are not can meet what is up to twice as old, and so long rows are kept: the answer is the same for any order.
 """
 
