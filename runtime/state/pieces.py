@@ -25,7 +25,7 @@ _NEVER: Final = -1
 _CHANGED: Final = -2
 """In a piece, but not as it is now."""
 _PIECES_KEPT: Final = 24
-_SPARE_ROWS: Final = 4_096
+_SPARE_KEYS: Final = 4_096
 
 RowsOf = Callable[[IntArray], tuple[Keys, pa.RecordBatch]]
 """The rows of some slots: the key of each, and the rest."""
@@ -37,18 +37,16 @@ class _Piece:
 
     Attributes:
         saved: of each of its tables, with the number of rows.
+        size: how many keys it has rows of, or says are gone.
         gone: keys that earlier pieces have and that are not there any more.
         keys: those that it says something about; of the first piece, which says all, they are not kept.
     """
 
     number: int
-    saved: list[tuple[Saved, int]] = field(default_factory=list)
+    saved: list[tuple[Saved, int]]
+    size: int
     gone: list[pa.RecordBatch] = field(default_factory=list)
     keys: list[Any] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        return sum(rows for _, rows in self.saved)
 
     def on_disk(self) -> list[Part] | None:
         """Where its tables are; None where some of them are in no complete checkpoint."""
@@ -97,7 +95,9 @@ class SlotPieces:
         if len(slots):
             tables.append(StateTable(name, *rows_of(slots), change="replaces" if kept else "adds"))
         if tables:
-            self._pieces.append(_Piece(self._next, [(t.saved, t.num_rows) for t in tables], gone if kept else []))
+            gone = gone if kept else []
+            size = len(slots) + sum(batch.num_rows for batch in gone)
+            self._pieces.append(_Piece(self._next, [(t.saved, t.num_rows) for t in tables], size, gone))
             held[slots] = self._next
             self._next += 1
         self._gone = []
@@ -137,7 +137,8 @@ class KeyPieces:
             tables.append(StateTable(name, keys_of(there), rows_of(there), change="replaces" if kept else "adds"))
         if tables:
             keys = list(touched) if kept else []
-            self._pieces.append(_Piece(0, [(t.saved, t.num_rows) for t in tables], keys=keys))
+            size = len(there) + len(gone)
+            self._pieces.append(_Piece(0, [(t.saved, t.num_rows) for t in tables], size, keys=keys))
         self._changed = set()
         return [*(part for parts in kept for part in parts), *tables]
 
@@ -150,8 +151,8 @@ def _kept(pieces: Sequence[_Piece], live: int) -> list[list[Part]]:
         if parts is None:
             break
         kept.append(parts)
-    sizes = [piece.rows for piece in pieces[: len(kept)]]
-    if sum(sizes) > 2 * live + _SPARE_ROWS:
+    sizes = [piece.size for piece in pieces[: len(kept)]]
+    if sum(sizes) > 2 * live + _SPARE_KEYS:
         return []
     return kept[: first_small(sizes)] if len(kept) > _PIECES_KEPT else kept
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from millstream.batch import Batch, Keys
+from millstream.checkpoints.manifest import TableFile
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import InternalError, SchemaError
 from millstream.expr import col
 from millstream.operators.base import Context
@@ -106,3 +108,21 @@ def test_fields_that_change_are_refused_with_a_way_out() -> None:
     other = batch([("a", 1, "x")])
     with pytest.raises(SchemaError, match="rows had the fields v, p and now have v, q; say schema="):
         follow(operator, [other.with_columns(other.columns.rename_columns(["v", "q"]))])
+
+
+def checkpoint(operator: TopN) -> int:
+    """Let a checkpoint be complete; returns how many rows were written for it."""
+    rows = 0
+    for part in operator.snapshot():
+        if isinstance(part, StateTable):
+            rows += part.num_rows
+            part.saved.written(TableFile("top_n", part.name, 0, 1, "", part.num_rows, 0, "", change=part.change), 0)
+    return rows
+
+
+def test_a_checkpoint_has_the_rows_of_keys_that_changed_however_many_each_has() -> None:
+    operator = make(n=10)
+    list(operator.on_batch(batch([(f"key-{k}", v, "") for k in range(1_000) for v in range(10)]), 0))
+    assert checkpoint(operator) == 10_000
+    list(operator.on_batch(batch([("key-1", 99, ""), ("key-2", 99, "")], at=10_000), 0))
+    assert checkpoint(operator) == 20

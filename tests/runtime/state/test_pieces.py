@@ -127,8 +127,8 @@ def test_a_checkpoint_holds_what_there_is(
     kind: type[Numbers], steps: list[tuple[str, object]], kept: int, spare: int
 ) -> None:
     counts, model = kind(), dict[int, int]()
-    before = (pieces._PIECES_KEPT, pieces._SPARE_ROWS)
-    pieces._PIECES_KEPT, pieces._SPARE_ROWS = kept, spare  # type: ignore[misc]  # so that few steps reach every case
+    before = (pieces._PIECES_KEPT, pieces._SPARE_KEYS)
+    pieces._PIECES_KEPT, pieces._SPARE_KEYS = kept, spare  # type: ignore[misc]  # so that few steps reach every case
     try:
         for what, given_ in steps:
             if isinstance(given_, dict):
@@ -145,7 +145,7 @@ def test_a_checkpoint_holds_what_there_is(
         assert counts.read(counts.snapshot(completes=True)) == model
         assert counts.read(counts.snapshot(completes=True)) == model
     finally:
-        pieces._PIECES_KEPT, pieces._SPARE_ROWS = before  # type: ignore[misc]
+        pieces._PIECES_KEPT, pieces._SPARE_KEYS = before  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kind", [Counts, States])
