@@ -166,6 +166,7 @@ class Attempt:
         self._handled = 0
         self._goes_on = False
         self._link: Link | None = None
+        self._over = threading.Event()
         self._stored: dict[int, ReadSpec] = {}
         self._retired: set[str] = set()
         self._stop_sent: Stop | None = None
@@ -190,6 +191,7 @@ class Attempt:
                 child.process.kill()
             raise
         finally:
+            self._over.set()
             for child in self.children:
                 child.end(5.0)
             self._link.close()
@@ -211,7 +213,7 @@ class Attempt:
             self._spawn(replace(told, name=SOURCE_HOST, hosted=in_host), "millstream.coordinator.hosting")
         if in_caller:
             link = Link(self.directory, CALLER_HOST, self.life.attempt)
-            host_in_thread(self.plan, in_caller, link, self.life.recovery)
+            host_in_thread(self.plan, in_caller, link, self.life.recovery, self._over)
         if stdin >= 0:
             os.close(stdin)
 

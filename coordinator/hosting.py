@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import zmq
@@ -41,10 +42,16 @@ class SourceHost:
 
     Args:
         recovery: the checkpoint to go on from; None: from the start.
+        over: is set when this life of the run has ended, however that was; None: the process ends with it.
     """
 
     def __init__(
-        self, plan: PhysicalPlan, partitions: Sequence[int], link: Link, recovery: Recovery | None = None
+        self,
+        plan: PhysicalPlan,
+        partitions: Sequence[int],
+        link: Link,
+        recovery: Recovery | None = None,
+        over: threading.Event | None = None,
     ) -> None:
         self._plan = plan
         self._recovery = recovery
@@ -57,24 +64,31 @@ class SourceHost:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         link.poller.register(self._wake_read, zmq.POLLIN)
-        self.stopping = threading.Event()
+        self._stopping = threading.Event() if over is None else over
 
-    def run(self) -> None:
-        """Serve until every partition has ended and was sent, or the coordinator says stop."""
+    def run(self) -> bool:
+        """Serve until the coordinator says stop or the life is over, or, for True, every partition has ended and was sent."""
         for partition in self._queues:
             threading.Thread(target=self._read, args=(partition,), name=f"source {partition}", daemon=True).start()
-        while (self._open or self._held) and not self.stopping.is_set():
-            for message in self._link.received():
-                if isinstance(message, Credit):
-                    self._credits[-2 - message.exchange].returned(message.grant_bytes, message.window_bytes)
-                elif isinstance(message, Stop):
-                    self.stopping.set()
-            if not self._send():
-                self._link.wait(100)
-                self._drain_wakes()
-        self.stopping.set()
-        self._link.poller.unregister(self._wake_read)
-        os.close(self._wake_read)
+        try:
+            while (self._open or self._held) and not self._stopping.is_set():
+                for message in self._link.received():
+                    if isinstance(message, Credit):
+                        self._credits[-2 - message.exchange].returned(message.grant_bytes, message.window_bytes)
+                    elif isinstance(message, Stop):
+                        self._stopping.set()
+                if not self._send():
+                    self._link.wait(100)
+                    self._drain_wakes()
+        finally:
+            self._stopping.set()
+            for items in self._queues.values():  # who waits for room in one gets it, and sees that nothing more is read
+                with suppress(queue.Empty):
+                    while True:
+                        items.get_nowait()
+            self._link.poller.unregister(self._wake_read)
+            os.close(self._wake_read)
+        return not (self._open or self._held)
 
     def _send(self) -> bool:
         sent = False
@@ -112,13 +126,13 @@ class SourceHost:
         source = self._plan.source_of(partition)
         try:
             reader = self._opened(partition)
-            while not reader.ended and not self.stopping.is_set():
+            while not reader.ended and not self._stopping.is_set():
                 block = reader.read(self._plan.batch_rows, BLOCK_BYTES)
                 if block is not None or reader.ended:
                     items.put((partition, block, reader.ended))
                     self._wake()
                 else:
-                    self.stopping.wait(0.005)
+                    self._stopping.wait(0.005)
             reader.close()
         except MillstreamError as error:
             items.put(error)
@@ -148,17 +162,22 @@ class SourceHost:
 
 
 def host_in_thread(
-    plan: PhysicalPlan, partitions: Sequence[int], link: Link, recovery: Recovery | None = None
+    plan: PhysicalPlan, partitions: Sequence[int], link: Link, recovery: Recovery | None, over: threading.Event
 ) -> threading.Thread:
-    """Host partitions in a thread of this process; its failures reach the coordinator as any other's."""
+    """Host partitions in a thread of this process; its failures reach the coordinator as any other's.
+
+    Args:
+        over: to be set when this life of the run has ended: then nothing more is read for it, or sent.
+    """
 
     def serve() -> None:
+        somebody_waits = True
         try:
-            SourceHost(plan, partitions, link, recovery).run()
+            somebody_waits = SourceHost(plan, partitions, link, recovery, over).run()
         except Exception as error:
             link.send(SOURCES, Failed(link.me, described(error, traceback.format_exc())))
         finally:
-            link.close(linger_ms=LAST_WORDS_MS)
+            link.close(linger_ms=LAST_WORDS_MS if somebody_waits else 0)
 
     thread = threading.Thread(target=serve, name=CALLER_HOST, daemon=True)
     thread.start()
