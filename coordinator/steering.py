@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from millstream import commands
 from millstream.checkpoints.disk import DirectoryDisk
@@ -25,7 +26,8 @@ from millstream.coordinator.questions import Questions
 from millstream.errors import CheckpointError
 from millstream.wire import Answered, Ask
 
-SAVEPOINTS = "savepoints"
+SAVEPOINTS: Final = "savepoints"
+_WAITING: Final = 64
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Steering:
             yield Ask(next(self._numbers), Ask.RELEASE, self._released.get())
         for request in self._requests.take():
             match request.command:
+                case commands.Checkpoint() | commands.Savepoint() if len(self._asked) >= _WAITING:
+                    request.refuse(f"{_WAITING} commands wait already; ask again when the next checkpoint exists")
                 case commands.Checkpoint():
                     yield self._remember(request, Ask.CHECKPOINT)
                 case commands.Savepoint(to=to):
@@ -135,7 +139,7 @@ class Steering:
                 asked.request.answer(Answer(said, epoch=message.epoch, seconds=took_s))
             case Ask.SAVEPOINT:
                 copying = threading.Thread(target=self._copy, args=(asked, message.epoch), name="savepoint")
-                self._copying.append(copying)
+                self._copying = [*filter(threading.Thread.is_alive, self._copying), copying]
                 copying.start()
             case Ask.PAUSE:
                 asked.request.answer(Answer("paused: nothing is read until it is resumed"))
@@ -170,7 +174,7 @@ class Steering:
             manifest = self._store.manifest(epoch)
             path = Path(to) if to else self._state / SAVEPOINTS / _named(manifest)
             self._store.copy_to(CheckpointStore(DirectoryDisk(path)), manifest)
-        except (CheckpointError, OSError) as error:
+        except (CheckpointError, OSError, ValueError) as error:  # ValueError: the path is none
             request.refuse(f"checkpoint {epoch} was made, and could not be copied: {error}")
             return
         took_s = time.monotonic() - since_s
