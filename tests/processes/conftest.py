@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,14 +27,12 @@ class Run:
 
     process: subprocess.Popen[str]
     directory: Path
-    seen: dict[int, float] = field(default_factory=dict)
 
     @property
     def roles(self) -> dict[str, psutil.Process]:
         found: dict[str, psutil.Process] = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                self.seen[child.pid] = child.create_time()
                 role = role_of(child)
             except psutil.Error:
                 continue
@@ -59,22 +57,21 @@ class Run:
         output, errors = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, output, errors
 
-    def survivors(self) -> list[int]:
-        """The processes of the run that are still there; a dying one is given a moment."""
+    def survivors(self) -> list[psutil.Process]:
+        """The processes of the run that are still there, also orphans; a dying one is given a moment."""
         deadline_s = time.monotonic() + 5
         while True:
-            left = [pid for pid, born in self.seen.items() if _is_alive(pid, born)]
+            left = [process for process in psutil.process_iter() if self._is_ours(process)]
             if not left or time.monotonic() > deadline_s:
                 return left
             time.sleep(0.05)
 
-
-def _is_alive(pid: int, born: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() == born and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """What every process of the run has from the one that started it."""
+        try:
+            return process.environ().get("TMPDIR") == str(self.directory / "sockets")
+        except psutil.Error:  # it is gone, or somebody else's
+            return False
 
 
 Start = Callable[..., Run]
