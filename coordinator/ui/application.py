@@ -206,7 +206,7 @@ def _as_json(answer: Callable[[Request], Any]) -> Callable[[Request], Response]:
 
 def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=_NO_STORE)
+    return JSONResponse({"error": error.detail}, error.status_code, headers={**_NO_STORE, **(error.headers or {})})
 
 
 def _number(request: Request, name: str, default: int | None) -> int:

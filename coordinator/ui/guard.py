@@ -44,6 +44,10 @@ _HEADERS: Final = (
 )
 
 
+_CLOSE: Final = {"connection": "close"}
+"""Of the rest of a request that was refused in its middle nobody wants to hear."""
+
+
 class Refused(HTTPException):
     """A request that is not answered: a status of HTTP, and a sentence for who asked."""
 
@@ -159,11 +163,11 @@ def _limited(receive: Receive) -> Receive:
         try:
             event = await asyncio.wait_for(receive(), SLOW_S)
         except TimeoutError:
-            raise Refused(408, "the request did not come to its end") from None
+            raise Refused(408, "the request did not come to its end", _CLOSE) from None
         size += len(event.get("body", b""))
         whole = not event.get("more_body", False)
         if size > BODY_BYTES:
-            raise Refused(413, f"a request has at most {BODY_BYTES} bytes")
+            raise Refused(413, f"a request has at most {BODY_BYTES} bytes", _CLOSE)
         return event
 
     return received

@@ -44,7 +44,10 @@ def test_the_limiting_operator_is_the_one_that_is_slow(page: Page) -> None:
 
 def test_the_slider_goes_back_and_live_returns(page: Page) -> None:
     page.wait_for_function("document.querySelectorAll('.chart path.line').length > 5", timeout=60 * SECONDS)
-    page.wait_for_timeout(4 * SECONDS)  # so that there is a past to go to
+    page.wait_for_function(  # so that there is a past to go to
+        "async () => { const { points } = await (await fetch('api/v1/timeline')).json();"
+        " return points.at(-1)?.time_us - points[0]?.time_us > 4e6; }"
+    )
     now = count(page, "Events read")
     page.locator("#slider").fill("100")
     expect(page.locator("#moment")).to_contain_text("earlier")
@@ -130,7 +133,7 @@ def test_everything_is_reached_and_named_without_a_mouse(page: Page) -> None:
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (1600, 1000)])
 def test_nothing_sticks_out_of_a_narrow_or_a_wide_window(page: Page, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
-    page.wait_for_timeout(500)
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

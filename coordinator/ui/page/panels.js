@@ -94,7 +94,7 @@ export const checkpoints = (element, made) => {
 };
 
 export const happenings = (element, all) => {
-  const key = `${all.length}`;
+  const key = `${all.length} ${all.at(-1)?.time_us}`; // of very many the oldest go
   if (element.dataset.key === key) return;
   element.dataset.key = key;
   element.replaceChildren(...[...all].reverse().map((h) => make("li", {},
