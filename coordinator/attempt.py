@@ -165,6 +165,7 @@ class Attempt:
         self._silence = Silence(life.hang_timeout_s + _START_GRACE_S)
         self._handled = 0
         self._goes_on = False
+        self._checkpoints_fail = False
         self._link: Link | None = None
         self._over = threading.Event()
         self._stored: dict[int, ReadSpec] = {}
@@ -291,7 +292,19 @@ class Attempt:
         if self.life.lost_s is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
             self._goes_on = True
             self.view.line(f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss")
+        if self._checkpoints_fail != bool(figures["checkpoint_failure"]):
+            self._tell_of_checkpoints(figures["checkpoint_failure"], figures["checkpoint"])
         self._show(figures)
+
+    def _tell_of_checkpoints(self, failure: str, newest: int) -> None:
+        """They cannot be written any more, or can be again."""
+        self._checkpoints_fail = bool(failure)
+        text = f"checkpoints are written again: {newest} exists"
+        if failure:
+            back = f"checkpoint {newest}" if newest else "its start"
+            text = f"a checkpoint could not be written: {failure}; the run tries again, and goes back to {back} if a process is lost"
+        self.view.line(text)
+        self.watch.warned(text)
 
     # --- another number of workers ---
 

@@ -72,8 +72,8 @@ class Checkpointing:
         self.last_epoch = first_epoch - 1
         self._failed = 0
         self._not_before_us: int | None = None
-        self.failures: list[str] = []
-        """Why checkpoints were given up, since somebody last took the reasons away."""
+        self.failure = ""
+        """Why the last one was given up; "" where it was not."""
 
     def due(self, now_us: int) -> bool:
         if self._next_us is None:
@@ -169,7 +169,7 @@ class Checkpointing:
         assert self.under_way is not None
         epoch, final = self.under_way.epoch, self.under_way.final
         self.under_way = None
-        self._failed, self._not_before_us = 0, None
+        self._failed, self._not_before_us, self.failure = 0, None, ""
         self.completed += 1
         self.last_epoch = epoch
         if final:
@@ -182,7 +182,7 @@ class Checkpointing:
         self._failed += 1
         self._not_before_us = self.under_way.begun_us + _TRY_AGAIN_US
         self.under_way = None
-        self.failures.append(reason)
+        self.failure = reason
 
     def committed(self, process: str, epoch: int) -> None:
         if epoch == self.committing:

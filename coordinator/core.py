@@ -315,7 +315,7 @@ class Coordinator:
             self.state = state
         elif checkpointing.hopeless:
             error = CheckpointError(
-                f"the checkpoint that ends the run cannot be written: {checkpointing.failures[-1]}; what came after "
+                f"the checkpoint that ends the run cannot be written: {checkpointing.failure}; what came after "
                 f"checkpoint {checkpointing.last_epoch} does not count yet: mend that, and run again to go on from there"
             )
             self.fail(Failed(COORDINATOR, described(error, "")))
@@ -467,7 +467,7 @@ class Coordinator:
             "blocks": sum(p.blocks for p in self.partitions),
             "bytes_in": sum(p.bytes for p in self.partitions),
             "checkpoint": 0 if self.checkpointing is None else self.checkpointing.last_epoch,
-            "checkpoint_failures": [] if self.checkpointing is None else self.checkpointing.failures,
+            "checkpoint_failure": "" if self.checkpointing is None else self.checkpointing.failure,
             "checkpoints": list(self._checkpoints_made),
             "partitions": self.partitions.figures(),
             "processes": {COORDINATOR: self.runner.figures(), **self.members.figures()},

@@ -6,6 +6,7 @@ import os
 import queue
 import time
 import traceback
+from contextlib import suppress
 from typing import Final
 
 from millstream.bootstrap import Bootstrap, next_plan
@@ -135,9 +136,10 @@ class _Shell:
         else:
             self.core.checkpoint_written()
             self.readers.counted(manifest)
-            self.store.clean(
-                keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.asked_checkpoints.pinned
-            )
+            with suppress(OSError):  # what cannot be removed now is so after the next one
+                self.store.clean(
+                    keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.asked_checkpoints.pinned
+                )
 
     def _flush(self) -> None:
         outbox = self.core.outbox

@@ -82,7 +82,6 @@ class Monitor:
         time_us = time.time_ns() // 1_000
         report = {**figures, "time_us": time_us, "attempt": self.attempt, "processes": self._standing(figures)}
         report["machine_cpu"] = self._machine.cpu_share()
-        report["checkpoint_failures"] = list(figures.get("checkpoint_failures", ()))
         report["partitions"] = [self._since(p, time_us) for p in figures.get("partitions", ())]
         for made in report.pop("checkpoints", ()):
             if made["epoch"] not in self._epochs:

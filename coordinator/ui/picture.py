@@ -91,7 +91,7 @@ class _Between:
             "machine_cpu": after.get("machine_cpu"),
             "holder": self._holder(),
             "checkpoint": after.get("checkpoint", 0),
-            "checkpoint_failures": list(after.get("checkpoint_failures", ())),
+            "checkpoint_failure": after.get("checkpoint_failure", ""),
         }
 
     # --- operators ---

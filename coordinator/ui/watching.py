@@ -50,6 +50,10 @@ class Watch:
         """A life has ended by the loss of a process."""
         self._happened("lost", str(error))
 
+    def warned(self, text: str) -> None:
+        """Something is not as it should be, and the run goes on."""
+        self._happened("warning", text)
+
     def ended(self, result: RunResult) -> None:
         if result.stopped_at is not None:
             self._happened("ended", f"stopped at checkpoint {result.stopped_at}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 
+import psutil
 import pytest
 
+from millstream.coordinator.ui.history import HistoryReader
 from tests.processes.conftest import Run, Start
 
 pytestmark = pytest.mark.slow
@@ -47,7 +49,7 @@ def test_killing_a_process_of_a_run_without_checkpoints_ends_it_and_names_it(sta
 def test_killing_the_supervisor_takes_every_process_with_it(start: Start) -> None:
     run = start(ENDLESS, "--workers", "2")
     run.wait_until_working(2)
-    assert len(run.roles) == 3
+    assert {"coordinator", "worker-0", "worker-1"} <= run.roles.keys()
     run.process.kill()
     run.process.wait()
     assert run.survivors() == []
@@ -206,3 +208,25 @@ def test_a_process_that_hangs_is_replaced_and_the_run_goes_on(start: Start, vict
     assert "the run goes on" in errors
     assert "after the loss" in errors
     assert run.survivors() == []
+
+
+def test_checkpoints_that_cannot_be_written_are_told_of_and_so_is_the_next_that_can(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2", "--checkpoint-interval", "1s")
+    state = run.directory / ".millstream" / "endless"
+    run.wait_for(lambda: any(state.glob("checkpoints/manifest-*")), "a checkpoint")
+    history = HistoryReader(state)
+
+    def warnings() -> list[str]:
+        return [h.text for r in history.runs() for h in history.happenings(r.id) if h.kind == "warning"]
+
+    _, most = run.roles["coordinator"].rlimit(psutil.RLIMIT_FSIZE)
+    run.roles["coordinator"].rlimit(psutil.RLIMIT_FSIZE, (1, most))  # it has the manifests to write, and nothing else
+    run.wait_for(lambda: len(warnings()) == 1, "a warning")
+    run.roles["coordinator"].rlimit(psutil.RLIMIT_FSIZE, (most, most))
+    run.wait_for(lambda: len(warnings()) == 2, "another one")
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130
+    failing, well = warnings()
+    assert "File too large" in failing and "goes back to checkpoint" in failing and failing in errors
+    assert "checkpoints are written again" in well and well in errors
