@@ -21,14 +21,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
-from zmq.utils.monitor import recv_monitor_message
 
 from millstream.errors import FlowError
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 OWN: Final = "own"
 PEERS: Final = "peers"
@@ -136,6 +137,8 @@ class Keys:
             raise FlowError(f"{where}: nobody could talk to it: {self.folder / PEERS} has no public key (NAME.key)")
         authenticator = None
         if bind:
+            from zmq.auth.thread import ThreadAuthenticator  # takes asyncio with it, for which no other run should wait
+
             socket.curve_server = True
             socket.zap_domain = _DOMAIN.encode()
             authenticator = ThreadAuthenticator(context)
@@ -177,6 +180,8 @@ class Guard:
         for _ in range(_MOST_EVENTS):
             if not self._events.poll(0):
                 break
+            from zmq.utils.monitor import recv_monitor_message  # takes asyncio with it, too
+
             event = int(recv_monitor_message(self._events)["event"])
             self._counts[event] = self._counts.get(event, 0) + 1
             self.refused += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from millstream.errors import InternalError
 from millstream.operators import columnar, python, sinks
-from millstream.operators.asynchronous import MapAsync
 from millstream.operators.base import Context, Operator
 from millstream.operators.counting import CountWindow
 from millstream.operators.decode import Decode
@@ -89,6 +88,9 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
         case MatchSpec():
             return MatchPattern(spec, context)
         case MapAsyncSpec():
+            # It takes asyncio with it, for which runs without it should not wait.
+            from millstream.operators.asynchronous import MapAsync
+
             return MapAsync(spec, context)
         case HandlersSpec():
             return python.Handlers(spec, context)
