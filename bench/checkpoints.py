@@ -3,8 +3,8 @@
     scripts/bench checkpoints state --keys 10000000
     scripts/bench checkpoints throughput --pairs 3
 
-``state``: the window state of one worker (count, sum and maximum of each of so many keys, in one open window), without
-sockets. How long does the loop stand still for a checkpoint, how long does the thread write beside it and what does that
+``state``: the state of one worker (count, sum and maximum of each of so many keys: in one open window, or in Python by `scan`
+or `process`), without sockets. How long does the loop stand still for a checkpoint, how long does the thread write beside it and what does that
 do to the loop, and how much is written after 1 % of the keys have changed? Snapshots go through the worker's own writer.
 
 ``throughput``: whole runs with a checkpoint each second and without any, in turns: W1 (10,000 Zipf keys), and 1 million
@@ -40,6 +40,7 @@ from millstream.checkpoints.store import CheckpointStore
 from millstream.connectors import NullSink
 from millstream.operators.base import Operator
 from millstream.planner import make_plan
+from millstream.process import spare_the_collector
 from millstream.wire import Completed
 from millstream.workers.snapshots import SnapshotWriter
 from millstream.workers.task import Worker
@@ -60,19 +61,48 @@ def totals(rows: ms.Stream, window: str) -> ms.Stream:
 # --- state ---
 
 
-class WindowState:
-    """A worker with one window operator, which is fed by hand.
+def scanned(state: tuple[int, float, float], event: Any) -> tuple[tuple[int, float, float], None]:
+    count, total, top = state
+    return (count + 1, total + event.value, max(top, event.value)), None
+
+
+class Totals(ms.Process):
+    count = ms.value_state(0)
+    total = ms.value_state(0.0)
+    top = ms.value_state(0.0)
+
+    def on_event(self, event: Any, ctx: ms.ProcessContext) -> None:
+        self.count.value += 1
+        self.total.value += event.value
+        self.top.value = max(self.top.value, event.value)
+
+
+def keyed(rows: ms.Stream) -> ms.KeyedStream:
+    return rows.event_time("ts", out_of_orderness="2s").key_by("key")
+
+
+KINDS: dict[str, Callable[[ms.Stream], ms.Stream]] = {
+    "window": lambda rows: totals(rows, "1d"),
+    "scan": lambda rows: keyed(rows).scan((0, 0.0, 0.0), scanned, schema={"nothing": int}),
+    "process": lambda rows: keyed(rows).process(Totals, schema={"nothing": int}),
+}
+OPERATORS = {"window": "agg", "scan": "scan", "process": "process"}
+
+
+class WorkerState:
+    """A worker with one operator that keeps state, which is fed by hand.
 
     Attributes:
         epoch: the last checkpoint; files: what it consists of.
+        poller: wakes whoever waits for the checkpoint under way.
     """
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, kind: str, store: CheckpointStore) -> None:
         self._store = store
         flow = ms.Flow(FLOW)
         fields = {"key": pa.int64(), "ts": data.TIME, "value": pa.float64()}
         none = pa.table({name: pa.array([], kind) for name, kind in fields.items()})
-        totals(flow.read_arrow(none), "1d").sink(NullSink())
+        KINDS[kind](flow.read_arrow(none)).sink(NullSink())
         self._plan = make_plan(flow, workers=1)
         self._worker = Worker(
             self._plan, 0, now_us=lambda: time.time_ns() // 1_000, dead_letter=lambda letter: None, checkpoints=True
@@ -81,9 +111,10 @@ class WindowState:
             (stage, operator)
             for stage in self._worker.runner.stages.values()
             for node, operator in stage.operators.items()
-            if self._plan.nodes[node].name == "agg"
+            if self._plan.nodes[node].name == OPERATORS[kind]
         )
-        self.writer = SnapshotWriter(self._worker.runner, store, self._worker.name, 1, zmq.Poller())
+        self.poller = zmq.Poller()
+        self.writer = SnapshotWriter(self._worker.runner, store, self._worker.name, 1, self.poller)
         self.epoch = 0
         self.files: list[TableFile] = []
 
@@ -131,15 +162,16 @@ def feed(operator: Operator, keys: KeyNumbers, rng: np.random.Generator) -> Iter
         yield time.perf_counter() - began
 
 
-def measured_state(keys: int, share: float, rounds: int) -> list[dict[str, Any]]:
+def measured_state(kind: str, keys: int, share: float, rounds: int) -> list[dict[str, Any]]:
     """A full checkpoint, and others after so many of the keys have changed.
 
     While one is written the loop goes on with events of the next.
     """
     rng = np.random.default_rng(data.SEED)
     found: list[dict[str, Any]] = []
+    spare_the_collector()  # as workers do
     with tempfile.TemporaryDirectory() as folder:
-        state = WindowState(CheckpointStore(DirectoryDisk(Path(folder))))
+        state = WorkerState(kind, CheckpointStore(DirectoryDisk(Path(folder))))
         alone = list(feed(state.operator, rng.permutation(keys), rng))
         changed = keys
         for number in range(rounds + 1):
@@ -152,6 +184,8 @@ def measured_state(keys: int, share: float, rounds: int) -> list[dict[str, Any]]
                 took = next(following, None)
                 if took is not None:
                     beside.append(took)
+                elif not done:
+                    state.poller.poll(100)
             wrote_s = time.perf_counter() - began
             found.append({
                 "checkpoint": number, "changed": changed, "stopped_s": stopped_s, "wrote_s": wrote_s,
@@ -164,10 +198,10 @@ def measured_state(keys: int, share: float, rounds: int) -> list[dict[str, Any]]
     return found
 
 
-def state_table(found: list[dict[str, Any]]) -> Table:
+def state_table(kind: str, found: list[dict[str, Any]]) -> Table:
     full, *others = found
     table = Table(
-        title=f"{full['changed']:,} keys; a batch of {BATCH_ROWS:,} events takes {1e3 * median(full['alone_s']):.1f} ms"
+        title=f"{kind}: {full['changed']:,} keys; a batch of {BATCH_ROWS:,} events takes {1e3 * median(full['alone_s']):.1f} ms"
     )
     for heading in (
         "checkpoint",
@@ -254,14 +288,15 @@ def main() -> None:
 
 
 @main.command(name="state")
+@click.option("--kind", type=click.Choice(list(KINDS)), default="window", show_default=True)
 @click.option("--keys", default=10 * MILLION, show_default=True)
 @click.option("--share", default=0.01, show_default=True, help="Of the keys, how many change before each checkpoint.")
 @click.option("--rounds", default=20, show_default=True, help="Checkpoints after the full one.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the results to this file.")
-def state_command(keys: int, share: float, rounds: int, json_path: Path | None) -> None:
+def state_command(kind: str, keys: int, share: float, rounds: int, json_path: Path | None) -> None:
     """How long the loop stops, and how much is written."""
-    machine, found = measure.machine(), measured_state(keys, share, rounds)
-    _show(state_table(found), {"machine": machine, "checkpoints": found}, json_path)
+    machine, found = measure.machine(), measured_state(kind, keys, share, rounds)
+    _show(state_table(kind, found), {"machine": machine, "kind": kind, "checkpoints": found}, json_path)
 
 
 @main.command(name="throughput")

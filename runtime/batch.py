@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from millstream.errors import MillstreamError
+
 IntArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
@@ -162,11 +164,20 @@ def take_columns(columns: pa.RecordBatch, index: Array) -> pa.RecordBatch:
 
 
 def concat_columns(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch of several, in order; types may widen from one part to the next (int64 to double)."""
+    """One batch of several, in order; types may widen from one part to the next (int64 to double).
+
+    Raises:
+        MillstreamError: the text of one column is longer than one array can hold.
+    """
     if len(parts) == 1:
         return parts[0]
     table = pa.concat_tables([pa.Table.from_batches([p]) for p in parts], promote_options="permissive").combine_chunks()
     batches = table.to_batches()
+    if len(batches) > 1:  # Arrow leaves apart what it cannot put together
+        raise MillstreamError(
+            f"{len(parts)} batches with {table.nbytes:,} bytes have more than 2 GiB of text in one column, which is "
+            "more than one batch can hold; use more workers, or keep less text"
+        )
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 

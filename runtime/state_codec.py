@@ -66,6 +66,8 @@ _PLAIN: Final = frozenset((type(None), bool, int, float, str, bytes))
 """Types that need no look: msgpack has them."""
 
 _DEPTH_LIMIT: Final = 200
+_BUFFER_BYTES: Final = 1 << 20
+"""A packer that has packed more than this is let go, because its buffer stays as large."""
 _ENCODE_FAILURES: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError, UnicodeError)
 
 
@@ -86,6 +88,13 @@ class StateCodec:
         self._classes: dict[str, type] = {}
         self._checked: set[tuple[str, type]] = set()
         self._depth = 0
+        self._packers: list[msgpack.Packer] = []  # by depth: making one costs more than most states do
+
+    def beside(self) -> StateCodec:
+        """The same for another thread, which may encode at the same time."""
+        other = StateCodec(self.where, self._namespace, pickles=self._pickles)
+        other._classes, other._checked = self._classes, self._checked
+        return other
 
     # --- encoding ---
 
@@ -155,12 +164,17 @@ class StateCodec:
             self._classes[_name(kind)] = kind
 
     def _pack(self, value: Any) -> bytes:
-        self._depth += 1
-        if self._depth > _DEPTH_LIMIT:
+        depth = self._depth
+        if depth == _DEPTH_LIMIT:
             raise StateError(f"{self.where}: state cannot be kept: it is nested more than {_DEPTH_LIMIT} deep, "
                              "or contains itself")  # fmt: skip
-        packed: bytes = msgpack.packb(value, default=self._extension, strict_types=True, use_bin_type=True)
-        self._depth -= 1
+        if depth == len(self._packers):
+            self._packers.append(msgpack.Packer(default=self._extension, strict_types=True, use_bin_type=True))
+        self._depth = depth + 1
+        packed: bytes = self._packers[depth].pack(value)
+        self._depth = depth
+        if len(packed) > _BUFFER_BYTES:
+            del self._packers[depth:]
         return packed
 
     def _extension(self, value: Any) -> msgpack.ExtType:

@@ -1,13 +1,18 @@
-"""Writing snapshots to disk beside the worker's loop: a thread that touches nothing but columns nobody changes."""
+"""Writing snapshots to disk beside the worker's loop, in a thread.
+
+It touches columns that nobody changes, and state in Python through `millstream.state.frozen` alone. While it encodes that, it holds
+Python's interpreter lock for two milliseconds, and then leaves it alone for one.
+"""
 
 from __future__ import annotations
 
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import zmq
 
@@ -15,6 +20,11 @@ from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.part import Snapshot, write_snapshot
 from millstream.checkpoints.store import CheckpointStore
 from millstream.runner import Runner
+from millstream.state_codec import StateError
+
+_AT_ONCE_S: Final = 0.002
+"""For so long the loop may wait for the interpreter."""
+_LONGEST_S: Final = 0.02
 
 
 class Written(NamedTuple):
@@ -33,7 +43,7 @@ class SnapshotWriter:
     def __init__(self, runner: Runner, store: CheckpointStore, process: str, attempt: int, poller: zmq.Poller) -> None:
         self._runner, self._store, self._process, self._attempt = runner, store, process, attempt
         self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # one checkpoint is under way at a time
-        self._done: queue.SimpleQueue[Written] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Written | StateError] = queue.SimpleQueue()
         self._poller = poller
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -49,11 +59,18 @@ class SnapshotWriter:
         self._due.put(snapshot)
 
     def finished(self) -> Iterator[Written]:
-        """What has been written since the last look."""
+        """What has been written since the last look.
+
+        Raises:
+            StateError: a state cannot be kept, which no other checkpoint will change.
+        """
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         while not self._done.empty():
-            yield self._done.get()
+            done = self._done.get()
+            if isinstance(done, StateError):
+                raise done
+            yield done
 
     def close(self) -> None:
         self._due.put(None)
@@ -65,8 +82,24 @@ class SnapshotWriter:
     def _serve(self) -> None:
         while (snapshot := self._due.get()) is not None:
             try:
-                tables = write_snapshot(snapshot, self._runner, self._store, self._process, self._attempt)
+                pause = _Turns().pause
+                tables = write_snapshot(snapshot, self._runner, self._store, self._process, self._attempt, pause)
                 self._done.put(Written(snapshot, tables, ""))
+            except StateError as error:
+                self._done.put(error)
             except Exception as error:
                 self._done.put(Written(snapshot, [], f"{self._process}: {error}"))
             os.write(self._wake_write, b"x")
+
+
+class _Turns:
+    """Takes the interpreter for a moment, and then leaves it to others for half as long."""
+
+    def __init__(self) -> None:
+        self._since_s = time.perf_counter()
+
+    def pause(self) -> None:
+        took_s = time.perf_counter() - self._since_s
+        if took_s >= _AT_ONCE_S:
+            time.sleep(min(took_s, _LONGEST_S) / 2)  # writing to disk has taken longer, and kept nobody waiting
+            self._since_s = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.store import CheckpointStore
-from millstream.checkpoints.tables import Part, Saved, StateTable
+from millstream.checkpoints.tables import Part, Pause, PendingTable, Saved, StateTable, no_pause
 from millstream.meters import add_counts
 from millstream.operators.sinks import WriteSink
 from millstream.plan import PhysicalPlan
@@ -37,18 +37,26 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshot(
-    snapshot: Snapshot, runner: Runner, store: CheckpointStore, process: str, attempt: int
+    snapshot: Snapshot,
+    runner: Runner,
+    store: CheckpointStore,
+    process: str,
+    attempt: int,
+    pause: Pause = no_pause,
 ) -> list[TableFile]:
     """Write those tables of a snapshot, durably, that no earlier checkpoint has written.
 
     Returns:
         Where each of `Snapshot.tables` is.
     Raises:
+        StateError: a state cannot be kept.
         OSError: they could not be written.
     """
     plan, worker = runner.plan, runner.index
     files: list[TableFile] = []
     for stage, node, number, table in snapshot.tables():
+        if isinstance(table, PendingTable):
+            table = table.made(pause)
         file = table if isinstance(table, TableFile) else table.on_disk
         if file is None:
             assert isinstance(table, StateTable)
@@ -118,7 +126,7 @@ class CheckpointPart:
         self._written[snapshot.epoch] = [
             (table.saved, file, table.first)
             for table, file in zip(tables, files, strict=True)
-            if isinstance(table, StateTable)
+            if not isinstance(table, TableFile)
         ]
 
     def completed(self, epoch: int) -> None:

@@ -8,8 +8,9 @@ nothing but what is written: a snapshot of immutable columns costs the operator 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -91,8 +92,40 @@ class StateTable:
         return StateTable(self.name, self.keys.take(rows), columns, change=self.change)
 
 
-Part = StateTable | TableFile
-"""A part of an operator's state: as it is now, or the file in which a complete checkpoint has it."""
+Pause = Callable[[], None]
+"""Called now and then by what takes long beside the loop, so that the loop can go on."""
+
+
+def no_pause() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTable:
+    """A table that is not made before it is written, by whoever writes it, while the operator goes on.
+
+    Attributes:
+        make: its keys and columns, as they were when the snapshot was taken; can be called once.
+        name, num_rows, saved, change: as of `StateTable`.
+    """
+
+    name: str
+    num_rows: int
+    make: Callable[[Pause], tuple[Keys, pa.RecordBatch]] = field(compare=False)
+    saved: Saved = field(default_factory=Saved, compare=False)
+    first: Literal[0] = 0
+    change: Change = "adds"
+
+    def made(self, pause: Pause = no_pause) -> StateTable:
+        """
+        Raises:
+            StateError: what is to be in it cannot be kept.
+        """
+        return StateTable(self.name, *self.make(pause), self.saved, self.first, self.change)
+
+
+Part = StateTable | PendingTable | TableFile
+"""A part of an operator's state: as it is now, the same yet to be made, or the file in which a complete checkpoint has it."""
 
 
 def to_ipc(table: StateTable) -> pa.Buffer:

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Batch, IntArray, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import Text, user_error
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
@@ -191,6 +191,7 @@ class ProcessOperator(Operator):
         values = key_values(keys.distinct)
         held: list[Any] = [None] * len(values)
         used = np.unique(keys.codes).tolist()
+        self.table.pieces.changing([values[code] for code in used])
         for code in used:
             held[code] = self.table.record(values[code])
         self.call.of_batch(batch.time_us)
@@ -295,6 +296,7 @@ class ProcessOperator(Operator):
         """Call a function for every key that has something, each in its turn being the key at hand."""
         for record in list(self.table.records.values()):
             if not self.table.is_blank(record):
+                self.table.changing(record)
                 self.table.may_be_blank(record)
                 self._take_up(record)
                 at = self.call.at = self.outputs.begin(origin._replace(record=record))
@@ -372,16 +374,18 @@ class ProcessOperator(Operator):
             timers = ([[t.time.isoformat(), t.name, t.clock] for t in self.timers_of(k)] for k in keys)
             yield columns.append_column("timers", as_text(timers))
 
-    def snapshot(self) -> list[StateTable]:
-        tables = [
+    def snapshot(self) -> list[Part]:
+        tables: list[Part] = [
             *self.lines[EVENTS].snapshot(_WAITING),
             *self.lines[CONTROL].snapshot(f"{_CONTROL}{self.context.worker}"),
         ]
-        if self.outputs.key_schema is not None and self.table.records:
-            keys = list(self.table.records)
-            encoded = pa.array(map(self.table.encode, self.table.records.values()), pa.binary())
-            tables.append(
-                StateTable(_RECORDS, keys_from(keys, self.outputs.key_schema), make_columns(["record"], [encoded]))
+        schema = self.outputs.key_schema
+        if schema is not None:
+            tables += self.table.pieces.snapshot(
+                _RECORDS,
+                self.table.records,
+                lambda keys: keys_from(keys, schema),
+                lambda encoded: make_columns(["record"], [pa.array(encoded, pa.binary())]),
             )
         here = [self.watermark_us, self.largest_us, self.table.encode_shared()]
         tables.append(StateTable(_LINE, None, make_columns(_LINE_FIELDS, [pa.array([v]) for v in here])))

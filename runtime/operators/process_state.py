@@ -16,6 +16,7 @@ from millstream.errors import FlowError
 from millstream.operators.migration import Migrator
 from millstream.operators.timers import Due, TimerKey, Timers
 from millstream.operators.ttl import Expiries, Moment, TtlHandle, TtlList, TtlMap, TtlValue
+from millstream.state.pieces import KeyPieces
 from millstream.state_codec import StateCodec, StateError
 from millstream.state_handles import Default, Kind, ListState, MapState, StateDeclaration, ValueState
 
@@ -107,8 +108,8 @@ class ProcessState:
         self.records: dict[Any, KeyRecord] = {}
         self.suspects: dict[int, KeyRecord] = {}
         self.moments = {"event": Moment(), "processing": Moment()}
-        self.expiries = {clock: Expiries(moment) for clock, moment in self.moments.items()}
-        self.timers = {"event": Timers("event"), "processing": Timers("processing")}
+        self.expiries = {clock: Expiries(moment, self.changing) for clock, moment in self.moments.items()}
+        self.timers = {clock: Timers(clock, self.changing) for clock in self.moments}
         keyed = {n: d for n, d in declared.items() if not d.shared}
         self.names = tuple(keyed)
         self.declared = tuple(keyed.values())
@@ -119,6 +120,7 @@ class ProcessState:
         self._migrators = {n: Migrator(where, n, d.version, d.migrate) for n, d in declared.items()}
         self._versions = {n: d.version for n, d in keyed.items() if d.version != 1}
         self._shared_versions = {n: d.version for n, d in self._shared_declared.items()}
+        self.pieces: KeyPieces[KeyRecord, bytes] = KeyPieces(self._encoder())
         self._looks = 0
         self._seen_keys = 0
         self._per_key = [0.0, 0.0]
@@ -149,6 +151,10 @@ class ProcessState:
             self.suspects[id(record)] = record
         return record
 
+    def changing(self, record: KeyRecord) -> None:
+        """A record is about to change; snapshots need to know it before."""
+        self.pieces.changing((record.key,))
+
     def may_be_blank(self, record: KeyRecord) -> None:
         """Look at a record again with the next `sweep`."""
         self.suspects[id(record)] = record
@@ -159,6 +165,7 @@ class ProcessState:
             return
         for record in self.suspects.values():
             if self.is_blank(record) and self.records.get(record.key) is record:
+                self.changing(record)
                 del self.records[record.key]
         self.suspects = {}
 
@@ -211,19 +218,27 @@ class ProcessState:
                 for value in _newest(handle, declaration.kind):
                     self.codec.check(name, value)
 
-    def encode(self, record: KeyRecord) -> bytes:
+    def _encoder(self) -> Callable[[Any, KeyRecord], bytes]:
+        """What snapshots keep of a record; called beside the operator."""
+        codec = self.codec.beside()
+        return lambda key, record: self.encode(record, codec)
+
+    def encode(self, record: KeyRecord, codec: StateCodec | None = None) -> bytes:
         """A record without its key.
 
+        Args:
+            codec: another than the operator's own.
         Raises:
             StateError: it holds what cannot be kept, with the key.
         """
+        codec = codec or self.codec
         states = {
-            name: self.codec.pickled(_export(handle)) if pickled else _export(handle)
+            name: codec.pickled(_export(handle)) if pickled else _export(handle)
             for name, pickled, handle in zip(self.names, self._pickled, record.handles, strict=True)
         }
         timers = [[*key, entry[0]] for key, entry in (record.timers or {}).items()]
         try:
-            return self.codec.encode([states, timers, self._versions])
+            return codec.encode([states, timers, self._versions])
         except StateError as error:
             raise StateError(f"{error} (key {record.key!r})") from error
 
@@ -361,9 +376,11 @@ def _with_values(exported: Any, declared: StateDeclaration, change: Callable[[An
 
 
 def _plain(handle: Any, kind: Kind) -> Any:
+    if isinstance(handle, TtlHandle):
+        return handle.peek()
     match kind:
         case Kind.VALUE:
-            return handle.peek() if isinstance(handle, TtlValue) else handle.value
+            return handle.value
         case Kind.LIST:
             return list(handle)
         case Kind.MAP:
@@ -373,7 +390,10 @@ def _plain(handle: Any, kind: Kind) -> Any:
 def _size(state: ProcessState, handle: Any, kind: Kind) -> tuple[int, int]:
     """How many entries a handle has, and about how many bytes: as if all were like the newest."""
     newest = tuple(_newest(handle, kind))
-    entries = 1 if kind is Kind.VALUE else len(handle)
+    if isinstance(handle, TtlHandle):
+        entries = handle.held
+    else:
+        entries = 1 if kind is Kind.VALUE else len(handle)
     try:
         return entries, entries * len(state.codec.encode(newest))
     except StateError:

@@ -11,7 +11,7 @@ With a ttl the state of a key is forgotten so long after its last event, by the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import compress, islice, repeat
 from typing import Any, Final
@@ -38,6 +38,9 @@ _MISSING = object()
 _STATES: Final = "states"
 _STATE_FIELDS: Final = ("state", "expires_us", "version")
 _WAITING: Final = "waiting"
+
+_Encoded = tuple[bytes, int | None]
+"""A state, and when it expires."""
 
 
 def key_values(distinct: pa.RecordBatch) -> list[Any]:
@@ -76,9 +79,9 @@ class Scan(Operator):
         init = spec.init.load()
         self.init = init if callable(init) else lambda: deepcopy(init)  # keys must not share a list or a dict
         self.states: dict[Any, Any] = {}
-        self._pieces = KeyPieces()
         self.deadlines = None if spec.ttl_us is None else Deadlines(spec.ttl_us)
         self.codec = StateCodec(context.name, getattr(self.function, "__globals__", None), pickles=spec.pickle)
+        self._pieces: KeyPieces[Any, _Encoded] = KeyPieces(self._encoder())
         self.migrated = Migrator(
             context.name, "state", spec.version, None if spec.migrate is None else spec.migrate.load()
         )
@@ -115,6 +118,7 @@ class Scan(Operator):
         self._key_schema = widened(self._key_schema, batch.keys.distinct.schema)
         used = np.unique(batch.keys.codes).tolist()
         keys = key_values(batch.keys.distinct)
+        self._pieces.changing([keys[code] for code in used])
         held: list[Any] = [_MISSING] * len(keys)
         for code in used:
             state = self.states.get(keys[code], _MISSING)
@@ -139,7 +143,6 @@ class Scan(Operator):
             self._check(keys[code], state)
             if self.deadlines is not None:
                 self.deadlines.set(keys[code], expires_us[code])
-        self._pieces.changed(keys[code] for code in used)
         made = [o is not None for o in outputs]
         if any(made):
             kept = outputs if all(made) else list(compress(outputs, made))
@@ -209,8 +212,8 @@ class Scan(Operator):
     def _free(self, now_us: int) -> None:
         if self.deadlines is not None:
             for key in self.deadlines.free(now_us):
+                self._pieces.changing((key,))
                 del self.states[key]
-                self._pieces.changed((key,))
 
     def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
         """Each state as JSON, of values that have no such form what Python shows of them."""
@@ -233,11 +236,19 @@ class Scan(Operator):
         states = self._pieces.snapshot(_STATES, self.states, lambda keys: keys_from(keys, schema), self._rows_of)
         return [*waiting, *states]
 
-    def _rows_of(self, keys: list[Any]) -> pa.RecordBatch:
-        expires_us = [None] * len(keys) if self.deadlines is None else map(self.deadlines.expires_us.get, keys)
-        encoded = pa.array([self._encoded(k) for k in keys], pa.binary())
-        version = pa.array([self.spec.version] * len(keys), pa.int32())
-        return make_columns(_STATE_FIELDS, [encoded, pa.array(list(expires_us), pa.int64()), version])
+    def _encoder(self) -> Callable[[Any, Any], _Encoded]:
+        """What snapshots keep of the state of a key; called beside the operator."""
+        codec, known = self.codec.beside(), {} if self.deadlines is None else self.deadlines.expires_us
+
+        def encode(key: Any, state: Any) -> _Encoded:
+            return self._encoded(codec, key, state), known.get(key)
+
+        return encode
+
+    def _rows_of(self, encoded: list[_Encoded]) -> pa.RecordBatch:
+        states, expires_us = zip(*encoded, strict=True)
+        version = pa.array([self.spec.version] * len(encoded), pa.int32())
+        return make_columns(_STATE_FIELDS, [pa.array(states, pa.binary()), pa.array(expires_us, pa.int64()), version])
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:
@@ -267,12 +278,11 @@ class Scan(Operator):
         """
         for key, state in self.states.items():
             self._check(key, state)
-            self.states[key] = self.codec.decode(self._encoded(key))
+            self.states[key] = self.codec.decode(self._encoded(self.codec, key, state))
 
-    def _encoded(self, key: Any) -> bytes:
-        state = self.states[key]
+    def _encoded(self, codec: StateCodec, key: Any, state: Any) -> bytes:
         try:
-            return self.codec.encode(self.codec.pickled(state) if self.spec.pickle else state)
+            return codec.encode(codec.pickled(state) if self.spec.pickle else state)
         except StateError as error:
             raise StateError(f"{error} (key {key!r})") from error
 

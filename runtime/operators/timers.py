@@ -11,7 +11,7 @@ its entry in the heap, which is made anew when half of it is such.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
@@ -37,14 +37,17 @@ Plain tuples: one is made for each timer.
 class Timers:
     """The timers of one clock.
 
+    Args:
+        changing: is told of each record before a timer of it fires or is removed with all others.
     Attributes:
         next_us: when the first is due, cancelled ones included; `MAX_US` when there is none.
         count: how many are set.
     """
 
-    __slots__ = ("_heap", "_number", "clock", "count", "next_us")
+    __slots__ = ("_changing", "_heap", "_number", "clock", "count", "next_us")
 
-    def __init__(self, clock: str) -> None:
+    def __init__(self, clock: str, changing: Callable[[KeyRecord], None]) -> None:
+        self._changing = changing
         self.clock = clock
         self.next_us = MAX_US
         self.count = 0
@@ -94,6 +97,7 @@ class Timers:
             timers = record.timers
             key = (self.clock, time_us, name)
             if timers is not None and timers.get(key) is entry:
+                self._changing(record)
                 del timers[key]
                 if not timers:
                     record.timers = None
@@ -108,6 +112,7 @@ class Timers:
         entries = list(self)
         for _, time_us, name, _, record in entries:
             assert record.timers is not None
+            self._changing(record)
             del record.timers[self.clock, time_us, name]
             record.timers = record.timers or None
         self._heap = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence
 from heapq import heappop, heappush
 from itertools import compress, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, overload
@@ -51,14 +51,17 @@ class Moment:
 class Expiries:
     """Which handles hold something that expires, by the moment at which the first of it does.
 
+    Args:
+        changing: is told of each record before something of it is freed.
     Attributes:
         moment: gives the time at which handles are read and written.
         freed: how many values and entries have been freed.
     """
 
-    def __init__(self, moment: Moment) -> None:
+    def __init__(self, moment: Moment, changing: Callable[[KeyRecord], None]) -> None:
         self.moment = moment
         self.freed = 0
+        self._changing = changing
         self._heap: list[tuple[int, int, KeyRecord, TtlHandle]] = []
         self._number = 0
 
@@ -76,6 +79,7 @@ class Expiries:
         heap = self._heap
         while heap and heap[0][0] <= now_us:
             _, _, record, handle = heappop(heap)
+            self._changing(record)
             handle.scheduled = False
             self.freed += handle.free(now_us)
             next_us = handle.next_us
@@ -112,7 +116,7 @@ class Deadlines:
         return self._heap[0][0] if self._heap else MAX_US
 
     def free(self, now_us: int) -> Iterator[Any]:
-        """Forget the keys that have expired, and yield them."""
+        """Forget the keys that have expired; yields each before it is forgotten."""
         heap = self._heap
         while heap and heap[0][0] <= now_us:
             _, _, key = heappop(heap)
@@ -120,9 +124,9 @@ class Deadlines:
             if expires_us > now_us:
                 self._push(max(expires_us, saturating_add(now_us, self.ttl_us // _SLACK)), key)
                 continue
+            yield key
             del self.expires_us[key]
             self.freed += 1
-            yield key
 
     def _push(self, moment_us: int, key: Any) -> None:
         self._number += 1
@@ -152,6 +156,15 @@ class TtlHandle(ABC):
     @abstractmethod
     def blank(self) -> bool:
         """Whether it holds nothing."""
+
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """How many values or entries lie in memory, what has expired included."""
+
+    @abstractmethod
+    def peek(self) -> Any:
+        """What it holds at the moment at hand, as a plain value, list or dict; looking changes nothing."""
 
     @abstractmethod
     def free(self, now_us: int) -> int:
@@ -237,8 +250,11 @@ class TtlValue(TtlHandle, Generic[T]):
     def blank(self) -> bool:
         return self._value is _UNSET
 
+    @property
+    def held(self) -> int:
+        return 0 if self._value is _UNSET else 1
+
     def peek(self) -> T:
-        """The value; looking changes nothing."""
         alive = self._value is not _UNSET and self.expires_us > self.expiries.moment.now_us
         return self._value if alive else self.default.make()  # type: ignore[no-any-return]
 
@@ -363,6 +379,14 @@ class TtlList(TtlHandle, MutableSequence[T]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def held(self) -> int:
+        return len(self._values)
+
+    def peek(self) -> list[T]:
+        now_us = self.expiries.moment.now_us
+        return [v for v, expires_us in zip(self._values, self._expires, strict=True) if expires_us > now_us]
+
     def newest(self) -> Iterable[Any]:
         return self._values[-1:]
 
@@ -451,6 +475,13 @@ class TtlMap(TtlHandle, MutableMapping[K, V]):
     @property
     def blank(self) -> bool:
         return not self._held
+
+    @property
+    def held(self) -> int:
+        return len(self._held)
+
+    def peek(self) -> dict[K, V]:
+        return {key: self._held[key] for key in self}
 
     def newest(self) -> Iterable[Any]:
         return next(reversed(self._held.items()), ())

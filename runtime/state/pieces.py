@@ -7,18 +7,24 @@ pieces are written again as one when there are many, and all of them when most o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import EMPTY_COLUMNS, BoolArray, CodeArray, IntArray, Keys, concat_columns
-from millstream.checkpoints.tables import Part, Saved, StateTable
+from millstream.batch import EMPTY_COLUMNS, BoolArray, CodeArray, IntArray, Keys, concat_columns, make_columns
+from millstream.checkpoints.manifest import Change
+from millstream.checkpoints.tables import Part, Pause, PendingTable, Saved, StateTable
 from millstream.runs import first_small
 from millstream.state.columns import grown
+from millstream.state.frozen import CHUNK_KEYS, Frozen
+
+S = TypeVar("S")
+E = TypeVar("E")
 
 _NEVER: Final = -1
 """In no piece."""
@@ -26,6 +32,7 @@ _CHANGED: Final = -2
 """In a piece, but not as it is now."""
 _PIECES_KEPT: Final = 24
 _SPARE_KEYS: Final = 4_096
+_MOST_BINARY_BYTES: Final = 1 << 31
 
 RowsOf = Callable[[IntArray], tuple[Keys, pa.RecordBatch]]
 """The rows of some slots: the key of each, and the rest."""
@@ -108,39 +115,92 @@ class SlotPieces:
         return self._piece.nbytes
 
 
-class KeyPieces:
-    """The same for state that is a dict by key."""
+class KeyPieces(Generic[S, E]):
+    """The same for state in Python that is a dict by key; its rows are made beside the operator (`Frozen`).
 
-    def __init__(self) -> None:
+    Args:
+        encode: what is kept of the state of a key.
+    """
+
+    def __init__(self, encode: Callable[[Any, S], E]) -> None:
+        self._encode = encode
         self._pieces: list[_Piece] = []
         self._changed: set[Any] = set()
+        self._being_written: WeakSet[Frozen[S, E]] = WeakSet()
 
-    def changed(self, keys: Iterable[Any]) -> None:
-        """The state of these keys is another one now, or is gone."""
+    def changing(self, keys: Collection[Any]) -> None:
+        """The state of these keys will be another one, or will be gone; called before that.
+
+        Raises:
+            StateError: one that a snapshot has to have as it is cannot be kept.
+        """
         if self._pieces:
             self._changed.update(keys)
+        for frozen in self._being_written:
+            frozen.keep(keys)
 
     def snapshot(
-        self, name: str, states: Collection[Any], keys_of: Callable[[list[Any]], Keys],
-        rows_of: Callable[[list[Any]], pa.RecordBatch],
+        self, name: str, states: dict[Any, S], keys_of: Callable[[list[Any]], Keys],
+        rows_of: Callable[[list[E]], pa.RecordBatch],
     ) -> list[Part]:  # fmt: skip
-        """The rows of all keys that have a state: what is on disk by its files, the rest as tables of this name."""
+        """The rows of all keys that have a state: what is on disk by its files, the rest as tables of this name.
+
+        Args:
+            rows_of: the columns of states that have been encoded.
+        """
         kept = _kept(self._pieces, len(states))
         touched = dict.fromkeys([*(k for piece in self._pieces[len(kept) :] for k in piece.keys), *self._changed])
-        there = [k for k in touched if k in states] if kept else list(states)
+        there: Collection[Any] = [k for k in touched if k in states] if kept else states
         gone = [k for k in touched if k not in states] if kept else []
         del self._pieces[len(kept) :]
-        tables: list[StateTable] = []
+        tables: list[PendingTable] = []
         if gone:
-            tables.append(_removal(name, keys_of(gone)))
+            tables.append(
+                PendingTable(name, len(gone), lambda pause: _keys_alone(gone, keys_of, pause), change="removes")
+            )
         if there:
-            tables.append(StateTable(name, keys_of(there), rows_of(there), change="replaces" if kept else "adds"))
+            frozen = Frozen(states, there if kept else None, self._encode)
+            self._being_written.add(frozen)
+            change: Change = "replaces" if kept else "adds"
+            tables.append(
+                PendingTable(name, len(there), lambda pause: _rows_made(frozen, keys_of, rows_of, pause), change=change)
+            )
         if tables:
             keys = list(touched) if kept else []
             size = len(there) + len(gone)
             self._pieces.append(_Piece(0, [(t.saved, t.num_rows) for t in tables], size, keys=keys))
         self._changed = set()
         return [*(part for parts in kept for part in parts), *tables]
+
+
+def _rows_made(
+    frozen: Frozen[Any, E], keys_of: Callable[[list[Any]], Keys], rows_of: Callable[[list[E]], pa.RecordBatch], pause: Pause
+) -> tuple[Keys, pa.RecordBatch]:  # fmt: skip
+    keys: list[pa.RecordBatch] = []
+    rows: list[pa.RecordBatch] = []
+    for of_chunk, encoded in frozen.chunks(pause):
+        keys.append(keys_of(of_chunk).distinct)
+        rows.append(rows_of(encoded))
+        pause()
+    if sum(r.nbytes for r in rows) > _MOST_BINARY_BYTES:
+        rows[0] = _with_long_offsets(rows[0])
+    return _all_of(concat_columns(keys)), concat_columns(rows)
+
+
+def _with_long_offsets(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The same columns of types that hold more than 2 GiB; what is put to them becomes of these, too."""
+    kinds = [pa.large_binary() if pa.types.is_binary(f.type) else f.type for f in rows.schema]
+    return make_columns(rows.schema.names, [c.cast(kind) for c, kind in zip(rows.columns, kinds, strict=True)])
+
+
+def _keys_alone(
+    gone: list[Any], keys_of: Callable[[list[Any]], Keys], pause: Pause
+) -> tuple[Keys, pa.RecordBatch]:  # fmt: skip
+    keys: list[pa.RecordBatch] = []
+    for start in range(0, len(gone), CHUNK_KEYS):
+        keys.append(keys_of(gone[start : start + CHUNK_KEYS]).distinct)
+        pause()
+    return _all_of(concat_columns(keys)), EMPTY_COLUMNS
 
 
 def _kept(pieces: Sequence[_Piece], live: int) -> list[list[Part]]:

@@ -230,3 +230,25 @@ def test_checkpoints_that_cannot_be_written_are_told_of_and_so_is_the_next_that_
     failing, well = warnings()
     assert "File too large" in failing and "goes back to checkpoint" in failing and failing in errors
     assert "checkpoints are written again" in well and well in errors
+
+
+CANNOT_BE_KEPT = """
+import millstream as ms
+from millstream.connectors import Counter
+
+def hide(found, event):
+    found.append(event.n if event.n < 5_000 else iter(()))
+    return found[-3:], {"n": event.n}
+
+flow = ms.Flow("hidden")
+flow.generate({"k": ["a"], "n": Counter()}, rate=20_000).key_by("k").scan([], hide).write_jsonl("out.jsonl")
+"""
+
+
+def test_a_state_that_turns_out_not_to_be_kept_when_it_is_written_ends_the_run(start: Start) -> None:
+    run = start(CANNOT_BE_KEPT, "--workers", "1", "--checkpoint-interval", "1s")
+    status, _, errors = run.finish()
+    assert status == 1
+    assert "state cannot be kept: tuple_iterator is no type that checkpoints know" in errors
+    assert "(key 'a')" in errors
+    assert run.survivors() == []

@@ -12,7 +12,8 @@ import pytest
 
 import millstream as ms
 from millstream.batch import Batch, Keys
-from millstream.checkpoints.tables import StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.manifest import TableFile
+from millstream.checkpoints.tables import Part, PendingTable, StateTable, from_ipc, owned, to_ipc
 from millstream.functions import UserFunction
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context, Operator, Output
@@ -129,8 +130,14 @@ class Stage:
             self.take(operator.on_watermark(MAX_US))
             self.take(operator.on_end())
 
-    def tables(self) -> list[StateTable]:
-        return [from_ipc(t.name, to_ipc(t)) for o in self.operators for t in o.snapshot()]
+    def snapshot(self) -> list[Part]:
+        return [part for o in self.operators for part in o.snapshot()]
+
+
+def on_disk(parts: list[Part]) -> list[StateTable]:
+    """What is read of a snapshot that is written now."""
+    made = [p.made() if isinstance(p, PendingTable) else p for p in parts]
+    return [from_ipc(t.name, to_ipc(t)) for t in made if isinstance(t, StateTable)]
 
 
 def by_key(rows: Rows) -> dict[str, Rows]:
@@ -140,8 +147,9 @@ def by_key(rows: Rows) -> dict[str, Rows]:
 @pytest.mark.parametrize("kind", [process, scan])
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("before, after", [(1, 1), (1, 3), (3, 2)])
-def test_a_restored_operator_goes_on_where_the_snapshot_was(
-    kind: Callable[[bool], Callable[[int, int], Operator]], ordered: bool, before: int, after: int
+@pytest.mark.parametrize("meanwhile", [0, 1, 3])
+def test_a_restored_operator_goes_on_where_the_snapshot_was_whatever_is_done_before_it_is_written(
+    kind: Callable[[bool], Callable[[int, int], Operator]], ordered: bool, before: int, after: int, meanwhile: int
 ) -> None:
     make = kind(ordered)
     undisturbed, stage = Stage(make, 1), Stage(make, before)
@@ -149,7 +157,14 @@ def test_a_restored_operator_goes_on_where_the_snapshot_was(
         assert events.time_us is not None
         watermark_us = int(events.time_us.max()) - 100_000
         if number == 3:
-            tables, rows = stage.tables(), stage.rows
+            parts, rows = stage.snapshot(), list(stage.rows)
+            for later, later_control in batches()[3 : 3 + meanwhile]:
+                assert later.time_us is not None
+                at_us = int(later.time_us.max()) - 100_000
+                stage.step(later, later_control if kind is process else None, at_us)
+            if meanwhile == 3:
+                stage.end()
+            tables = on_disk(parts)
             stage = Stage(make, after)
             stage.rows = rows
             for worker, operator in enumerate(stage.operators):
@@ -166,7 +181,26 @@ def test_a_snapshot_has_the_keys_in_front() -> None:
     stage = Stage(process(False), 1)
     events, _ = batches()[0]
     stage.step(events, None, 0)
-    records = next(t for t in stage.tables() if t.name == "records")
+    records = next(t for t in on_disk(stage.snapshot()) if t.name == "records")
     assert records.keys is not None
     assert set(records.keys.distinct.column(0).to_pylist()) <= {f"key{i}" for i in range(KEYS)}
     assert records.columns.schema.field("record").type == pa.binary()
+
+
+@pytest.mark.parametrize("kind", [process, scan])
+def test_a_snapshot_after_a_complete_one_has_the_keys_that_changed(
+    kind: Callable[[bool], Callable[[int, int], Operator]],
+) -> None:
+    stage = Stage(kind(False), 1)
+    events, _ = batches()[0]
+    stage.step(events, None, 0)
+    for number, part in enumerate(stage.snapshot()):
+        if isinstance(part, PendingTable):
+            part.saved.written(TableFile("p", part.name, 0, 1, f"{number}", part.num_rows, 0, ""), 0)
+    assert not [p for p in stage.snapshot() if isinstance(p, PendingTable)], "nothing has changed"
+    one = events.slice(0, 1)
+    assert one.keys is not None
+    stage.step(one, None, 0)
+    (table,) = [p.made() for p in stage.snapshot() if isinstance(p, PendingTable)]
+    assert table.keys is not None and table.change == "replaces"
+    assert table.keys.columns()[0].to_pylist() == one.keys.columns()[0].to_pylist()

@@ -18,8 +18,12 @@ def key(name: str) -> KeyRecord:
     return KeyRecord(name, ())
 
 
+def unchanged(record: KeyRecord) -> None:
+    """No snapshot is being written."""
+
+
 def test_timers_fire_when_time_has_come_to_them_in_order_of_time_then_name() -> None:
-    timers, a, b = Timers("event"), key("a"), key("b")
+    timers, a, b = Timers("event", unchanged), key("a"), key("b")
     for record, time_us, name in [(a, 10, "z"), (b, 5, ""), (a, 10, "n"), (a, 11, "")]:
         timers.set(record, time_us, name, 0)
     assert (timers.next_us, timers.count) == (5, 4)
@@ -30,14 +34,14 @@ def test_timers_fire_when_time_has_come_to_them_in_order_of_time_then_name() -> 
 
 
 def test_the_same_timer_set_twice_is_one() -> None:
-    timers, a = Timers("event"), key("a")
+    timers, a = Timers("event", unchanged), key("a")
     timers.set(a, 10, "", 0)
     timers.set(a, 10, "", 3)
     assert (fired(timers, 100), timers.count) == ([("a", 10, "")], 0)
 
 
 def test_a_timer_for_the_past_or_for_now_is_due_when_time_has_moved_on() -> None:
-    timers, a = Timers("event"), key("a")
+    timers, a = Timers("event", unchanged), key("a")
     timers.set(a, 3, "past", 10)
     timers.set(a, 10, "now", 10)
     timers.set(a, 11, "next", 10)
@@ -46,7 +50,7 @@ def test_a_timer_for_the_past_or_for_now_is_due_when_time_has_moved_on() -> None
 
 
 def test_a_cancelled_timer_does_not_fire_and_can_be_set_again() -> None:
-    timers, a = Timers("event"), key("a")
+    timers, a = Timers("event", unchanged), key("a")
     timers.set(a, 10, "n", 0)
     timers.set(a, 20, "n", 0)
     timers.set(a, 10, "other", 0)
@@ -59,7 +63,7 @@ def test_a_cancelled_timer_does_not_fire_and_can_be_set_again() -> None:
 
 
 def test_timers_that_are_always_cancelled_leave_nothing_behind() -> None:
-    timers, a = Timers("event"), key("a")
+    timers, a = Timers("event", unchanged), key("a")
     for time_us in range(10_000):
         timers.set(a, time_us + 1_000_000, "idle", 0)
         timers.cancel(a, None, "idle")
@@ -68,7 +72,7 @@ def test_timers_that_are_always_cancelled_leave_nothing_behind() -> None:
 
 
 def test_clearing_returns_the_keys_that_had_a_timer() -> None:
-    timers, a, b = Timers("event"), key("a"), key("b")
+    timers, a, b = Timers("event", unchanged), key("a"), key("b")
     timers.set(a, 1, "", 0)
     timers.set(b, 1, "", 0)
     timers.cancel(b, 1, "")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from millstream.batch import IntArray, Keys, make_columns
 from millstream.checkpoints.folding import folded
 from millstream.checkpoints.manifest import TableFile
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, PendingTable, StateTable
 from millstream.state import pieces
 from millstream.state.columns import SlotColumn
 from millstream.state.key_table import KeyTable
@@ -40,12 +40,14 @@ class Numbers:
     def snapshot(self, *, completes: bool) -> list[TableFile]:
         """A checkpoint, which is complete in the end or not."""
         parts = self.parts()
-        self.written_rows = sum(p.num_rows for p in parts if isinstance(p, StateTable))
+        self.written_rows = sum(p.num_rows for p in parts if not isinstance(p, TableFile))
         return [self._written(part, completes) for part in parts]
 
     def _written(self, part: Part, completes: bool) -> TableFile:
         if isinstance(part, TableFile):
             return part
+        if isinstance(part, PendingTable):
+            part = part.made()
         path = f"data/{len(self.disk)}"
         self.disk[path] = part
         file = TableFile("agg", part.name, 0, 1, path, part.num_rows, 0, "", change=part.change)
@@ -95,16 +97,16 @@ class States(Numbers):
     def __init__(self) -> None:
         super().__init__()
         self.states: dict[int, int] = {}
-        self.pieces = pieces.KeyPieces()
+        self.pieces: pieces.KeyPieces[int, int] = pieces.KeyPieces(lambda key, state: state)
 
     def put(self, numbers: dict[int, int]) -> None:
+        self.pieces.changing(numbers)
         self.states.update(numbers)
-        self.pieces.changed(numbers)
 
     def free(self, keys: list[int]) -> None:
+        self.pieces.changing(keys)
         for key in keys:
             del self.states[key]
-        self.pieces.changed(keys)
 
     def parts(self) -> Sequence[Part]:
         return self.pieces.snapshot("states", self.states, self._keys_of, self._rows_of)
@@ -112,8 +114,8 @@ class States(Numbers):
     def _keys_of(self, keys: list[int]) -> Keys:
         return Keys(make_columns(["k"], [pa.array(keys, pa.int64())]), np.arange(len(keys), dtype=np.int32))
 
-    def _rows_of(self, keys: list[int]) -> pa.RecordBatch:
-        return make_columns(["n"], [pa.array([self.states[k] for k in keys])])
+    def _rows_of(self, encoded: list[int]) -> pa.RecordBatch:
+        return make_columns(["n"], [pa.array(encoded, pa.int64())])
 
 
 puts = st.tuples(st.just("put"), st.dictionaries(st.integers(0, KEYS), st.integers(0, 99), min_size=1, max_size=12))
