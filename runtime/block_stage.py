@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from millstream.batch import Batch
-from millstream.binding import FirstRows
 from millstream.connectors.base import Block
 from millstream.errors import InternalError
-from millstream.operators.base import Operator, Wait
+from millstream.operators.base import Wait
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
-from millstream.plan import ExchangeKind, Port, Stage
-from millstream.sending import ExchangeOutput, Number
-from millstream.stage import Emission, StageRun
+from millstream.plan import ExchangeKind, Port
+from millstream.sending import Number
+from millstream.stage import Emission, StageRun, Wiring
 from millstream.times import MIN_US
 from millstream.watermarks import InputStatus
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Data, TimeReport
@@ -73,24 +72,20 @@ class BlockStage(StageRun):
 
     def __init__(
         self,
-        stage: Stage,
-        operators: Mapping[int, Operator],
-        edges: Mapping[Port, Sequence[tuple[int, int]]],
-        outputs: Mapping[Port, Sequence[ExchangeOutput]],
+        wiring: Wiring,
         *,
         worker: str,
         partitions_of: Mapping[int, frozenset[int]],
         clocks_of: Mapping[int, frozenset[int]],
         timed_exchanges: frozenset[int],
         deals: int,
-        first_rows: FirstRows | None = None,
     ) -> None:
-        super().__init__(stage, operators, edges, outputs, first_rows)
+        super().__init__(wiring)
         self.worker = worker
         self._partitions_of = partitions_of
         self._clocks_of = clocks_of
         self._timed_exchanges = timed_exchanges
-        self._timed_nodes = _behind_event_time(operators, edges)
+        self._timed_nodes = _behind_event_time(wiring)
         self._deals_open = deals
         self._marked = 0
         self._units_open = 0
@@ -269,11 +264,11 @@ class BlockStage(StageRun):
         return operator
 
 
-def _behind_event_time(operators: Mapping[int, Operator], edges: Mapping[Port, Sequence[tuple[int, int]]]) -> set[int]:
+def _behind_event_time(wiring: Wiring) -> set[int]:
     """The nodes of a block stage that work in the second half: those that an ``event_time()`` of it leads to."""
     behind: set[int] = set()
-    for port, readers in sorted(edges.items(), key=lambda edge: edge[0].node):
-        if port.node in behind or isinstance(operators[port.node], EventTime):
+    for port, readers in sorted(wiring.edges.items(), key=lambda edge: edge[0].node):
+        if port.node in behind or isinstance(wiring.operators[port.node], EventTime):
             behind.update(node for node, _ in readers)
     return behind
 

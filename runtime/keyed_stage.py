@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from millstream.batch import Batch
-from millstream.binding import FirstRows
 from millstream.channel import StageInputs
 from millstream.gathering import gathered
-from millstream.operators.base import Operator
-from millstream.plan import Port, Stage
-from millstream.sending import ExchangeOutput, Number
-from millstream.stage import Emission, StageRun
+from millstream.sending import Number
+from millstream.stage import Emission, StageRun, Wiring
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
 from millstream.wire import Data
@@ -25,18 +22,8 @@ class KeyedStage(StageRun):
         worker_index: the partition under which this process's output goes on.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        operators: Mapping[int, Operator],
-        edges: Mapping[Port, Sequence[tuple[int, int]]],
-        outputs: Mapping[Port, Sequence[ExchangeOutput]],
-        *,
-        inputs: StageInputs,
-        worker_index: int,
-        first_rows: FirstRows | None = None,
-    ) -> None:
-        super().__init__(stage, operators, edges, outputs, first_rows)
+    def __init__(self, wiring: Wiring, *, inputs: StageInputs, worker_index: int) -> None:
+        super().__init__(wiring)
         self.inputs = inputs
         self.worker_index = worker_index
         self._sequence = 0

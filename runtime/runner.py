@@ -31,7 +31,7 @@ from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
 from millstream.queries import Question, answer_of
 from millstream.sending import ExchangeOutput, Outgoing, splitter
-from millstream.stage import Emission, StageRun, StageSnapshot
+from millstream.stage import Emission, StageRun, StageSnapshot, Wiring
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, Query, TimeReport
 
@@ -130,7 +130,7 @@ class Runner:
                 output = self._output(exchange, stage, operators[ports[0].node].context)
                 for port in ports:
                     outputs.setdefault(port, []).append(output)
-        edges = self.topology.edges_within(stage)
+        wiring = Wiring(stage, operators, self.topology.edges_within(stage), outputs, self._first_rows)
         # Blocks are worked on in the order they were dealt, whatever their source. Where they were taken by
         # exchange, each worker could fill up with blocks that wait for one at the end of another's queue.
         dealt = Inbox(in_order=False, budget_bytes=self._budget_bytes)
@@ -142,13 +142,13 @@ class Runner:
         run: StageRun
         if stage.kind is StageKind.BLOCKS:
             run = self._block_stages[stage.id] = BlockStage(
-                stage, operators, edges, outputs, worker=self.me,
+                wiring,
+                worker=self.me,
                 partitions_of=self.topology.partitions_of_outputs(stage),
                 clocks_of=self.topology.clocks_of(stage),
                 timed_exchanges=self.topology.timed_exchanges(stage),
                 deals=len(self.plan.exchanges_into(stage.id)),
-                first_rows=self._first_rows,
-            )  # fmt: skip
+            )
             # Times first: until the coordinator knows those of a block, no other worker goes on behind it.
             self._lanes += [_Lane(run, second=True), _Lane(run, second=False)]
         else:
@@ -156,10 +156,7 @@ class Runner:
             for exchange in self.plan.exchanges_into(stage.id):
                 for origin in self.topology.origins_of(exchange):
                     inputs.add(exchange.id, origin)
-            run = KeyedStage(
-                stage, operators, edges, outputs,
-                inputs=inputs, worker_index=self.index, first_rows=self._first_rows,
-            )  # fmt: skip
+            run = KeyedStage(wiring, inputs=inputs, worker_index=self.index)
             self._lanes.append(_Lane(run, second=False))
         self.stages[stage.id] = run
 

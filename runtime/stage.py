@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from millstream.batch import Batch
@@ -46,33 +47,34 @@ Emission = Outgoing | TimeReport | StageSnapshot | Wait | None
 """What a stage's generator yields; None is a pause."""
 
 
-class StageRun(ABC):
-    """One stage in one process.
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One stage as it is put together in one process.
 
-    Args:
+    Attributes:
         operators: by node, in an order in which inputs come first.
         edges: for each port of a node, the nodes of this stage that read it, with their input number.
         outputs: for each port of a node, the exchanges that it feeds.
         first_rows: looks at the rows of outputs whose fields nothing declared; None: there are none.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        operators: Mapping[int, Operator],
-        edges: Mapping[Port, Sequence[tuple[int, int]]],
-        outputs: Mapping[Port, Sequence[ExchangeOutput]],
-        first_rows: FirstRows | None = None,
-    ) -> None:
-        self.stage = stage
-        self.operators = operators
-        self.edges = edges
-        self.outputs = outputs
-        self.first_rows = first_rows
+    stage: Stage
+    operators: Mapping[int, Operator]
+    edges: Mapping[Port, Sequence[tuple[int, int]]]
+    outputs: Mapping[Port, Sequence[ExchangeOutput]]
+    first_rows: FirstRows | None
+
+
+class StageRun(ABC):
+    """One stage in one process."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self.stage, self.operators = wiring.stage, wiring.operators
+        self._edges, self._outputs, self._first_rows = wiring.edges, wiring.outputs, wiring.first_rows
         self.ended = False
-        seen = {id(o): o for group in outputs.values() for o in group}
+        seen = {id(o): o for group in self._outputs.values() for o in group}
         self.exchange_outputs = list(seen.values())
-        self.busy_us = dict.fromkeys(operators, 0)
+        self.busy_us = dict.fromkeys(self.operators, 0)
         """By node, for how long its operator has worked: what it gave to others to do is theirs."""
         self.at_work: int | None = None
         """The node whose operator works at this moment."""
@@ -80,7 +82,7 @@ class StageRun(ABC):
         """The node whose rows somebody looks at: those that it puts out, or those that it takes where it ends there."""
         self.seen: Batch | None = None
         """The last of them."""
-        self.latencies = {n: LatencyHistogram() for n, o in operators.items() if isinstance(o, WriteSink)}
+        self.latencies = {n: LatencyHistogram() for n, o in self.operators.items() if isinstance(o, WriteSink)}
         """By sink, how old rows were when they were written: since the oldest event that they come of was read."""
 
     @abstractmethod
@@ -106,8 +108,8 @@ class StageRun(ABC):
                 yield output
                 continue
             name, batch = output
-            if self.first_rows is not None:
-                self.first_rows.see(Port(node, name), batch)
+            if self._first_rows is not None:
+                self._first_rows.see(Port(node, name), batch)
             if node == self.looked_at and not isinstance(operator, WriteSink | Encode):
                 self.seen = batch
             operator.context.counters.rows_out += batch.num_rows if name == MAIN else 0
@@ -132,9 +134,9 @@ class StageRun(ABC):
         context.check_errors()
 
     def _emit(self, port: Port, batch: Batch) -> Iterator[Emission]:
-        for node, number in self.edges.get(port, ()):
+        for node, number in self._edges.get(port, ()):
             yield from self._push(node, number, batch)
-        for output in self.outputs.get(port, ()):
+        for output in self._outputs.get(port, ()):
             yield from output.add(batch, self._number())
 
     def _note_latency(self, node: int, sink: Operator, rows: int) -> None:
