@@ -86,9 +86,7 @@ def make_plan(
             f"flow {flow.name!r} reads {len(partitions)} source partitions, at most 1000 are possible; "
             "use partitions='one' for globs of many files"
         )
-    for node in nodes.values():
-        if isinstance(node.spec, SinkSpec):
-            node.spec.sink.check()
+    _check_sinks(nodes)
     _warn_of_unbounded_state(nodes)
     return PhysicalPlan(
         name=flow.name, workers=workers, ingest=where, batch_rows=batch_rows, nodes={**nodes, **cut.added},
@@ -97,6 +95,20 @@ def make_plan(
         needs_position=any(n.spec.needs_position for n in nodes.values()), undeclared=unknown, shapes=shapes,
         most_errors=flow.most_errors,
     )  # fmt: skip
+
+
+def _check_sinks(nodes: Mapping[int, Node]) -> None:
+    owners: dict[str, Node] = {}
+    for node in nodes.values():
+        if not isinstance(node.spec, SinkSpec):
+            continue
+        sink = node.spec.sink
+        if (target := sink.owns()) is not None and (other := owners.setdefault(target, node)) is not node:
+            raise FlowError(
+                f"{node.title}: {other.title} writes there, too, and each would undo what the other has written; "
+                f"union() the two streams, or give one of them another place than {sink.label()}"
+            )
+        sink.check()
 
 
 def _warn_of_unbounded_state(nodes: Mapping[int, Node]) -> None:

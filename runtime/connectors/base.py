@@ -296,6 +296,10 @@ class Sink(ABC):
         """What makes bytes of rows, in every worker, where one writer then puts them in place; None: rows stay columns."""
         return None
 
+    def owns(self) -> str | None:
+        """What no other sink of the flow may write, as a name that is the same however it was written; None: nothing."""
+        return None
+
     def check(self) -> None:
         """Find out before anything starts whether it can be written.
 

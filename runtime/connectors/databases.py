@@ -146,6 +146,9 @@ class DatabaseSink(Sink):
         if not os.access(folder, os.W_OK) or (os.path.exists(self.path) and not os.access(self.path, os.W_OK)):
             raise cannot_write(self.path, PermissionError())
 
+    def owns(self) -> str:
+        return f"{os.path.realpath(self.path)}, table {self.table.lower()}"
+
     # --- running ---
 
     def open(self, worker: int, workers: int) -> Writer:

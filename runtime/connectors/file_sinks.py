@@ -57,6 +57,11 @@ class FileSink(Sink):
     def label(self) -> str:
         return f"{self.verb}({self.path!r})"
 
+    def owns(self) -> str | None:
+        # Pipes, terminals and /dev/null take what several write.
+        mine = not os.path.exists(self.path) or os.path.isfile(self.path) or self.directory
+        return os.path.realpath(self.path) if mine else None
+
     def check(self) -> None:
         """Make the folders, and see that files can be made in them."""
         folder = self.path if self.directory else os.path.dirname(self.path) or "."

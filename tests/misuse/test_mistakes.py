@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,3 +130,31 @@ def test_a_function_that_cannot_be_sent_to_workers_says_why() -> None:
         rows.map(lambda row: held.send(b"x")).collect()
         with pytest.raises(ms.FlowError, match="cannot be sent to the workers"):
             flow.run(workers=1)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda rows, place: rows.write_jsonl(place / "out.jsonl"),
+        lambda rows, place: rows.write_csv(f"{place}/here/../out.jsonl"),
+        lambda rows, place: rows.write_sqlite(place / "out.db", "delays"),
+    ],
+)
+def test_two_sinks_that_would_undo_each_other_are_refused(
+    write: Callable[[ms.Stream, Path], None], tmp_path: Path
+) -> None:
+    flow, rows = flow_with()
+    (tmp_path / "here").mkdir()
+    rows.write_jsonl(tmp_path / "out.jsonl")
+    rows.write_sqlite(tmp_path / "out.db", "Delays")
+    write(rows.filter(col("delay") > 3), tmp_path)
+    refuse(flow, ms.FlowError, "(test_mistakes.py:", "writes there, too", "union()")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_two_sinks_may_write_into_tables_of_one_database_and_to_one_device(tmp_path: Path) -> None:
+    flow, rows = flow_with()
+    for table in ("early", "late"):
+        rows.write_sqlite(tmp_path / "out.db", table)
+        rows.write_jsonl("/dev/null")
+    assert flow.run_here().rows_out == 8
