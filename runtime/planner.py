@@ -14,6 +14,7 @@ Before anything else, what leads to no sink is left out.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typing import Literal
 
 from millstream.binding import bind, undeclared
 from millstream.connectors import JsonLinesSink
+from millstream.connectors.file_sources import FileSource
 from millstream.cutter import Cutter
 from millstream.errors import FlowError, UnboundedStateWarning
 from millstream.flow import Flow
@@ -98,12 +100,26 @@ def make_plan(
 
 
 def _check_sinks(nodes: Mapping[int, Node]) -> None:
+    """
+    Raises:
+        FlowError: a sink would write over what another one has written, or over what the flow reads.
+        SinkError: one cannot write where it is to.
+    """
     owners: dict[str, Node] = {}
+    inputs = {
+        os.path.realpath(path): node
+        for node in nodes.values()
+        if isinstance(node.spec, ReadSpec) and isinstance(node.spec.source, FileSource)
+        for path in node.spec.source.files()
+    }
     for node in nodes.values():
         if not isinstance(node.spec, SinkSpec):
             continue
         sink = node.spec.sink
-        if (target := sink.owns()) is not None and (other := owners.setdefault(target, node)) is not node:
+        target = sink.owns()
+        if target in inputs:
+            raise FlowError(f"{node.title}: would write over what {inputs[target].title} reads; write to another path")
+        if target is not None and (other := owners.setdefault(target, node)) is not node:
             raise FlowError(
                 f"{node.title}: {other.title} writes there, too, and each would undo what the other has written; "
                 f"union() the two streams, or give one of them another place than {sink.label()}"

@@ -152,6 +152,14 @@ def test_two_sinks_that_would_undo_each_other_are_refused(
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_a_sink_that_would_write_over_the_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"v": 1}\n')
+    flow = ms.Flow("mistakes")
+    flow.read_jsonl(tmp_path / "*.jsonl").filter(col("v") > 1).write_jsonl(tmp_path / "events.jsonl")
+    refuse(flow, ms.FlowError, "write_jsonl (test_mistakes.py:", "what read_jsonl (test_mistakes.py:", "reads")
+    assert (tmp_path / "events.jsonl").read_text() == '{"v": 1}\n'
+
+
 def test_two_sinks_may_write_into_tables_of_one_database_and_to_one_device(tmp_path: Path) -> None:
     flow, rows = flow_with()
     for table in ("early", "late"):
