@@ -1,4 +1,4 @@
-"""Sources that read files: JSON lines, CSV and plain text; Parquet and Arrow; and standard input.
+"""Sources that read files: JSON lines, CSV and plain text; Parquet and Arrow.
 
 A path, a list of paths or a glob is one source partition, read file after file in natural order of names;
 ``partitions="files"`` makes a partition of each file. The schema is declared, or inferred once, from the
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from millstream.connectors.base import Decoder, Offset, Reader, Source
 from millstream.connectors.blocks import csv_ends
@@ -32,6 +31,9 @@ from millstream.connectors.text import BOM
 from millstream.connectors.text_reader import TextReader
 from millstream.errors import FlowError, SchemaError, SourceError
 from millstream.schema import conform, narrow, plain_schema
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 Partitions = Literal["one", "files"]
 
@@ -317,6 +319,12 @@ class ColumnFileSource(FileSource):
         raise NotImplementedError
 
 
+def _parquet_file(path: str) -> pq.ParquetFile:
+    import pyarrow.parquet as pq  # brings file systems of the network, for which other flows need not wait
+
+    return pq.ParquetFile(path, memory_map=True)
+
+
 class ParquetSource(ColumnFileSource):
     """Parquet files. Only the columns that the flow reads are decoded."""
 
@@ -324,7 +332,7 @@ class ParquetSource(ColumnFileSource):
 
     def _schema_of(self, path: str) -> pa.Schema:
         try:
-            with pq.ParquetFile(path) as file:
+            with _parquet_file(path) as file:
                 return file.schema_arrow
         except OSError as error:
             raise cannot_read(path, error) from error
@@ -332,7 +340,7 @@ class ParquetSource(ColumnFileSource):
             raise self._damaged(path, error) from error
 
     def _batches_of(self, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with _parquet_file(path) as file:
             names = _present(file.schema_arrow, schema, path)
             yield from file.iter_batches(batch_size=_COLUMN_ROWS, columns=names, use_threads=False)
 

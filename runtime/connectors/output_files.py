@@ -13,13 +13,15 @@ import stat
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from millstream.connectors.base import Encoder
 from millstream.errors import SinkError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 ROW_GROUP_BYTES: Final = 64 << 20
 
@@ -274,6 +276,8 @@ class ParquetOutput(OutputFile):
 
     def _open(self) -> pq.ParquetWriter:
         if self._writer is None:
+            import pyarrow.parquet as pq  # brings file systems of the network, for which other flows need not wait
+
             # A run without a row still replaces what an earlier one left, by a file without fields.
             self._writer = pq.ParquetWriter(
                 self._hidden, self._schema or pa.schema([]), compression=self._compression, store_schema=True

@@ -6,10 +6,9 @@ decimals with all their digits, nested values as JSON. Durations are INTEGER mic
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +26,9 @@ from millstream.connectors.databases import (
 )
 from millstream.connectors.json_text import json_text
 
+if TYPE_CHECKING:
+    import sqlite3
+
 _ROWS: Final = 16_384
 """Rows that are Python values at the same time."""
 
@@ -38,6 +40,8 @@ class SqliteSink(DatabaseSink):
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
+        import sqlite3  # a library for which other flows need not wait
+
         with (
             said_as_sink_error(self.label(), sqlite3.Error, OverflowError),
             closing(sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)) as connection,
