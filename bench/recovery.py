@@ -2,10 +2,11 @@
 
     scripts/bench recovery --megabytes 100,1000
 
-A flow counts and adds up by a key that is new with every event, as fast as it can, with a checkpoint every second. When
-a checkpoint of so many megabytes is complete, a worker is killed with signal 9. Told is the time from then until the
-first row that the new processes write: until the loss is noticed, processes have started, state is read, output is cut
-back to the checkpoint, and rows flow again.
+A flow counts and adds up by a key that is new with every event, with a checkpoint every second. When it has gone on for
+so long that processes are kept ready beside it, and a checkpoint of so many megabytes is complete, a worker is killed
+with signal 9. Told is the time from then until the first row that the new processes write: until the loss is noticed,
+others are in the place of the processes that were there, state is read, output is cut back to the checkpoint, and rows
+flow again.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from millstream.errors import CheckpointError
 
 _LOOK_S = 0.002
 _PATIENCE_S = 300.0
+_GOES_ON_S = 15.0
+_BYTES_PER_KEY = 50
 
 
-def growing_state(out: Path) -> ms.Flow:
+def growing_state(out: Path, rate: float | None = None) -> ms.Flow:
     """A flow of which every event is a new key; few rows of it are written."""
     flow = ms.Flow("recovery")
-    sums = flow.generate({"k": Counter(), "n": Counter()}).key_by("k").agg(
+    sums = flow.generate({"k": Counter(), "n": Counter()}, rate=rate).key_by("k").agg(
         events=ms.count(), total=ms.sum("n"), least=ms.min("n"), most=ms.max("n")
     )  # fmt: skip
     sums.filter(col("k") % 100 == 0).write_jsonl(out)
@@ -70,6 +73,8 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         try:
+            self._until(lambda: self._out.exists() and self._out.stat().st_size > 0, 0.02)
+            time.sleep(_GOES_ON_S)
             self.loss.state_bytes = self._large_enough()
             workers = [c for c in psutil.Process().children() if c.name().startswith("worker-")]
             written = self._out.stat().st_size
@@ -115,7 +120,7 @@ def lose_a_worker(megabytes: int, workers: int) -> Loss:
         out, state = Path(folder, "out.jsonl"), Path(folder, "state")
         killer = Killer(state, out, megabytes * 1_000_000)
         killer.start()
-        growing_state(out).run(workers=workers, state=state, checkpoint_interval="1s")
+        growing_state(out, megabytes * 1e6 / _BYTES_PER_KEY / _GOES_ON_S).run(workers=workers, state=state, checkpoint_interval="1s")
         killer.join()
         return killer.loss
 
