@@ -35,7 +35,7 @@ from millstream.errors import CheckpointError
 
 _LOOK_S = 0.002
 _PATIENCE_S = 300.0
-_GOES_ON_S = 15.0
+_GOES_ON_S = 20.0
 _BYTES_PER_KEY = 50
 
 
@@ -120,7 +120,9 @@ def lose_a_worker(megabytes: int, workers: int) -> Loss:
         out, state = Path(folder, "out.jsonl"), Path(folder, "state")
         killer = Killer(state, out, megabytes * 1_000_000)
         killer.start()
-        growing_state(out, megabytes * 1e6 / _BYTES_PER_KEY / _GOES_ON_S).run(workers=workers, state=state, checkpoint_interval="1s")
+        growing_state(out, megabytes * 1e6 / _BYTES_PER_KEY / _GOES_ON_S).run(
+            workers=workers, state=state, checkpoint_interval="1s"
+        )
         killer.join()
         return killer.loss
 

@@ -288,7 +288,7 @@ class Attempt:
         self._silence.heard()
         self._silence.limit_s = self.life.hang_timeout_s
         if figures["state"] == State.RUNNING.value and self.life.checkpoint_us is not None:
-            self.spares.keep(time.monotonic())
+            self.spares.keep(1 + self.plan.workers, time.monotonic())
         if self.life.lost_s is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
             self._goes_on = True
             self.view.line(f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss")

@@ -7,8 +7,8 @@ from typing import Final
 from millstream.coordinator.children import Child
 from millstream.coordinator.view import View
 
-_MOST: Final = 2
-"""One for the coordinator, and one for a worker."""
+_MOST: Final = 3
+"""More would not pay: each holds memory, and where there are more processes, there are cores on which they start at once."""
 
 _AFTER_S: Final = 5.0
 """How long a run has gone on before the first is started, and how much later each of the others: to start one takes a
@@ -21,14 +21,21 @@ class Spares:
         self._ready: list[Child] = []
         self._next_s: float | None = None
 
-    def keep(self, now_s: float) -> None:
-        """To be called every now and then while the run goes on; ``now_s`` is a reading of `time.monotonic`."""
+    def keep(self, processes: int, now_s: float) -> None:
+        """To be called every now and then while the run goes on.
+
+        Args:
+            processes: how many of the run a spare could replace.
+            now_s: a reading of `time.monotonic`.
+        """
         if self._next_s is None:
             self._next_s = now_s + _AFTER_S
-        if now_s < self._next_s or len(self._ready) >= _MOST:
+        for spare in [s for s in self._ready if s.process.poll() is not None]:
+            self._ready.remove(spare)
+            spare.end(0.0)
+        if now_s < self._next_s or len(self._ready) >= min(processes, _MOST):
             return
         self._next_s = now_s + _AFTER_S
-        self._ready = [spare for spare in self._ready if spare.process.poll() is None]
         self._ready.append(Child("millstream.coordinator.spare", [], self._view))
 
     def take(self) -> Child | None:

@@ -80,8 +80,8 @@ class Standing:
         self.keys.changed(slots)
         self.columns = self.columns or [SlotColumn() for _ in columns]
         for state, values in zip(self.columns, columns, strict=True):
-            state.put(slots, values)
-        self.time_us = grown(self.time_us, self.keys.capacity, MIN_US)
+            state.put(slots, values, self.keys.room)
+        self.time_us = grown(self.time_us, self.keys.room, MIN_US)
         self.time_us[slots] = time_us
 
     def free(self, slots: IntArray) -> None:
@@ -102,8 +102,10 @@ class Standing:
     def restore(self, tables: Sequence[StateTable], from_table: AccumulatorTables) -> IntArray:
         """Take what stood before; returns the slots that it got."""
         given = [np.zeros(0, np.int64)]
-        for table in tables:
-            if table.name == _STANDING and table.keys is not None and table.num_rows:
+        standing = [table for table in tables if table.name == _STANDING]
+        self.keys.reserve(sum(table.num_rows for table in standing))
+        for table in standing:
+            if table.keys is not None and table.num_rows:
                 slots = self.keys.slots_of(table.keys)
                 self.put(slots, from_table.from_table(table), table.columns.column(_TIME).to_numpy())
                 given.append(slots)

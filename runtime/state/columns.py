@@ -91,11 +91,11 @@ class SlotColumn:
         assert self._values is not None
         return self._values[slots]
 
-    def put(self, slots: IntArray, rows: Column) -> None:
-        """Set the values of these slots, each at most once."""
+    def put(self, slots: IntArray, rows: Column, room: int = 0) -> None:
+        """Set the values of these slots, each at most once; room: for how many slots there should be room."""
         if len(slots) == 0:
             return
-        capacity = int(slots.max()) + 1
+        capacity = max(room, int(slots.max()) + 1)
         if self._log is None and isinstance(rows, np.ndarray):
             if self._values is None:
                 self._values = np.zeros(max(_FIRST_CAPACITY, capacity), rows.dtype)
@@ -172,6 +172,7 @@ def grown(values: npt.NDArray[Any], capacity: int, fill: int = 0) -> npt.NDArray
     """The array, or a copy at least twice as long where it is shorter than ``capacity``."""
     if capacity <= len(values):
         return values
-    longer = np.full(max(capacity, 2 * len(values), _FIRST_CAPACITY), fill, values.dtype)
+    longer = np.empty(max(capacity, 2 * len(values), _FIRST_CAPACITY), values.dtype)
     longer[: len(values)] = values
+    longer[len(values) :] = fill
     return longer

@@ -92,10 +92,10 @@ class HashTable:
             at[wrong] = (at[wrong] + 1) & last
         self._places[at] = _REMOVED
 
-    def rebuild(self, known: HashArray, numbers: IntArray) -> None:
-        """Hold these numbers and no others."""
+    def rebuild(self, known: HashArray, numbers: IntArray, room: int = 0) -> None:
+        """Hold these numbers and no others; room: for how many there should be room."""
         size = _FIRST_SIZE
-        while size < 4 * len(numbers):
+        while size < max(4 * len(numbers), 2 * room):
             size *= 2
         self._places, self._taken = np.full(size, _EMPTY), 0
         self.insert(known, numbers)

@@ -33,10 +33,12 @@ class KeyTable:
 
     Attributes:
         capacity: all slots are below it.
+        room: for so many slots columns by slot should have room; they may have more.
     """
 
     def __init__(self) -> None:
         self.capacity = 0
+        self.room = 0
         self._names: list[str] = []
         self._columns: list[SlotColumn] = []
         self._hashes: HashArray = np.zeros(0, np.uint64)
@@ -48,6 +50,10 @@ class KeyTable:
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)
+
+    def reserve(self, keys: int) -> None:
+        """So many keys are about to be added: what grows by and by touches all of its memory several times."""
+        self.room = self.capacity + keys
 
     def find(self, keys: pa.RecordBatch) -> IntArray:
         """The slot of each key, -1 for one that has none, int64[n]."""
@@ -99,7 +105,7 @@ class KeyTable:
             if self._table.has_room(len(rows)):
                 self._table.insert(self._hashes, given)
             else:
-                self._table.rebuild(self._hashes, self.live())  # with the new ones
+                self._table.rebuild(self._hashes, self.live(), self.room)  # with the new ones
         return slots, new
 
     def slots_of(self, keys: Keys) -> IntArray:
@@ -177,9 +183,10 @@ class KeyTable:
         reused, self._free = self._free[:count], self._free[count:]
         fresh = np.arange(self.capacity, self.capacity + count - len(reused))
         self.capacity += len(fresh)
-        self._hashes = grown(self._hashes, self.capacity)
-        self._live = grown(self._live, self.capacity)
-        self._pieces.reach(self.capacity)
+        self.room = max(self.room, self.capacity)
+        self._hashes = grown(self._hashes, self.room)
+        self._live = grown(self._live, self.room)
+        self._pieces.reach(self.room)
         return np.concatenate([reused, fresh])
 
     def _store(self, slots: IntArray, keys: pa.RecordBatch) -> None:
@@ -187,7 +194,7 @@ class KeyTable:
             self._names = keys.schema.names
             self._columns = [SlotColumn() for _ in keys.columns]
         for column, values in zip(self._columns, keys.columns, strict=True):
-            column.put(slots, _in_place(values))
+            column.put(slots, _in_place(values), self.room)
 
 
 def _in_place(values: Array) -> Column:

@@ -24,8 +24,8 @@ def test_a_plan_that_is_still_being_sent_is_sent_no_more_once_its_process_is_rea
 
 def test_a_spare_that_was_not_needed_is_ended_with_the_run() -> None:
     spares = Spares(QuietView(StringIO()))
-    spares.keep(0.0)
-    spares.keep(_AFTER_S)
+    spares.keep(2, 0.0)
+    spares.keep(2, _AFTER_S)
     (spare,) = spares._ready
     spares.close()
     assert spare.process.returncode is not None
@@ -34,8 +34,8 @@ def test_a_spare_that_was_not_needed_is_ended_with_the_run() -> None:
 
 def test_a_spare_that_has_died_is_not_taken() -> None:
     spares = Spares(QuietView(StringIO()))
-    spares.keep(0.0)
-    spares.keep(_AFTER_S)
+    spares.keep(2, 0.0)
+    spares.keep(2, _AFTER_S)
     spares._ready[0].process.kill()
     spares._ready[0].process.wait()
     assert spares.take() is None
