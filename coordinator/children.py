@@ -13,6 +13,7 @@ from typing import IO, Final
 
 from millstream.bootstrap import Bootstrap, NextPlan
 from millstream.coordinator.view import View
+from millstream.errors import ProcessError
 from millstream.marking import unmarked
 from millstream.process import write_frame
 
@@ -36,18 +37,17 @@ class Child:
 
     Attributes:
         name: which process it is; "spare" until it is told.
+
+    Raises:
+        ProcessError: the system has no room for it.
     """
 
     def __init__(self, module: str, arguments: list[str], view: View, stdin: int = -1) -> None:
         self.name = "spare"
-        read_end, self._pipe = os.pipe()
-        pass_fds = [read_end, *([stdin] if stdin >= 0 else [])]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, str(read_end)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=pass_fds, start_new_session=True, env={**os.environ, **ENVIRONMENT},
-        )  # fmt: skip
-        os.close(read_end)
+        try:
+            self.process, self._pipe = _started(module, arguments, stdin)
+        except OSError as error:
+            raise ProcessError(f"a process cannot be started: {error.strerror}; see ulimit -n and -u") from error
         self._writer: threading.Thread | None = None
         assert self.process.stdout is not None
         self._reader = threading.Thread(target=self._show, args=(self.process.stdout, view), daemon=True)
@@ -101,3 +101,25 @@ class Child:
         if self._writer is not None:  # one that is spare was told nothing
             self._writer.join()  # it meets a broken pipe; were that closed, its number might be somebody else's by now
         os.close(self._pipe)
+
+
+def _started(module: str, arguments: list[str], stdin: int) -> tuple[subprocess.Popen[bytes], int]:
+    """A new interpreter, and the pipe by which it is told.
+
+    Raises:
+        OSError: there may be no more processes, or open files.
+    """
+    read_end, write_end = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments, str(read_end)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            pass_fds=[read_end, *([stdin] if stdin >= 0 else [])], start_new_session=True,
+            env={**os.environ, **ENVIRONMENT},
+        )  # fmt: skip
+    except OSError:
+        os.close(write_end)
+        raise
+    finally:
+        os.close(read_end)
+    return process, write_end

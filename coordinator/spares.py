@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from millstream.coordinator.children import Child
 from millstream.coordinator.view import View
+from millstream.errors import ProcessError
 
 _MOST: Final = 3
 """More would not pay: each holds memory, and where there are more processes, there are cores on which they start at once."""
@@ -36,7 +38,8 @@ class Spares:
         if now_s < self._next_s or len(self._ready) >= min(processes, _MOST):
             return
         self._next_s = now_s + _AFTER_S
-        self._ready.append(Child("millstream.coordinator.spare", [], self._view))
+        with suppress(ProcessError):  # there is no room for one more, and the run does without
+            self._ready.append(Child("millstream.coordinator.spare", [], self._view))
 
     def take(self) -> Child | None:
         """One that is there, if any. Others take its place when the run has gone on for a while."""
