@@ -73,7 +73,7 @@ import millstream as ms
 from millstream.connectors import Counter
 
 def slowly(count, event):
-    time.sleep(0.002)
+    time.sleep(0.0005)  # some seconds for what a worker has in hand
     return count + 1, {"n": event.n}
 
 flow = ms.Flow("slow")
