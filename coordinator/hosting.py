@@ -22,7 +22,7 @@ from millstream.bootstrap import begin_child
 from millstream.channel import SendCredit
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Reader
-from millstream.coordinator.reading import HOSTED_BUDGET_BYTES, hosted_exchange
+from millstream.coordinator.reading import HOSTED, HOSTED_BUDGET_BYTES, hosted_exchange
 from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import MillstreamError, described
 from millstream.functions import user_error
@@ -74,7 +74,7 @@ class SourceHost:
             while (self._open or self._held) and not self._stopping.is_set():
                 for message in self._link.received():
                     if isinstance(message, Credit):
-                        self._credits[-2 - message.exchange].returned(message.grant_bytes, message.window_bytes)
+                        self._credits[HOSTED - message.exchange].returned(message.grant_bytes, message.window_bytes)
                     elif isinstance(message, Stop):
                         self._stopping.set()
                 if not self._send():

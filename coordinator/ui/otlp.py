@@ -22,6 +22,7 @@ from millstream.coordinator.ui.history import CheckpointMade
 from millstream.coordinator.ui.telemetry import GAUGES, OPERATOR_COUNTERS, OPERATOR_GAUGES, PROCESS_GAUGES, measured
 
 _Picture = Callable[[], Mapping[str, Any] | None]
+_LOGGER = logging.getLogger("opentelemetry")
 _Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 
@@ -35,9 +36,9 @@ class OtlpTelemetry:
 
     def __init__(self, flow: str, picture: _Picture, say: Callable[[str], None], close_s: float) -> None:
         self._close_s = close_s
-        logger = logging.getLogger("opentelemetry")
-        logger.addHandler(_Once(say))
-        logger.propagate = False
+        self._complaints = _Once(say)
+        _LOGGER.addHandler(self._complaints)
+        _LOGGER.propagate = False
         resource = Resource.create({"service.name": "millstream", "millstream.flow": flow})
         self._metrics = MeterProvider(
             resource=resource,
@@ -93,6 +94,7 @@ class OtlpTelemetry:
         deadline_s = time.monotonic() + self._close_s
         for thread in closing:
             thread.join(max(0.0, deadline_s - time.monotonic()))
+        _LOGGER.removeHandler(self._complaints)  # what another run's exporters say is not for this one's view
 
     def _end_life(self) -> None:
         if self._life is not None:

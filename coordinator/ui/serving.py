@@ -64,12 +64,14 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+# What goes wrong is told to who asked, with a status; the terminal belongs to the run.
+logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
+logging.getLogger("uvicorn.error").propagate = False
+
+
 def make_server(
     door: Door, present: Present | None, past: Past, closing: threading.Event, most_connections: int
 ) -> uvicorn.Server:
-    # What goes wrong is told to who asked, with a status; the terminal belongs to the run.
-    logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
-    logging.getLogger("uvicorn.error").propagate = False
     application = Application(present, past)
     guarded: Any = Guard(application.starlette, door.host, door.token)
     config = uvicorn.Config(

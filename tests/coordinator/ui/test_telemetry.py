@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from millstream.coordinator.ui import telemetry
 from millstream.coordinator.ui.graph import Graph, GraphOperator
 from millstream.coordinator.ui.monitor import Monitor
 
@@ -39,6 +41,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        if not self.path.startswith("/v1/"):
+            self.send_error(404)
+            return
         if self.path == "/v1/metrics":
             told = ExportMetricsServiceRequest.FromString(body)
             for metric in (m for r in told.resource_metrics for s in r.scope_metrics for m in s.metrics):
@@ -66,7 +71,10 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     server.server_close()
 
 
-def test_figures_arrive_as_metrics_and_lives_and_checkpoints_as_one_trace(receiver: Receiver, tmp_path: Path) -> None:
+def test_figures_arrive_as_metrics_and_lives_and_checkpoints_as_one_trace(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "_CLOSE_S", 60.0)  # a run waits for two seconds; what arrives is the question here
     monitor = Monitor(Graph("clicks", 1, "workers", False, True, (READ,), ()), tmp_path)
     monitor.begin(1)
     monitor.update(FIGURES)
@@ -78,6 +86,21 @@ def test_figures_arrive_as_metrics_and_lives_and_checkpoints_as_one_trace(receiv
     assert receiver.spans["checkpoint 3"][1] == 20_000_000
     error = 2
     assert receiver.spans["attempt 1"][0] == error and receiver.spans["attempt 1"][2] == ["lost"]
+
+
+def test_exporting_that_does_not_work_is_told_once_by_the_run_that_it_is_of(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "_CLOSE_S", 60.0)
+    said: dict[str, list[str]] = {"": [], "/nowhere": []}
+    address = os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    for path, heard in said.items():
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address + path)
+        monitor = Monitor(Graph("clicks", 1, "workers", False, True, (READ,), ()), tmp_path, heard.append)
+        monitor.begin(1)
+        monitor.update(FIGURES)
+        monitor.close()
+    assert said[""] == [] and len(said["/nowhere"]) == 1 and "OpenTelemetry: " in said["/nowhere"][0]
 
 
 def test_where_nothing_is_configured_nothing_is_exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
