@@ -56,6 +56,7 @@ class Monitor:
         self._processes: dict[str, dict[str, Any]] = {}
         self._moved: dict[tuple[str, str], tuple[int, int]] = {}
         self._epochs: set[int] = set()
+        """The checkpoints of the last report. A life may make one of a number that one before it made in vain."""
         self._recorded_us = 0
         # What the writer has not yet written. It is bounded: a disk that hangs costs history, not memory.
         self._to_write: queue.Queue[Any] = queue.Queue(maxsize=1_000)
@@ -83,13 +84,13 @@ class Monitor:
         report = {**figures, "time_us": time_us, "attempt": self.attempt, "processes": self._standing(figures)}
         report["machine_cpu"] = self._machine.cpu_share()
         report["partitions"] = [self._since(p, time_us) for p in figures.get("partitions", ())]
-        for made in report.pop("checkpoints", ()):
-            if made["epoch"] not in self._epochs:
-                self._epochs.add(made["epoch"])
-                checkpoint = CheckpointMade(**made)
+        made = [CheckpointMade(**m) for m in report.pop("checkpoints", ())]
+        for checkpoint in made:
+            if checkpoint.epoch not in self._epochs:
                 self._put(checkpoint)
                 if self._telemetry is not None:
                     self._telemetry.checkpoint(checkpoint)
+        self._epochs = {checkpoint.epoch for checkpoint in made}
         if time_us - self._recorded_us >= _RECORD_EVERY_US or report["state"] in _ENDED:
             self._recorded_us = time_us
             self._put(report)
