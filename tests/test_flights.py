@@ -6,10 +6,12 @@ January ships with the example and runs in every configuration; the whole year, 
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +107,17 @@ def january() -> Expected:
 
 
 @pytest.fixture(scope="module")
+def first_days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Expected]:
+    """The beginning of January, with its late departures: for processes to which every event is a batch of its own."""
+    path = tmp_path_factory.mktemp("flights") / "first-days.csv"
+    with gzip.open(_JANUARY, "rt") as file:
+        path.write_text("".join(islice(file, 4_001)))
+    want = expected(path)
+    assert len(want.panes) > 500 and len(want.late) > 10
+    return path, want
+
+
+@pytest.fixture(scope="module")
 def year() -> Expected:
     if not _YEAR.exists():
         pytest.skip("the whole year is not here: set MILLSTREAM_FLIGHTS to flights-2013.csv.gz")
@@ -117,13 +130,17 @@ def year() -> Expected:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [1, 100, 65_536])
 def test_january_is_the_same_however_it_is_run(
-    tmp_path: Path, january: Expected, workers: int, batch_size: int, ingest: Ingest
+    tmp_path: Path,
+    january: Expected,
+    first_days: tuple[Path, Expected],
+    workers: int,
+    batch_size: int,
+    ingest: Ingest,
 ) -> None:
-    result = build(_JANUARY, tmp_path).run(
-        workers=workers, batch_size=batch_size, ingest=ingest, state=tmp_path / "state"
-    )
-    check(tmp_path, january)
-    assert result.late == len(january.late)
+    path, want = first_days if batch_size == 1 else (_JANUARY, january)
+    result = build(path, tmp_path).run(workers=workers, batch_size=batch_size, ingest=ingest, state=tmp_path / "state")
+    check(tmp_path, want)
+    assert result.late == len(want.late)
     assert result.dead_letters == 0
 
 
