@@ -80,11 +80,6 @@ class Checkpointing:
             self._next_us = now_us + self._policy.interval_us
         return self.under_way is None and now_us >= self._next_us
 
-    @property
-    def next_us(self) -> int | None:
-        """When the next one is due; None while one is under way."""
-        return None if self.under_way is not None else self._next_us
-
     def final_due(self, now_us: int) -> bool:
         """Whether to begin the checkpoint at which the run ends; one that was given up is tried again in a second."""
         waits = self._not_before_us is not None and now_us < self._not_before_us
