@@ -131,7 +131,7 @@ class Attempt:
     """One life of a run.
 
     Attributes:
-        interrupts: how often the user asked to stop.
+        interrupts: how often the user asked to stop, in this life or before it.
     """
 
     def __init__(
@@ -160,17 +160,15 @@ class Attempt:
         self.children: list[Child] = []
         self.figures: dict[str, Any] = {}
         self.finished = False
-        self.interrupts = 0
+        self.interrupts = self._handled = int(steering.stopping is not None)
         self._gone_since_s: dict[str, float] = {}
         self._silence = Silence(life.hang_timeout_s + _START_GRACE_S)
-        self._handled = 0
         self._goes_on = False
         self._checkpoints_fail = False
         self._link: Link | None = None
         self._over = threading.Event()
         self._stored: dict[int, ReadSpec] = {}
         self._retired: set[str] = set()
-        self._stop_sent: Stop | None = None
 
     def run(self) -> RunResult:
         self._link = Link(self.directory, CALLER, self.life.attempt)
@@ -249,8 +247,8 @@ class Attempt:
     # --- watching ---
 
     def _watch(self, link: Link) -> None:
-        for ask in self.steering.begin_life():
-            link.send(COORDINATOR, ask)
+        for told in self.steering.begin_life():
+            link.send(COORDINATOR, told)
         while not (self.finished and (self.caller.finished or self.stopped)):
             for message in link.received():
                 match message:
@@ -340,10 +338,8 @@ class Attempt:
         self.plan, self.life = plan, replace(self.life, attempt=switch.next_attempt, recovery=recovery)
         self.watch.begin(switch.next_attempt, switch.epoch)
         link.send(COORDINATOR, Hello(CALLER, os.getpid()))
-        for ask in self.steering.begin_life():
-            link.send(COORDINATOR, ask)
-        if self._stop_sent is not None:
-            link.send(COORDINATOR, self._stop_sent)
+        for told in self.steering.begin_life():
+            link.send(COORDINATOR, told)
 
     def _rescaled(self, answer: Answered) -> None:
         workers, took_s = self.plan.workers, answer.took_us / 1e6
@@ -468,5 +464,5 @@ class Attempt:
             if drain
             else "stopping: a last checkpoint is made, from which the run can go on; once more stops at once"
         )
-        self._stop_sent = Stop(drain)
-        link.send(COORDINATOR, self._stop_sent)
+        self.steering.stopping = Stop(drain)
+        link.send(COORDINATOR, self.steering.stopping)

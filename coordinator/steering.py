@@ -1,7 +1,7 @@
 """The supervisor's part in commands: what was asked of the run goes to the coordinator, and the answer comes back.
 
-One `Steering` lasts for all lives of a run: a pause outlasts a recovery, and what a lost coordinator did not answer is
-asked again of the next one.
+One `Steering` lasts for all lives of a run: a pause and a stop outlast a recovery, and what a lost coordinator did not
+answer is asked again of the next one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from millstream.commands import Answer
 from millstream.coordinator.control import Request, Requests
 from millstream.coordinator.questions import Questions
 from millstream.errors import CheckpointError
-from millstream.wire import Answered, Ask
+from millstream.wire import Answered, Ask, Stop
 
 SAVEPOINTS: Final = "savepoints"
 _WAITING: Final = 64
@@ -43,6 +43,7 @@ class Steering:
 
     Attributes:
         questions: what was asked about state.
+        stopping: how the run was told to end; None: it was not.
     """
 
     def __init__(self, requests: Requests, state: Path, store: CheckpointStore) -> None:
@@ -57,19 +58,21 @@ class Steering:
         self._scale_handed_on = False
         self._stop: Request | None = None
         self._stop_handed_on = False
+        self.stopping: Stop | None = None
         self._released: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._copying: list[threading.Thread] = []
 
     # --- while a life goes on ---
 
-    def begin_life(self) -> Iterator[Ask]:
+    def begin_life(self) -> Iterator[Ask | Stop]:
         """What a new coordinator has to be told."""
-        self._stop_handed_on = False
         self.questions.begin_life()
         if self._paused:
             yield Ask(next(self._numbers), Ask.PAUSE)
         for asked in self._asked.values():
             yield asked.ask
+        if self.stopping is not None:
+            yield self.stopping
 
     def due(self) -> Iterator[Ask]:
         """What the coordinator is to be asked now."""
@@ -118,7 +121,7 @@ class Steering:
         self._scale, self._scale_handed_on = None, False
 
     def stop_due(self) -> commands.Stop | None:
-        """The command to stop, in each life once."""
+        """The command to stop, once."""
         if self._stop is None or self._stop_handed_on:
             return None
         self._stop_handed_on = True

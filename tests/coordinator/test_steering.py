@@ -13,7 +13,7 @@ from millstream.checkpoints.store import CheckpointStore
 from millstream.commands import Command
 from millstream.coordinator.control import Request, Requests
 from millstream.coordinator.steering import Steering
-from millstream.wire import Answered, Ask
+from millstream.wire import Answered, Ask, Stop
 
 
 class Bench:
@@ -66,3 +66,13 @@ def test_a_run_that_stops_with_a_savepoint_whose_path_is_none_ends_well(bench: B
     request, _ = bench.submit(commands.Stop(savepoint=True, to="no\0path"))
     bench.steering.end(stopped_at=1)
     assert request.future.result(10).error
+
+
+def test_what_the_run_was_told_is_told_to_the_coordinator_of_each_life(bench: Bench) -> None:
+    _, (pause,) = bench.submit(commands.Pause())
+    bench.steering.answered(Answered(pause.number))
+    _, (checkpoint,) = bench.submit(commands.Checkpoint())
+    bench.steering.stopping = Stop(True)
+    for _ in range(2):
+        paused, *told = bench.steering.begin_life()
+        assert isinstance(paused, Ask) and paused.what == Ask.PAUSE and told == [checkpoint, Stop(True)]

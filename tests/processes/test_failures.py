@@ -112,6 +112,20 @@ def test_ctrl_c_stops_at_a_checkpoint_and_the_same_command_goes_on_from_it(start
     assert sum(json.loads(line)["events"] for line in last_of_each_key(run)) > events
 
 
+def test_a_run_that_was_asked_to_stop_does_so_although_it_loses_a_worker_meanwhile(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "2", "--checkpoint-interval", "1s")
+    run.wait_until_working(2)
+    victim = run.roles["worker-1"]
+    victim.suspend()  # the last checkpoint does not get through
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.stderr is not None and any("stopping: " in line for line in run.process.stderr)
+    victim.kill()
+    status, _, errors = run.finish()
+    assert status == 130
+    assert "killed by SIGKILL" in errors and "stopped at checkpoint" in errors
+    assert run.survivors() == []
+
+
 def last_of_each_key(run: Run) -> list[str]:
     lines = (run.directory / "out.jsonl").read_text().splitlines()
     return list({json.loads(line)["key"]: line for line in lines}.values())
