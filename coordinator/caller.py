@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from millstream.channel import RECEIVER_BUDGET, Budget
 from millstream.checkpoints.part import CheckpointPart, acknowledgement
 from millstream.checkpoints.recovery import Recovery
 from millstream.operators.base import DeadLetter
@@ -25,10 +26,14 @@ class Caller:
         *,
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
+        budget: Budget = RECEIVER_BUDGET,
         checkpoints: bool = False,
     ) -> None:
-        self._now_us, self._dead_letter, self._checkpoints = now_us, dead_letter, checkpoints
-        self.runner = Runner(plan, CALLER, now_us=now_us, dead_letter=dead_letter, checkpoints=checkpoints)
+        self._now_us, self._dead_letter = now_us, dead_letter
+        self._budget, self._checkpoints = budget, checkpoints
+        self.runner = Runner(
+            plan, CALLER, now_us=now_us, dead_letter=dead_letter, budget=budget, checkpoints=checkpoints
+        )
         self.outbox = self.runner.outbox
         self._part = CheckpointPart(self.runner)
 
@@ -55,7 +60,10 @@ class Caller:
 
     def successor(self, plan: PhysicalPlan, recovery: Recovery) -> Caller:
         """The same in the next life of the run; what has been collected stays."""
-        after = Caller(plan, now_us=self._now_us, dead_letter=self._dead_letter, checkpoints=self._checkpoints)
+        after = Caller(
+            plan, now_us=self._now_us, dead_letter=self._dead_letter, budget=self._budget,
+            checkpoints=self._checkpoints,
+        )  # fmt: skip
         after.runner.restore(recovery)
         writers = {plan.nodes[n].name: o for n, o in _writing(self.runner)}
         for node, operator in _writing(after.runner):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Final
 
-from millstream.channel import RECEIVER_BUDGET_BYTES
+from millstream.channel import RECEIVER_BUDGET, Budget
 from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.part import counted
 from millstream.checkpoints.recovery import Recovery
@@ -68,7 +68,7 @@ class State(Enum):
 class Coordinator:
     """Args:
     now_us: the clock, for liveness and for the quiet of sources.
-    budget_bytes: what a receiver takes in flight for each exchange; the same in every process.
+    budget: what a receiver takes in flight for each exchange; the same in every process.
     hang_timeout_s: how long a worker may give no sign of life.
     policy: when checkpoints are made; None: never.
     attempt: which life of the run this is.
@@ -82,7 +82,7 @@ class Coordinator:
         *,
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
-        budget_bytes: int = RECEIVER_BUDGET_BYTES,
+        budget: Budget = RECEIVER_BUDGET,
         hang_timeout_s: float = HANG_TIMEOUT_S,
         policy: CheckpointPolicy | None = None,
         attempt: int = 1,
@@ -91,14 +91,14 @@ class Coordinator:
     ) -> None:
         self.plan = plan
         self._offset_of = offset_of
-        self._dead_letter, self._budget_bytes, self._hang_timeout_s = dead_letter, budget_bytes, hang_timeout_s
+        self._dead_letter, self._budget, self._hang_timeout_s = dead_letter, budget, hang_timeout_s
         self._policy, self.attempt = policy, attempt
         self.topology = Topology(plan)
         self.state = State.STARTING
         self.failure: Failed | None = None
         self.clocks = EventClocks(plan, self.topology)
         self.runner = Runner(
-            plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes,
+            plan, COORDINATOR, now_us=now_us, dead_letter=dead_letter, budget=budget,
             checkpoints=policy is not None,
         )  # fmt: skip
         self.outbox = self.runner.outbox
@@ -431,7 +431,7 @@ class Coordinator:
         rescale, since_us = self.rescaling.asked, self.rescaling.closing_since_us
         assert self.state is State.SWITCHED and rescale is not None and since_us is not None
         after = Coordinator(
-            plan, now_us=self._now_us, dead_letter=self._dead_letter, budget_bytes=self._budget_bytes,
+            plan, now_us=self._now_us, dead_letter=self._dead_letter, budget=self._budget,
             hang_timeout_s=self._hang_timeout_s, policy=self._policy, attempt=rescale.next_attempt, recovery=recovery,
             offset_of=self._offset_of,
         )  # fmt: skip

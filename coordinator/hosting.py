@@ -22,7 +22,7 @@ from millstream.bootstrap import begin_child
 from millstream.channel import SendCredit
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Reader
-from millstream.coordinator.reading import HOSTED, HOSTED_BUDGET_BYTES, hosted_exchange
+from millstream.coordinator.reading import HOSTED, HOSTED_BUDGET, hosted_exchange
 from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import MillstreamError, described
 from millstream.functions import user_error
@@ -56,7 +56,7 @@ class SourceHost:
         self._plan = plan
         self._recovery = recovery
         self._link = link
-        self._credits = {p: SendCredit(HOSTED_BUDGET_BYTES) for p in partitions}
+        self._credits = {p: SendCredit.first(HOSTED_BUDGET, senders=1) for p in partitions}
         self._sequences = dict.fromkeys(partitions, 0)
         self._queues: dict[int, queue.Queue[_Item]] = {p: queue.Queue(_QUEUED_BLOCKS) for p in partitions}
         self._held: dict[int, Data] = {}

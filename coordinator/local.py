@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from millstream.channel import Budget
 from millstream.checkpoints.part import write_snapshot
 from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import CheckpointStore
@@ -26,6 +27,7 @@ from millstream.workers.task import Worker
 
 _STEPS = 64
 _IDLE_S = 0.001
+_BUDGET = Budget(drain_us=None)
 
 
 class VirtualClock:
@@ -78,15 +80,15 @@ class LocalRun:
             policy, attempt, recovery = checkpoints.policy, checkpoints.attempt, checkpoints.recovery
         self.readers = Readers(plan, (), None, recovery)
         self.coordinator = Coordinator(
-            plan, now_us=self.clock, dead_letter=dead_letter, policy=policy, attempt=attempt, recovery=recovery,
-            offset_of=self.readers.offset,
+            plan, now_us=self.clock, dead_letter=dead_letter, budget=_BUDGET, policy=policy, attempt=attempt,
+            recovery=recovery, offset_of=self.readers.offset,
         )  # fmt: skip
         staged = policy is not None
         self.workers = {
-            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter, checkpoints=staged)
+            name: Worker(plan, index, now_us=self.clock, dead_letter=dead_letter, budget=_BUDGET, checkpoints=staged)
             for index, name in enumerate(self.coordinator.members)
         }
-        self.caller = Caller(plan, now_us=self.clock, dead_letter=dead_letter, checkpoints=staged)
+        self.caller = Caller(plan, now_us=self.clock, dead_letter=dead_letter, budget=_BUDGET, checkpoints=staged)
         if recovery is not None:
             for runner in (*(w.runner for w in self.workers.values()), self.caller.runner):
                 runner.restore(recovery)

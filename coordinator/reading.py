@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import zmq
 
-from millstream.channel import RECEIVER_BUDGET_BYTES
+from millstream.channel import Budget
 from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import KEPT
@@ -32,7 +32,7 @@ from millstream.wire import Credit, Data
 HOSTED: Final = -2
 """Exchanges from this number downwards carry the blocks of hosted partitions: HOSTED - partition."""
 
-HOSTED_BUDGET_BYTES: Final = RECEIVER_BUDGET_BYTES // 4
+HOSTED_BUDGET: Final = Budget(4 * 2**20, drain_us=None)
 _ASK_AGAIN_S: Final = 0.05
 
 
@@ -79,7 +79,7 @@ class HostedReader(Reader):
             return None
         data = self._blocks.popleft()
         if data.size_bytes:
-            credit = Credit(data.exchange, SOURCE_STAGE, COORDINATOR, data.size_bytes, HOSTED_BUDGET_BYTES)
+            credit = Credit(data.exchange, SOURCE_STAGE, COORDINATOR, data.size_bytes, HOSTED_BUDGET.size_bytes)
             self.credits.append((data.sender, credit))
         self._last = data.status is InputStatus.ENDED
         assert data.payload is None or isinstance(data.payload, Block)

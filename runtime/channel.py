@@ -20,10 +20,6 @@ from millstream.errors import WireError
 from millstream.watermarks import InputStatus, InputWatermarks
 from millstream.wire import Data
 
-RECEIVER_BUDGET_BYTES: Final = 16 * 2**20
-
-DRAIN_US: Final = 1_000_000
-"""How long a receiver should need at most for what is in flight to it."""
 _FIRST_WINDOW_BYTES: Final = 2**16
 _LEAST_WINDOW_BYTES: Final = 2**12
 _LEAST_SHARE: Final = 2**-10
@@ -37,6 +33,27 @@ To number the keys of several messages as one costs as much as those keys are, a
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a receiver takes in flight for each exchange, from all senders together.
+
+    Attributes:
+        size_bytes: what its memory allows.
+        drain_us: how long it should need at most for what is in flight; None: as long as it takes. Where all processes
+            of a run take turns in one thread, how long a message takes says nothing of its receiver.
+    """
+
+    size_bytes: int = 16 * 2**20
+    drain_us: int | None = 1_000_000
+
+    @property
+    def first_window_bytes(self) -> int:
+        return self.size_bytes if self.drain_us is None else min(self.size_bytes, _FIRST_WINDOW_BYTES)
+
+
+RECEIVER_BUDGET: Final = Budget()
+
+
 @dataclass(slots=True)
 class SendCredit:
     """What one sender may still send to one receiver of one exchange.
@@ -47,11 +64,13 @@ class SendCredit:
     """
 
     budget_bytes: int
+    window_bytes: int
     in_flight_bytes: int = 0
-    window_bytes: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.window_bytes = min(self.budget_bytes, _FIRST_WINDOW_BYTES)
+    @classmethod
+    def first(cls, budget: Budget, senders: int) -> SendCredit:
+        """One of so many senders' that nothing has been sent by."""
+        return cls(max(1, budget.size_bytes // senders), max(1, budget.first_window_bytes // senders))
 
     def allows(self, size_bytes: int) -> bool:
         return size_bytes == 0 or self.in_flight_bytes == 0 or self.in_flight_bytes + size_bytes <= self.window_bytes
@@ -95,7 +114,7 @@ class OnwardShare:
 
 @dataclass(slots=True)
 class Drain:
-    """How much a receiver finishes, and so how much may be in flight to it: what it finishes within `DRAIN_US`.
+    """How much a receiver finishes, and so how much may be in flight to it: what it finishes within a time.
 
     A barrier takes its place behind all that is in flight. Where events are small and a function is slow, a budget
     that memory alone bounds would keep every checkpoint, pause and rescaling waiting for minutes. What was here when
@@ -106,7 +125,7 @@ class Drain:
         window_bytes: of all senders together.
     """
 
-    budget_bytes: int
+    budget: Budget
     window_bytes: int = field(init=False)
     _here_bytes: int = 0
     _put_bytes: int = 0
@@ -114,28 +133,31 @@ class Drain:
     """Of each message: all bytes that had come by its end, bytes that were here by then, and when."""
 
     def __post_init__(self) -> None:
-        self.window_bytes = min(self.budget_bytes, _FIRST_WINDOW_BYTES)
+        self.window_bytes = self.budget.first_window_bytes
 
     def put(self, size_bytes: int, now_us: int) -> None:
-        if size_bytes:
+        if size_bytes and self.budget.drain_us is not None:
             self._here_bytes += size_bytes
             self._put_bytes += size_bytes
             self._waiting.append((self._put_bytes, self._here_bytes, now_us))
 
     def finished(self, size_bytes: int, now_us: int) -> None:
+        drain_us = self.budget.drain_us
+        if drain_us is None:
+            return
         self._here_bytes -= size_bytes
         finished_bytes = self._put_bytes - self._here_bytes
         while self._waiting and self._waiting[0][0] <= finished_bytes:
             _, here_bytes, put_us = self._waiting.popleft()
             took_us = max(1, now_us - put_us)
-            drained_bytes = here_bytes * DRAIN_US // took_us
-            if took_us > DRAIN_US:
+            drained_bytes = here_bytes * drain_us // took_us
+            if took_us > drain_us:
                 self._set(drained_bytes)
             elif here_bytes >= self.window_bytes // 4:  # where little comes, it says nothing of what could be done
                 self._set(max(self.window_bytes, min(drained_bytes, 2 * self.window_bytes)))
 
     def _set(self, window_bytes: int) -> None:
-        self.window_bytes = min(self.budget_bytes, max(window_bytes, _LEAST_WINDOW_BYTES))
+        self.window_bytes = min(self.budget.size_bytes, max(window_bytes, _LEAST_WINDOW_BYTES))
 
 
 @dataclass(slots=True)
@@ -155,7 +177,7 @@ class Inbox:
     """
 
     in_order: bool
-    budget_bytes: int = RECEIVER_BUDGET_BYTES
+    budget: Budget = RECEIVER_BUDGET
     inputs: dict[tuple[int, int], _Sequence] = field(default_factory=dict)
     ready: deque[Data] = field(default_factory=deque)
     held_bytes: int = 0
@@ -163,7 +185,7 @@ class Inbox:
     _behind: dict[tuple[int, int], deque[Data]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.drain = Drain(self.budget_bytes)
+        self.drain = Drain(self.budget)
 
     def put(self, data: Data, now_us: int) -> None:
         self.held_bytes += data.size_bytes

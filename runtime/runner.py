@@ -17,7 +17,7 @@ import pyarrow as pa
 from millstream.binding import FirstRows
 from millstream.block_stage import BlockStage
 from millstream.breaker import Breaker
-from millstream.channel import RECEIVER_BUDGET_BYTES, Inbox, OnwardShare, SendCredit, StageInputs
+from millstream.channel import RECEIVER_BUDGET, Budget, Inbox, OnwardShare, SendCredit, StageInputs
 from millstream.checkpoints.recovery import Recovery, check_fits
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
@@ -66,7 +66,7 @@ class Runner:
     Args:
         now_us: the processing-time clock.
         dead_letter: takes records that cannot be processed.
-        budget_bytes: what a receiver takes in flight for each exchange, shared by its senders.
+        budget: what a receiver takes in flight for each exchange.
         checkpoints: whether the run makes checkpoints.
 
     Attributes:
@@ -81,7 +81,7 @@ class Runner:
         *,
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
-        budget_bytes: int = RECEIVER_BUDGET_BYTES,
+        budget: Budget = RECEIVER_BUDGET,
         checkpoints: bool = False,
     ) -> None:
         self.plan = plan
@@ -92,7 +92,7 @@ class Runner:
         self.snapshots: deque[StageSnapshot] = deque()
         self._now_us = now_us
         self._dead_letter = dead_letter
-        self._budget_bytes = budget_bytes
+        self._budget = budget
         self._credits: dict[tuple[int, int, str], SendCredit] = {}
         self._inboxes: dict[int, Inbox] = {}
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
@@ -133,9 +133,9 @@ class Runner:
         wiring = Wiring(stage, operators, self.topology.edges_within(stage), outputs, self._first_rows)
         # Blocks are worked on in the order they were dealt, whatever their source. Where they were taken by
         # exchange, each worker could fill up with blocks that wait for one at the end of another's queue.
-        dealt = Inbox(in_order=False, budget_bytes=self._budget_bytes)
+        dealt = Inbox(in_order=False, budget=self._budget)
         for exchange in self.plan.exchanges_into(stage.id):
-            ordered = Inbox(in_order=True, budget_bytes=self._budget_bytes)
+            ordered = Inbox(in_order=True, budget=self._budget)
             self._inboxes[exchange.id] = dealt if exchange.kind is ExchangeKind.DEAL else ordered
             self._targets[exchange.id] = exchange.targets
             self._senders[exchange.id] = self.topology.sender_count(exchange)
@@ -203,7 +203,7 @@ class Runner:
         key = (exchange, stage, receiver)
         if key not in self._credits:
             senders = self.topology.sender_count(self.plan.exchange(exchange))
-            self._credits[key] = SendCredit(max(1, self._budget_bytes // senders))
+            self._credits[key] = SendCredit.first(self._budget, senders)
         return self._credits[key]
 
     def restore(self, recovery: Recovery) -> None:
@@ -376,7 +376,7 @@ class Runner:
         if due_us is not None and due_us <= (now_us := self._now_us()):
             lane.work = stage.on_clock(now_us)
             return
-        most_bytes = max(1, self._budget_bytes // 4)  # senders go on with the rest
+        most_bytes = max(1, self._budget.size_bytes // 4)  # senders go on with the rest
         for exchange in self.plan.exchanges_into(stage.stage.id):
             inbox = self._inboxes[exchange.id]
             if not idle and not stage.inputs.epoch and inbox.has_few(most_bytes):

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from millstream.channel import RECEIVER_BUDGET_BYTES
+from millstream.channel import RECEIVER_BUDGET, Budget
 from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.part import CheckpointPart, Snapshot, acknowledgement
 from millstream.checkpoints.recovery import Recovery
@@ -50,14 +50,14 @@ class Worker:
         *,
         now_us: Callable[[], int],
         dead_letter: Callable[[DeadLetter], None],
-        budget_bytes: int = RECEIVER_BUDGET_BYTES,
+        budget: Budget = RECEIVER_BUDGET,
         checkpoints: bool = False,
     ) -> None:
         self.name = worker_name(index)
         self._now_us, self._dead_letter = now_us, dead_letter
-        self._budget_bytes, self._checkpoints = budget_bytes, checkpoints
+        self._budget, self._checkpoints = budget, checkpoints
         self.runner = Runner(
-            plan, self.name, now_us=now_us, dead_letter=dead_letter, budget_bytes=budget_bytes, checkpoints=checkpoints
+            plan, self.name, now_us=now_us, dead_letter=dead_letter, budget=budget, checkpoints=checkpoints
         )
         self.outbox = self.runner.outbox
         self.snapshots: deque[Snapshot] = deque()
@@ -129,7 +129,7 @@ class Worker:
         self.runner.abort()
         after = Worker(
             plan, self.runner.index, now_us=self._now_us, dead_letter=self._dead_letter,
-            budget_bytes=self._budget_bytes, checkpoints=self._checkpoints,
+            budget=self._budget, checkpoints=self._checkpoints,
         )  # fmt: skip
         after.runner.restore(recovery)
         return after

@@ -10,6 +10,7 @@ import pytest
 from harness.sources import ColumnSource
 
 from millstream import aggregates as ms
+from millstream.channel import Budget
 from millstream.connectors.base import Block
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.members import HANG_TIMEOUT_S
@@ -44,7 +45,7 @@ class Bench:
         stream.key_by("t").window(tumbling("1s")).agg(n=ms.count()).collect("out")
         self.letters: list[DeadLetter] = []
         plan = make_plan(flow, workers=workers, ingest=ingest)
-        self.core = Coordinator(plan, now_us=lambda: NOW, dead_letter=self.letters.append, budget_bytes=budget_bytes)
+        self.core = Coordinator(plan, now_us=lambda: NOW, dead_letter=self.letters.append, budget=Budget(budget_bytes))
         for name in self.core.members:
             self.core.receive(Hello(name, 1), NOW)
         self.sent()

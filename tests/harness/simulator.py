@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream import wire
+from millstream.channel import Budget
 from millstream.checkpoints.part import write_snapshot
 from millstream.checkpoints.recovery import Recovery
 from millstream.coordinator.caller import Caller
@@ -96,17 +97,15 @@ class Simulation:
             self.attempt, recovery, policy = checkpoints.attempt, checkpoints.recovery, checkpoints.policy
         self._first_attempt = self.attempt
         self._attempts: dict[str, int] = {}
-        budget = conditions.budget_bytes
+        budget = Budget(conditions.budget_bytes)
         self._readers = Readers(plan, (), None, recovery)
         self.coordinator = Coordinator(
-            plan, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget, policy=policy,
+            plan, now_us=self._now, dead_letter=self.letters.append, budget=budget, policy=policy,
             attempt=self.attempt, recovery=recovery, offset_of=self._readers.offset,
         )  # fmt: skip
         staged = checkpoints is not None
         self.workers = {
-            name: Worker(
-                plan, i, now_us=self._now, dead_letter=self.letters.append, budget_bytes=budget, checkpoints=staged
-            )
+            name: Worker(plan, i, now_us=self._now, dead_letter=self.letters.append, budget=budget, checkpoints=staged)
             for i, name in enumerate(self.coordinator.members)
         }
         self.caller = Caller(plan, now_us=self._now, dead_letter=self.letters.append, checkpoints=staged)
@@ -423,7 +422,7 @@ class Simulation:
             self._joining.discard(name)
             worker = Worker(
                 plan, int(name.rsplit("-", 1)[1]), now_us=self._now, dead_letter=self.letters.append,
-                budget_bytes=self.conditions.budget_bytes, checkpoints=True,
+                budget=Budget(self.conditions.budget_bytes), checkpoints=True,
             )  # fmt: skip
             worker.runner.restore(recovery)
             self.workers[name] = self.processes[name] = worker

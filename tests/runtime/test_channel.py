@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.batch import EMPTY_COLUMNS, Batch, Keys, make_columns
-from millstream.channel import TOGETHER_KEYS, TOGETHER_MESSAGES, Drain, Inbox, OnwardShare, SendCredit, StageInputs
+from millstream.channel import (
+    RECEIVER_BUDGET,
+    TOGETHER_KEYS,
+    TOGETHER_MESSAGES,
+    Budget,
+    Drain,
+    Inbox,
+    OnwardShare,
+    SendCredit,
+    StageInputs,
+)
 from millstream.errors import WireError
 from millstream.times import MAX_US, MIN_US
 from millstream.watermarks import InputStatus
@@ -43,12 +53,12 @@ def drain(inbox: Inbox) -> list[tuple[int, int, bool]]:
     [(60, 39, True), (60, 40, True), (60, 41, False), (0, 101, True), (100, 0, True), (100, 1, False)],
 )
 def test_a_sender_may_send_what_fits_or_one_message_of_any_size(in_flight: int, size: int, allowed: bool) -> None:
-    credit = SendCredit(100, in_flight)
+    credit = SendCredit(100, 100, in_flight)
     assert credit.allows(size) == allowed
 
 
 def test_credit_that_was_never_given_cannot_return() -> None:
-    credit = SendCredit(100)
+    credit = SendCredit(100, 100)
     credit.sent(10)
     credit.returned(4, 100)
     credit.returned(6, 100)
@@ -57,7 +67,7 @@ def test_credit_that_was_never_given_cannot_return() -> None:
 
 
 def test_a_sender_keeps_to_the_window_that_the_receiver_said_last() -> None:
-    credit = SendCredit(1_000)
+    credit = SendCredit(1_000, 1_000)
     credit.sent(900)
     credit.returned(100, 850)
     assert credit.allows(50) and not credit.allows(51)
@@ -94,8 +104,7 @@ class Channel:
 
 
 def channel(size: int) -> Channel:
-    budget_bytes = 16 * 2**20
-    return Channel(Drain(budget_bytes), SendCredit(budget_bytes), size)
+    return Channel(Drain(RECEIVER_BUDGET), SendCredit.first(RECEIVER_BUDGET, senders=1), size)
 
 
 @pytest.mark.parametrize("bytes_a_second", [20_000, 300_000, 5_000_000])
@@ -122,7 +131,7 @@ def test_the_window_follows_a_receiver_that_becomes_slow_and_fast_again() -> Non
 
 
 def test_a_sender_with_little_to_send_leaves_the_window_as_it_is() -> None:
-    drain = Drain(2**20)
+    drain = Drain(Budget(2**20))
     before = drain.window_bytes
     for second in range(20):
         drain.put(10, second * 1_000_000)
@@ -131,7 +140,7 @@ def test_a_sender_with_little_to_send_leaves_the_window_as_it_is() -> None:
 
 
 def test_messages_are_finished_in_any_order() -> None:
-    drain = Drain(2**20)
+    drain = Drain(Budget(2**20))
     for size in (100, 2_000, 30):
         drain.put(size, 0)
     for size in (30, 100, 2_000):
