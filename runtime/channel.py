@@ -20,7 +20,7 @@ from millstream.errors import WireError
 from millstream.watermarks import InputStatus, InputWatermarks
 from millstream.wire import Data
 
-_FIRST_WINDOW_BYTES: Final = 2**16
+_FIRST_WINDOW_BYTES: Final = 2**17
 _LEAST_WINDOW_BYTES: Final = 2**12
 _LEAST_SHARE: Final = 2**-10
 
@@ -154,7 +154,7 @@ class Drain:
             if took_us > drain_us:
                 self._set(drained_bytes)
             elif here_bytes >= self.window_bytes // 4:  # where little comes, it says nothing of what could be done
-                self._set(max(self.window_bytes, min(drained_bytes, 2 * self.window_bytes)))
+                self._set(max(self.window_bytes, min(drained_bytes, 4 * self.window_bytes)))
 
     def _set(self, window_bytes: int) -> None:
         self.window_bytes = min(self.budget.size_bytes, max(window_bytes, _LEAST_WINDOW_BYTES))
