@@ -20,8 +20,10 @@ from millstream.errors import WireError
 from millstream.watermarks import InputStatus, InputWatermarks
 from millstream.wire import Data
 
-_FIRST_WINDOW_BYTES: Final = 2**17
-_LEAST_WINDOW_BYTES: Final = 2**12
+# An operator costs some 50 microseconds for each batch, however small. What it does with 4 KiB takes about as long, so
+# smaller windows than these would let a flow of many operators do little else.
+_LEAST_BYTES_PER_OPERATOR: Final = 2**12
+_FIRST_BYTES_PER_OPERATOR: Final = 2**15
 _LEAST_SHARE: Final = 2**-10
 
 TOGETHER_ROWS: Final = 65_536
@@ -41,14 +43,20 @@ class Budget:
         size_bytes: what its memory allows.
         drain_us: how long it should need at most for what is in flight; None: as long as it takes. Where all processes
             of a run take turns in one thread, how long a message takes says nothing of its receiver.
+        operators: how many the flow has.
     """
 
     size_bytes: int = 16 * 2**20
     drain_us: int | None = 1_000_000
+    operators: int = 1
 
     @property
     def first_window_bytes(self) -> int:
-        return self.size_bytes if self.drain_us is None else min(self.size_bytes, _FIRST_WINDOW_BYTES)
+        return self.size_bytes if self.drain_us is None else self.within(self.operators * _FIRST_BYTES_PER_OPERATOR)
+
+    def within(self, window_bytes: int) -> int:
+        """A window that is neither too large for the memory nor too small for the number of operators."""
+        return min(self.size_bytes, max(window_bytes, self.operators * _LEAST_BYTES_PER_OPERATOR))
 
 
 RECEIVER_BUDGET: Final = Budget()
@@ -152,12 +160,10 @@ class Drain:
             took_us = max(1, now_us - put_us)
             drained_bytes = here_bytes * drain_us // took_us
             if took_us > drain_us:
-                self._set(drained_bytes)
+                self.window_bytes = self.budget.within(drained_bytes)
             elif here_bytes >= self.window_bytes // 4:  # where little comes, it says nothing of what could be done
-                self._set(max(self.window_bytes, min(drained_bytes, 4 * self.window_bytes)))
-
-    def _set(self, window_bytes: int) -> None:
-        self.window_bytes = min(self.budget.size_bytes, max(window_bytes, _LEAST_WINDOW_BYTES))
+                grown_bytes = min(drained_bytes, 4 * self.window_bytes)
+                self.window_bytes = self.budget.within(max(self.window_bytes, grown_bytes))
 
 
 @dataclass(slots=True)

@@ -92,7 +92,7 @@ class Runner:
         self.snapshots: deque[StageSnapshot] = deque()
         self._now_us = now_us
         self._dead_letter = dead_letter
-        self._budget = budget
+        self._budget = replace(budget, operators=len(plan.nodes))
         self._credits: dict[tuple[int, int, str], SendCredit] = {}
         self._inboxes: dict[int, Inbox] = {}
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
