@@ -119,6 +119,7 @@ class _Between:
             "dead_letters": sum(self._total(n).get("dead_letters", 0) for n in names),
             "unmatched": own.get("unmatched", 0),
             "skipped": own.get("skipped", 0),
+            "retried": own.get("retried", 0),
             "watermark_us": _known_us(watermark_us),
             "lag_us": self._lag_us(watermark_us),
             "latency_p50_us": quantile_us(latency, 0.5),
