@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, index_array
 from millstream.errors import SchemaError
+from millstream.few_repeats import number_few_repeats
 
 CodeArray = npt.NDArray[np.signedinteger]
 IndexArray = npt.NDArray[np.intp]
@@ -127,8 +128,13 @@ def distinct_keys(columns: Sequence[Array]) -> tuple[CodeArray, list[Array]]:
     nor as views, which Arrow's ``take`` does not know."""
     columns = [_without_views(column) for column in columns]
     if len(columns) == 1 and _is_binary_like(columns[0].type):
+        (column,) = columns
+        few = number_few_repeats(column)
+        if few is not None:
+            codes, first = few
+            return codes, [column if len(first) == len(column) else column.take(index_array(first))]
         # Arrow's hash table has them; finding the first row of each would cost 3 ns a row more.
-        encoded = _encoded(columns[0])
+        encoded = _encoded(column)
         return encoded.indices.to_numpy(), [encoded.dictionary]
     codes, first = factorize(columns)
     # Codes may be numbered by value: also where all keys are distinct they need not be in row order.
@@ -210,7 +216,7 @@ def _factorize_column(column: Array) -> tuple[CodeArray, IndexArray]:
     if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
         return _hash_values(column.cast(pa.decimal128(kind.precision, kind.scale)))
     if pa.types.is_decimal(kind) or _is_binary_like(kind):
-        return _hash_values(column)
+        return number_few_repeats(column) or _hash_values(column)
     raise _not_a_key(kind)
 
 

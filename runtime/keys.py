@@ -25,6 +25,7 @@ from millstream.errors import SchemaError
 
 KEY_GROUPS: Final = 256
 LANE_LIMIT_BYTES: Final = 128
+_LANE_BYTES: Final = 8
 
 HashArray = npt.NDArray[np.uint64]
 
@@ -71,17 +72,15 @@ def _hash_column(column: Array) -> HashArray:
             hashes = np.zeros(len(column), np.uint64)
     elif pa.types.is_null(kind):
         return np.full(len(column), _NULL_HASH)
-    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        hashes = _hash_binary(column, np.dtype(np.int32))
-    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
-        hashes = _hash_binary(column, np.dtype(np.int64))
+    elif _is_plain_text(kind):
+        hashes = _hash_binary(column)
     elif pa.types.is_floating(kind):
         values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 + 0.0 is 0.0
         hashes = _finish(_float_bits(values) ^ _SEED)
     elif pa.types.is_decimal(kind) or pa.types.is_string_view(kind):
-        hashes = _hash_binary(column.cast(pa.string()), np.dtype(np.int32))
+        hashes = _hash_binary(column.cast(pa.string()))
     elif pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
-        hashes = _hash_binary(column.cast(pa.binary()), np.dtype(np.int32))
+        hashes = _hash_binary(column.cast(pa.binary()))
     else:
         hashes = _finish(_as_int64(column).view(np.uint64) ^ _SEED)
     if column.null_count:
@@ -112,25 +111,67 @@ def _as_int64(column: Array) -> npt.NDArray[np.int64]:
     return column.cast(pa.int64(), safe=False).fill_null(0).to_numpy(zero_copy_only=False)
 
 
-def _hash_binary(column: Array, offset_type: np.dtype[np.signedinteger]) -> HashArray:
+def of_one_length(column: Array) -> bool:
+    """Whether a column is of texts that are all of the same length, which makes them several times cheaper to hash."""
+    return bool(len(column)) and _is_plain_text(column.type) and _even(_offsets(column))
+
+
+def _is_plain_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind) or _is_large(kind))
+
+
+def _is_large(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_large_string(kind) or pa.types.is_large_binary(kind))
+
+
+def _offsets(column: Array) -> npt.NDArray[np.signedinteger]:
+    dtype: np.dtype[np.signedinteger] = np.dtype(np.int64 if _is_large(column.type) else np.int32)
+    return as_numpy(column.buffers()[1], dtype, len(column) + 1, column.offset * dtype.itemsize)
+
+
+def _even(offsets: npt.NDArray[np.signedinteger]) -> bool:
+    first, second, last = offsets[[0, 1, -1]].tolist()
+    length = second - first
+    if not _LANE_BYTES <= length <= LANE_LIMIT_BYTES or last - first != length * (len(offsets) - 1):
+        return False
+    return bool((np.diff(offsets) == length).all())
+
+
+def _hash_binary(column: Array) -> HashArray:
     count = len(column)
     if count == 0:
         return np.zeros(0, np.uint64)
-    buffers = column.buffers()
-    first_offset = column.offset * offset_type.itemsize
-    offsets = as_numpy(buffers[1], offset_type, count + 1, first_offset).astype(np.int64)
+    offsets, content = _offsets(column), column.buffers()[2]
     first, last = int(offsets[0]), int(offsets[-1])
+    if _even(offsets):
+        return _hash_even(as_numpy(content, np.uint8, last - first, first), count)
     # Eight spare bytes, so that the last key's last lane can be read whole.
-    data = np.zeros(last - first + 8, np.uint8)
+    data = np.zeros(last - first + _LANE_BYTES, np.uint8)
     if last > first:
-        data[: last - first] = as_numpy(buffers[2], np.uint8, last - first, first)
-    start = offsets[:-1] - first
-    length = np.diff(offsets)
+        data[: last - first] = as_numpy(content, np.uint8, last - first, first)
+    offsets = offsets.astype(np.int64) - first
+    return _hash_uneven(data, offsets[:-1], np.diff(offsets))
+
+
+def _hash_even(data: npt.NDArray[np.uint8], count: int) -> HashArray:
+    """The hashes of texts of one length, eight bytes or more, that lie one behind the other: as of any texts, in a
+    quarter of the time, for their lanes are read as they lie."""
+    length = len(data) // count
+    hashes = np.full(count, length, np.uint64) * _LANE ^ _SEED
+    for lane in range(0, length, _LANE_BYTES):
+        # A last lane that is short is the end of a whole one.
+        at = min(lane, length - _LANE_BYTES)
+        words = np.ndarray((count,), np.uint64, buffer=data.data, offset=at, strides=(length,))
+        hashes = _mix(hashes, words >> np.uint64(8 * (lane - at)) if lane > at else words)
+    return _finish(hashes)
+
+
+def _hash_uneven(data: npt.NDArray[np.uint8], start: npt.NDArray[np.int64], length: npt.NDArray[np.int64]) -> HashArray:
     hashes = length.astype(np.uint64) * _LANE ^ _SEED
     long = np.flatnonzero(length > LANE_LIMIT_BYTES)
-    words = np.ndarray((len(data) - 7,), np.uint64, buffer=data.data, strides=(1,))
+    words = np.ndarray((len(data) - _LANE_BYTES + 1,), np.uint64, buffer=data.data, strides=(1,))
     longest = min(int(length.max()), LANE_LIMIT_BYTES)
-    for lane in range(0, longest, 8):
+    for lane in range(0, longest, _LANE_BYTES):
         rest = length - lane
         if (rest > 0).all():
             hashes = _mix(hashes, _lane(words, start + lane, rest))
@@ -146,17 +187,23 @@ def _hash_binary(column: Array, offset_type: np.dtype[np.signedinteger]) -> Hash
 
 def _lane(words: HashArray, at: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]) -> HashArray:
     """Eight bytes of each key, with zeros past its end."""
-    spare_bits = (8 - np.minimum(rest, 8)).astype(np.uint64) * np.uint64(8)
+    spare_bits = (_LANE_BYTES - np.minimum(rest, _LANE_BYTES)).astype(np.uint64) * np.uint64(8)
     lane: HashArray = (words[at] << spare_bits) >> spare_bits
     return lane
 
 
 def _mix(hashes: HashArray, lane: HashArray) -> HashArray:
-    mixed = (hashes ^ (lane * _LANE)) * _MIX_1
-    return mixed ^ (mixed >> np.uint64(31))
+    mixed = lane * _LANE
+    mixed ^= hashes
+    mixed *= _MIX_1
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def _finish(hashes: HashArray) -> HashArray:
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * _MIX_1
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * _MIX_2
-    return hashes ^ (hashes >> np.uint64(31))
+    hashes = hashes ^ (hashes >> np.uint64(30))
+    hashes *= _MIX_1
+    hashes ^= hashes >> np.uint64(27)
+    hashes *= _MIX_2
+    hashes ^= hashes >> np.uint64(31)
+    return hashes

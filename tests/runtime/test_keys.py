@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.errors import SchemaError
-from millstream.keys import KEY_GROUPS, LANE_LIMIT_BYTES, group_owners, hash_keys, key_groups
+from millstream.keys import KEY_GROUPS, LANE_LIMIT_BYTES, group_owners, hash_keys, key_groups, of_one_length
 
 INTEGERS: list[pa.DataType] = [
     pa.int8(),
@@ -167,6 +168,22 @@ def test_every_byte_of_a_text_counts_at_any_length(length: int) -> None:
     assert len(set(hashes([text, *others]))) == 1 + len(set(others))
     # Alone and among longer ones: the number of lanes depends on the batch.
     assert hashes([text]) == hashes([text, "z" * 300])[:1]
+
+
+@given(
+    st.sampled_from([1, 7, 8, 9, 15, 16, 17, 36, LANE_LIMIT_BYTES - 1, LANE_LIMIT_BYTES, LANE_LIMIT_BYTES + 1]),
+    st.sampled_from([pa.string(), pa.large_string(), pa.binary(), pa.large_binary()]),
+    st.randoms(use_true_random=False),
+)
+def test_texts_of_one_length_have_the_hashes_that_they_have_among_others(
+    length: int, kind: pa.DataType, random: Random
+) -> None:
+    texts = ["".join(random.choices("ab\0", k=length)) for _ in range(5)]
+    rows: list[Any] = [t.encode() for t in texts] if "binary" in str(kind) else texts
+    assert of_one_length(pa.array(rows, kind)) == (8 <= length <= LANE_LIMIT_BYTES)
+    others = hashes([*texts, "of another length" * 9])
+    assert hashes(pa.array(rows, kind)) == others[:-1]
+    assert hashes(pa.array(rows, kind).slice(2, 2)) == others[2:4]
 
 
 def test_a_type_that_cannot_be_a_key_is_refused_with_a_way_out() -> None:
