@@ -35,6 +35,7 @@ from millstream.connectors.cells import (
     times_from_epoch,
 )
 from millstream.connectors.json_scan import positions
+from millstream.connectors.spread import Spread
 from millstream.connectors.text import RAW_BYTES, is_utf8
 from millstream.errors import SchemaError
 
@@ -256,10 +257,9 @@ def _build_struct(takers: Sequence[_Taker], children: Sequence[tuple[Field, _Rea
     arrays = [reader.build(take(there)) for take, (_, reader) in zip(takers, children, strict=True)]
     if len(there) == len(values):
         return pa.StructArray.from_arrays(arrays, fields=fields)
-    missing = np.array([value is None for value in values])
-    places = pa.array(np.cumsum(~missing) - 1, mask=missing)
-    spread = [array.take(places) for array in arrays]
-    return pa.StructArray.from_arrays(spread, fields=fields, mask=pa.array(missing))
+    missing = np.frombuffer(bytes([value is None for value in values]), np.bool_)
+    spread = Spread(~missing)
+    return pa.StructArray.from_arrays(list(map(spread.column, arrays)), fields=fields, mask=pa.array(missing))
 
 
 def _taker(position: int) -> _Taker:

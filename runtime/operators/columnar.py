@@ -65,6 +65,7 @@ class Filter(Operator):
     def __init__(self, spec: FilterSpec, context: Context) -> None:
         super().__init__(context)
         self.predicate: Expr = spec.predicate
+        self.fields = spec.fields
 
     def on_batch(self, batch: Batch, port: int) -> Iterator[Output]:
         (mask,), batch = evaluate_all((("", self.predicate),), batch, self.context)
@@ -73,9 +74,18 @@ class Filter(Operator):
                 f"{self.context.name}: {self.predicate} is {mask.type}, not a condition; compare it with something"
             )
         keep = mask.fill_null(False) if mask.null_count else mask
-        kept = batch.where(keep.to_numpy(zero_copy_only=False))
+        kept = self._narrowed(batch).where(keep.to_numpy(zero_copy_only=False))
         if kept.num_rows:
             yield MAIN, kept
+
+    def _narrowed(self, batch: Batch) -> Batch:
+        """Without what the predicate alone has read: rows are copied, and the rest of a wide one may be most of it."""
+        if self.fields is None:
+            return batch
+        names = batch.columns.schema.names
+        # Rows alone may be counted, and Arrow forgets the length of no columns: keep one.
+        read = [n for n in names if n in self.fields] or names[:1]
+        return batch if len(read) == len(names) else batch.with_columns(batch.columns.select(read))
 
 
 class Select(Operator):

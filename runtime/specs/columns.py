@@ -29,7 +29,12 @@ from millstream.specs.base import (
 
 @dataclass(frozen=True)
 class FilterSpec(Spec):
+    """Attributes:
+    fields: those that somebody reads of the rows that pass; None: all.
+    """
+
     predicate: Expr
+    fields: Fields = None
 
     def describe(self) -> str:
         return f"filter({self.predicate})"
@@ -43,6 +48,9 @@ class FilterSpec(Spec):
 
     def reads(self, number: int, out: Fields, port: str = MAIN) -> Fields:
         return both(out, self.predicate.fields())
+
+    def narrowed(self, out: Fields) -> Self:
+        return replace(self, fields=out)
 
     def needs_retractions(self, inputs: Sequence[Bound]) -> bool:
         # A row that stops passing must take back the one that passed; one judged by its key alone never does.

@@ -13,10 +13,11 @@ from harness.sources import ColumnSource, TextSource, fields
 from millstream import aggregates as ms
 from millstream.connectors.base import Source
 from millstream.errors import FlowError, SchemaError, UnboundedStateWarning
-from millstream.expr import col
+from millstream.expr import Expr, col
 from millstream.flow import Flow
 from millstream.plan import ExchangeKind, PhysicalPlan, Place, StageKind
 from millstream.planner import Ingest, make_plan
+from millstream.specs.columns import FilterSpec
 from millstream.specs.ends import ReadSpec
 from millstream.streams import Stream
 from millstream.windowed import WindowResult
@@ -116,6 +117,18 @@ def test_at_least_one_field_is_read_where_rows_are_counted() -> None:
     flow = Flow("f")
     read(flow).key_by(all=col("delay") * 0).agg(n=ms.count()).collect("out")
     assert len(is_read(plan(flow))[0] or ()) == 1
+
+
+@pytest.mark.parametrize(
+    ("read_behind", "kept"),
+    [(col("carrier"), {"carrier"}), (col("delay"), {"delay"}), (None, {"carrier", "delay", "scheduled"})],
+)
+def test_a_filter_keeps_only_what_is_read_behind_it(read_behind: Expr | None, kept: set[str]) -> None:
+    flow = Flow("f")
+    long = read(flow).select("carrier", "delay", "scheduled").filter(col("delay") > 0)
+    (long if read_behind is None else long.select(out=read_behind)).collect("out")
+    filters = [node.spec for node in plan(flow).nodes.values() if isinstance(node.spec, FilterSpec)]
+    assert [spec.fields for spec in filters] == [kept]
 
 
 # --- what is refused ---
