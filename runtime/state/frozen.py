@@ -29,17 +29,19 @@ class Frozen(Generic[S, E]):
         states: by key; they change and go on being used, but none of them without `keep`.
         keys: whose states are to be encoded; None: those of all keys.
         encode: what is kept of a state; called from two threads, never at the same time.
+        lock: held while it is; one for all that encode with the same. (A checkpoint that was given up elsewhere may still
+            be written when the next one begins.)
     """
 
     def __init__(
-        self, states: Mapping[Any, S], keys: Collection[Any] | None, encode: Callable[[Any, S], E]
+        self, states: Mapping[Any, S], keys: Collection[Any] | None, encode: Callable[[Any, S], E], lock: Lock
     ) -> None:  # fmt: skip
         self._states, self._encode = states, encode
         self._keys = list(states if keys is None else keys)
         self._wanted: Container[Any] = states if keys is None else frozenset(keys)
         self._kept: dict[Any, E] = {}
         self._written = not self._keys
-        self._lock = Lock()
+        self._lock = lock
 
     def keep(self, keys: Iterable[Any]) -> None:
         """The states of these keys are about to change: encode what they are.
@@ -49,9 +51,9 @@ class Frozen(Generic[S, E]):
         Raises:
             StateError: one cannot be kept.
         """
-        if self._written:
-            return
         with self._lock:
+            if self._written:
+                return
             for key in keys:
                 if key in self._wanted and key not in self._kept:
                     self._kept[key] = self._encode(key, self._states[key])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakSet
 
@@ -123,7 +124,7 @@ class KeyPieces(Generic[S, E]):
     """
 
     def __init__(self, encode: Callable[[Any, S], E]) -> None:
-        self._encode = encode
+        self._encode, self._lock = encode, Lock()
         self._pieces: list[_Piece] = []
         self._changed: set[Any] = set()
         self._being_written: WeakSet[Frozen[S, E]] = WeakSet()
@@ -159,7 +160,7 @@ class KeyPieces(Generic[S, E]):
                 PendingTable(name, len(gone), lambda pause: _keys_alone(gone, keys_of, pause), change="removes")
             )
         if there:
-            frozen = Frozen(states, there if kept else None, self._encode)
+            frozen = Frozen(states, there if kept else None, self._encode, self._lock)
             self._being_written.add(frozen)
             change: Change = "replaces" if kept else "adds"
             tables.append(
