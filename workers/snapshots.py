@@ -81,15 +81,19 @@ class SnapshotWriter:
 
     def _serve(self) -> None:
         while (snapshot := self._due.get()) is not None:
-            try:
-                pause = _Turns().pause
-                tables = write_snapshot(snapshot, self._runner, self._store, self._process, self._attempt, pause)
-                self._done.put(Written(snapshot, tables, ""))
-            except StateError as error:
-                self._done.put(error)
-            except Exception as error:
-                self._done.put(Written(snapshot, [], f"{self._process}: {error}"))
+            self._done.put(self._written(snapshot))
+            del snapshot  # or what is in it stays in memory until the next one comes
             os.write(self._wake_write, b"x")
+
+    def _written(self, snapshot: Snapshot) -> Written | StateError:
+        try:
+            pause = _Turns().pause
+            tables = write_snapshot(snapshot, self._runner, self._store, self._process, self._attempt, pause)
+            return Written(snapshot, tables, "")
+        except StateError as error:
+            return error
+        except Exception as error:
+            return Written(snapshot, [], f"{self._process}: {error}")
 
 
 class _Turns:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
-from weakref import WeakSet
+from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +127,7 @@ class KeyPieces(Generic[S, E]):
         self._encode, self._lock = encode, Lock()
         self._pieces: list[_Piece] = []
         self._changed: set[Any] = set()
-        self._being_written: WeakSet[Frozen[S, E]] = WeakSet()
+        self._being_written: list[ref[Frozen[S, E]]] = []  # no WeakSet: the thread that writes lets go of them
 
     def changing(self, keys: Collection[Any]) -> None:
         """The state of these keys will be another one, or will be gone; called before that.
@@ -137,8 +137,9 @@ class KeyPieces(Generic[S, E]):
         """
         if self._pieces:
             self._changed.update(keys)
-        for frozen in self._being_written:
-            frozen.keep(keys)
+        for reference in self._being_written:
+            if (frozen := reference()) is not None:
+                frozen.keep(keys)
 
     def snapshot(
         self, name: str, states: dict[Any, S], keys_of: Callable[[list[Any]], Keys],
@@ -161,7 +162,7 @@ class KeyPieces(Generic[S, E]):
             )
         if there:
             frozen = Frozen(states, there if kept else None, self._encode, self._lock)
-            self._being_written.add(frozen)
+            self._being_written = [*(r for r in self._being_written if r() is not None), ref(frozen)]
             change: Change = "replaces" if kept else "adds"
             tables.append(
                 PendingTable(name, len(there), lambda pause: _rows_made(frozen, keys_of, rows_of, pause), change=change)
