@@ -14,7 +14,7 @@ batches are merged by group (`combine`), in any order and any nesting, and `resu
     planner.py      from aggregates to parts, each once
 """
 
-from millstream.accumulators.columns import Column, RowOrder, concat, nbytes, retype, take, to_arrow
+from millstream.accumulators.columns import Column, RowOrder, as_column, concat, nbytes, retype, take, to_arrow
 from millstream.accumulators.planner import Accumulator, AccumulatorSet, distinct_inputs, make_accumulator
 from millstream.grouping import Groups
 
@@ -24,6 +24,7 @@ __all__ = [
     "Column",
     "Groups",
     "RowOrder",
+    "as_column",
     "concat",
     "distinct_inputs",
     "make_accumulator",

@@ -128,6 +128,12 @@ def to_arrow(column: Column) -> Array:
     return pa.array(column) if isinstance(column, np.ndarray) else column
 
 
+def as_column(array: Array) -> Column:
+    """The way back, for what works on numbers in place: NumPy where every row has one, without a copy; else the array."""
+    numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    return array.to_numpy() if numbers and not array.null_count else array
+
+
 def retype(array: Array, target: pa.DataType) -> Array:
     """The array with another type; nulls alone fit any."""
     if array.type == target:

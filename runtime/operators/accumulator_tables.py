@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.accumulators import AccumulatorSet, Column, to_arrow
+from millstream.accumulators import AccumulatorSet, Column, as_column, to_arrow
 from millstream.aggregates import UserAggregate
 from millstream.batch import Array, make_columns
 from millstream.checkpoints.tables import StateTable
@@ -70,12 +70,6 @@ class AccumulatorTables:
             elif name.startswith(_COLUMN):
                 columns.append(as_column(array))
         return columns
-
-
-def as_column(array: Array) -> Column:
-    """An accumulator column that has travelled, as accumulators like it: NumPy where every group has a number."""
-    numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-    return array.to_numpy() if numbers and not array.null_count else array
 
 
 def _namespace(typed: TypedAccumulators) -> dict[str, Any] | None:

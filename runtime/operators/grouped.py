@@ -15,12 +15,11 @@ from typing import Final
 
 import numpy as np
 
-from millstream.accumulators import AccumulatorSet, Column, to_arrow
+from millstream.accumulators import AccumulatorSet, Column, as_column, to_arrow
 from millstream.batch import Batch, BoolArray, Keys, index_array, make_columns
 from millstream.evaluate import evaluate_all
 from millstream.grouping import group_codes
 from millstream.meters import KeySketch
-from millstream.operators.accumulator_tables import as_column
 from millstream.operators.aggregation import TypedAccumulators, input_columns, loaded_aggregates, row_order
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.standing import latest

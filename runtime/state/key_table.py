@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from millstream.accumulators import Column, to_arrow
+from millstream.accumulators import as_column, to_arrow
 from millstream.batch import Array, BoolArray, CodeArray, IntArray, Keys, index_array, make_columns
 from millstream.checkpoints.tables import Part
-from millstream.grouping import IndexArray, raw_values
+from millstream.grouping import IndexArray
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
 from millstream.queries import Question
@@ -170,7 +170,7 @@ class KeyTable:
     def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: IndexArray) -> BoolArray:
         result = np.ones(len(rows), np.bool_)
         for held, given in zip(self._columns, keys.columns, strict=True):
-            mine, theirs = held.take(slots), _in_place(given)
+            mine, theirs = held.take(slots), as_column(given)
             if isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray) and mine.dtype.kind in "iu":
                 result &= mine == theirs[rows]
             else:
@@ -194,14 +194,7 @@ class KeyTable:
             self._names = keys.schema.names
             self._columns = [SlotColumn() for _ in keys.columns]
         for column, values in zip(self._columns, keys.columns, strict=True):
-            column.put(slots, _in_place(values), self.room)
-
-
-def _in_place(values: Array) -> Column:
-    """Numbers as NumPy sees them, which are kept in place; others, and where there is a null, as they are."""
-    kind = values.type
-    is_plain = (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not values.null_count
-    return raw_values(values) if is_plain else values
+            column.put(slots, as_column(values), self.room)
 
 
 def equal_values(a: Array, b: Array) -> BoolArray:
