@@ -1,8 +1,9 @@
 """State by key in checkpoints: what has changed since the last one, as one more piece beside those that are on disk.
 
 For each slot it is known in which piece its rows lie (`SlotPieces`), and for each piece of Python state which keys are
-in it (`KeyPieces`), so a snapshot costs what has changed and not what there is. A piece takes the place of the rows that earlier ones have for the same keys, and may say which keys are gone. Small
-pieces are written again as one when there are many, and all of them when most of what they hold does not count any more.
+in it (`KeyPieces`), so a snapshot costs what has changed and not what there is. A piece takes the place of the rows
+that earlier ones have for the same keys, and may say which keys are gone. Small pieces are written again as one when
+there are many, and all of them when most of what they hold does not count any more.
 """
 
 from __future__ import annotations
