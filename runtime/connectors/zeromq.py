@@ -164,9 +164,9 @@ class ZeroMQReader(Reader):
     def _joined(self) -> bytes:
         """What was gathered as the payload of a block, and in the journal, if there is one."""
         payload = join_messages(self._messages)
-        self._messages, self._nbytes = [], 0
         if self._journal is not None:
             self._journal.append(payload)
+        self._messages, self._nbytes = [], 0  # not before: where they cannot be kept now, they may be at the close
         return payload
 
     def _block(self, payload: bytes) -> Block:

@@ -256,3 +256,24 @@ def test_closing_puts_aside_what_lies_in_the_socket(tmp_path: Path) -> None:
         assert reader._socket.poll(5_000)  # type: ignore[attr-defined]
         reader.close()
     assert split_all(tmp_path / "journal") == [b"first"]
+
+
+def test_messages_that_could_not_be_kept_are_kept_at_the_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ZeroMQSource(f"ipc://{tmp_path}/events")
+
+    def full(descriptor: int, pieces: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with zmq.Context() as context, context.socket(zmq.PUSH) as peer:
+        reader = source.open_journaled("", Journal(tmp_path / "journal"), None)
+        peer.connect(source.endpoint)
+        peer.send(b"first")
+        assert reader._socket.poll(5_000)  # type: ignore[attr-defined]
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "writev", full)
+            with pytest.raises(SourceError, match="the disk is full"):
+                reader.read(10, 1 << 20)
+        peer.send(b"second")
+        assert reader._socket.poll(5_000)  # type: ignore[attr-defined]
+        reader.close()
+    assert split_all(tmp_path / "journal") == [b"first", b"second"]
