@@ -10,17 +10,24 @@ from pathlib import Path
 
 import pytest
 from browser.conftest import FLOW, Running, start
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
 
 SECONDS = 1_000
+DRAWN = "new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 
 
 def count(page: Page, name: str) -> int:
     """How many there are in all, by what stands below a number."""
     text = page.locator("#numbers div", has_text=name).locator("small").inner_text()
     return int(re.sub(r"\D", "", text))
+
+
+def past_s(page: Page) -> float:
+    """How much the page's slider goes over."""
+    points = page.evaluate("fetch('api/v1/timeline').then((told) => told.json())")["points"]
+    return float(points[-1]["time_us"] - points[0]["time_us"]) / 1e6 if points else 0.0
 
 
 def test_the_graph_shows_every_operator_and_how_rows_go(page: Page) -> None:
@@ -44,10 +51,8 @@ def test_the_limiting_operator_is_the_one_that_is_slow(page: Page) -> None:
 
 def test_the_slider_goes_back_and_live_returns(page: Page) -> None:
     page.wait_for_function("document.querySelectorAll('.chart path.line').length > 5", timeout=60 * SECONDS)
-    page.wait_for_function(  # so that there is a past to go to
-        "async () => { const { points } = await (await fetch('api/v1/timeline')).json();"
-        " return points.at(-1)?.time_us - points[0]?.time_us > 4e6; }"
-    )
+    while past_s(page) < 4:  # there must be some to go to
+        page.wait_for_timeout(SECONDS / 4)
     now = count(page, "Events read")
     page.locator("#slider").fill("100")
     expect(page.locator("#moment")).to_contain_text("earlier")
@@ -94,6 +99,20 @@ def test_a_key_is_looked_up_in_an_operator(page: Page) -> None:
     expect(page.locator("#lookup-found")).to_have_text("'agg' holds nothing of that")
 
 
+def test_an_answer_that_another_has_overtaken_is_not_shown(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/api/v1/commands", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("button", name="Look up").click()  # every key
+    page.get_by_role("textbox", name="Key").fill("nowhere")
+    page.get_by_role("button", name="Look up").click()
+    expect(page.locator("#lookup-found")).to_have_text("'agg' holds nothing of that", timeout=60 * SECONDS)
+    with page.expect_response("**/api/v1/commands") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate(DRAWN)
+    expect(page.locator("#lookup-found")).to_have_text("'agg' holds nothing of that")
+
+
 def test_dead_letters_are_shown_with_their_reason(page: Page) -> None:
     expect(page.locator("#letters tbody tr").first).to_contain_text("no price for order", timeout=60 * SECONDS)
 
@@ -133,7 +152,7 @@ def test_everything_is_reached_and_named_without_a_mouse(page: Page) -> None:
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (1600, 1000)])
 def test_nothing_sticks_out_of_a_narrow_or_a_wide_window(page: Page, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
-    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    page.evaluate(DRAWN)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

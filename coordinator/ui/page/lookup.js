@@ -13,17 +13,16 @@ const found = ({ said, records }) => {
     make("tr", {}, names.map((name) => make("td", { class: "record" }, shown(record[name])))))) : null].filter(Boolean);
 };
 
+let asked = 0;
 const look = async (event) => {
   event.preventDefault();
+  const mine = ++asked;
   const key = $("lookup-key").value, at = $("lookup-at").value;
   const query = { do: "query", operator: $("lookup-operator").value, most: MOST, format: "json" };
   if (key) query.keys = [key];
   if (at) query.at_us = Date.parse(`${at}Z`) * 1000;
-  try {
-    $("lookup-found").replaceChildren(...found(await api.command(query)));
-  } catch (error) {
-    $("lookup-found").replaceChildren(make("p", { class: "empty" }, error.message));
-  }
+  const answer = await api.command(query).then(found).catch((error) => [make("p", { class: "empty" }, error.message)]);
+  if (mine === asked) $("lookup-found").replaceChildren(...answer); // answers may overtake one another
 };
 
 /** Show the form where the run can be asked and something is kept by key. */

@@ -137,13 +137,15 @@ const loadTimeline = async () => {
 };
 
 const loadLists = async () => {
+  const kind = state.letters;
   const [happened, made, letters] = await Promise.all([
-    api.happenings(state.run), api.checkpoints(state.run), api.letters(state.letters),
+    api.happenings(state.run), api.checkpoints(state.run), api.letters(kind),
   ]);
   state.timeline.happenings = happened;
   panels.happenings($("happenings"), happened);
   panels.checkpoints($("checkpoints"), made);
-  panels.letters($("letters"), letters, state.letters === "late"
+  if (kind !== state.letters) return; // another tab was chosen meanwhile
+  panels.letters($("letters"), letters, kind === "late"
     ? "No late events are kept in the state directory." : "There are no dead letters.");
 };
 
