@@ -20,10 +20,10 @@ IndexArray = npt.NDArray[np.intp]
 _LEAST_ROWS: Final = 4_096
 _PLACES_PER_ROW: Final = 8
 _SAMPLE_REPEATS: Final = 2
-# Repeats are looked for far apart, at places without a period, and side by side.
-_SAMPLE_PLACES: Final = np.random.default_rng(7).random(1_024)
-_SAMPLE_PIECES: Final = 4
-_SAMPLE_PIECE_ROWS: Final = 64
+# Repeats are looked for far apart, one in each part of so many and without a period, and side by side.
+_SAMPLE_ROWS: Final = 1_024
+_SAMPLE_PLACES: Final = (np.arange(_SAMPLE_ROWS) + np.random.default_rng(7).random(_SAMPLE_ROWS)) / _SAMPLE_ROWS
+_SAMPLE_PIECE_ROWS: Final = 256
 
 
 def number_few_repeats(column: Array) -> tuple[IndexArray, IndexArray] | None:
@@ -64,10 +64,10 @@ def numbered(rows: int, among: IndexArray, first: IndexArray) -> tuple[IndexArra
 
 
 def _few_repeats(column: Array) -> bool:
-    starts = np.linspace(0, len(column) - _SAMPLE_PIECE_ROWS, _SAMPLE_PIECES).astype(np.intp)
-    pieces = (starts[:, None] + np.arange(_SAMPLE_PIECE_ROWS)).ravel()
-    sample = np.unique(np.concatenate([(_SAMPLE_PLACES * len(column)).astype(np.intp), pieces]))
-    return len(column.take(index_array(sample)).unique()) >= len(sample) - _SAMPLE_REPEATS
+    rows = len(column)
+    apart = column.take(index_array((_SAMPLE_PLACES * rows).astype(np.intp)))
+    beside = column.slice(rows // 2, _SAMPLE_PIECE_ROWS)
+    return all(len(sample.unique()) >= len(sample) - _SAMPLE_REPEATS for sample in (apart, beside))
 
 
 def _sharing_a_place(hashes: HashArray) -> IndexArray:

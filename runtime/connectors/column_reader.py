@@ -48,8 +48,10 @@ class ColumnReader(Reader):
             self._offset += passed
             self._columns, self._row = columns, passed
             self._row_bytes = columns.nbytes / max(columns.num_rows, 1)
-        fitting = int(max_bytes / self._row_bytes) if self._row_bytes else max_rows
-        rows = max(1, min(max_rows, fitting, self._columns.num_rows - self._row))
+        left = self._columns.num_rows - self._row
+        fitting = int(max_bytes / self._row_bytes) if self._row_bytes else left
+        # Of what is a little too large for one block, two would cost more than that one.
+        rows = min(max_rows, left if left <= 2 * fitting else max(1, fitting))
         block = Block(self._columns.slice(self._row, rows), self._offset, 0, self._origin)
         self._row += rows
         self._offset += rows

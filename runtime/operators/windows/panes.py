@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -136,7 +137,12 @@ class PaneWriter:
 
 
 def timing_text(timing: TimingArray) -> Array:
-    """The field ``timing``; nearly always one word for all rows."""
-    if len(timing) and (timing == timing[0]).all():
-        return pa.repeat(pa.scalar(_TIMINGS[timing[0]], pa.string()), len(timing))
+    """The field ``timing``; nearly always one word for all rows, of which a batch's worth is made only once."""
+    if 0 < len(timing) <= PANE_ROWS and (timing == timing[0]).all():
+        return _all_of(_TIMINGS[timing[0]]).slice(0, len(timing))
     return pa.array(_TIMINGS, pa.string()).take(index_array(timing))
+
+
+@cache
+def _all_of(timing: str) -> Array:
+    return pa.repeat(pa.scalar(timing, pa.string()), PANE_ROWS)
