@@ -97,6 +97,7 @@ class Runner:
         self._inboxes: dict[int, Inbox] = {}
         self._targets: dict[int, tuple[tuple[int, int], ...]] = {}
         self._senders: dict[int, int] = {}
+        """By exchange that ends here, how many share what its inbox has room for."""
         self._dealt_on: list[tuple[int, int]] = []
         self._onward = OnwardShare()
         self._block_stages: dict[int, BlockStage] = {}
@@ -134,11 +135,13 @@ class Runner:
         # Blocks are worked on in the order they were dealt, whatever their source. Where they were taken by
         # exchange, each worker could fill up with blocks that wait for one at the end of another's queue.
         dealt = Inbox(in_order=False, budget=self._budget)
+        dealing = [e for e in self.plan.exchanges_into(stage.id) if e.kind is ExchangeKind.DEAL]
         for exchange in self.plan.exchanges_into(stage.id):
             ordered = Inbox(in_order=True, budget=self._budget)
             self._inboxes[exchange.id] = dealt if exchange.kind is ExchangeKind.DEAL else ordered
             self._targets[exchange.id] = exchange.targets
-            self._senders[exchange.id] = self.topology.sender_count(exchange)
+            sharing = len(dealing) if exchange.kind is ExchangeKind.DEAL else 1
+            self._senders[exchange.id] = self.topology.sender_count(exchange) * sharing
         run: StageRun
         if stage.kind is StageKind.BLOCKS:
             run = self._block_stages[stage.id] = BlockStage(
