@@ -8,10 +8,10 @@ there are many, and all of them when most of what they hold does not count any m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -36,8 +36,19 @@ _PIECES_KEPT: Final = 24
 _SPARE_KEYS: Final = 4_096
 _MOST_BINARY_BYTES: Final = 1 << 31
 
-RowsOf = Callable[[IntArray], tuple[Keys, pa.RecordBatch]]
-"""The rows of some slots: the key of each, and the rest."""
+KeyedRows = tuple[Keys, pa.RecordBatch]
+"""Rows: the key of each, and the rest."""
+
+RowsOf = Callable[[IntArray], KeyedRows]
+"""The rows of some slots."""
+
+KeysOf = Callable[[IntArray], pa.RecordBatch]
+"""The keys of some slots."""
+
+
+class _TablesOf(Protocol):
+    def __call__(self, slots: IntArray, gone: list[pa.RecordBatch], *, first: bool) -> Iterable[StateTable]:
+        """The tables of a piece: rows of slots, and keys that are gone; ``first``: there is no other piece."""
 
 
 @dataclass(slots=True)
@@ -82,7 +93,7 @@ class SlotPieces:
         if self._pieces:
             self._piece[slots[self._piece[slots] >= 0]] = _CHANGED
 
-    def freed(self, slots: IntArray, keys_of: Callable[[IntArray], pa.RecordBatch]) -> None:
+    def freed(self, slots: IntArray, keys_of: KeysOf) -> None:
         """These slots have no rows any more, nor their keys."""
         if self._pieces:
             known = slots[self._piece[slots] != _NEVER]
@@ -90,21 +101,46 @@ class SlotPieces:
                 self._gone.append(keys_of(known))
             self._piece[known] = _NEVER
 
+    def keep(self, slots: IntArray) -> None:
+        """Only these slots are left, ascending, and are numbered anew from 0; the others have been freed."""
+        self._piece = self._piece[slots]
+
     def snapshot(self, name: str, live: BoolArray, rows_of: RowsOf) -> list[Part]:
         """The rows of all slots that are live: what is on disk by its files, the rest as tables of this name."""
+
+        def tables(slots: IntArray, gone: list[pa.RecordBatch], *, first: bool) -> Iterator[StateTable]:
+            if gone:
+                yield _removal(name, _all_of(concat_columns(gone)))
+            if len(slots):
+                yield StateTable(name, *rows_of(slots), change="adds" if first else "replaces")
+
+        return self._snapshot(live, tables)
+
+    def snapshot_in_parts(
+        self, name: str, live: BoolArray, keys_of: KeysOf, parts_of: Callable[[IntArray], Iterable[KeyedRows]]
+    ) -> list[Part]:
+        """The same where the rows of one slot may be in several tables: what is on disk of its key is removed first."""
+
+        def tables(slots: IntArray, gone: list[pa.RecordBatch], *, first: bool) -> Iterator[StateTable]:
+            if len(slots) and not first:
+                gone = [*gone, keys_of(slots)]
+            if gone:
+                yield _removal(name, _all_of(concat_columns(gone)))
+            if len(slots):
+                yield from (StateTable(name, *rows) for rows in parts_of(slots))
+
+        return self._snapshot(live, tables)
+
+    def _snapshot(self, live: BoolArray, tables_of: _TablesOf) -> list[Part]:
         kept = _kept(self._pieces, int(live.sum()))
         gone = [batch for piece in self._pieces[len(kept) :] for batch in piece.gone] + self._gone
-        first = self._pieces[len(kept)].number if len(kept) < len(self._pieces) else self._next
+        number = self._pieces[len(kept)].number if len(kept) < len(self._pieces) else self._next
         held = self._piece[: len(live)]
-        slots = np.flatnonzero(live & ((held < 0) | (held >= first)))
+        slots = np.flatnonzero(live & ((held < 0) | (held >= number)))
         del self._pieces[len(kept) :]
-        tables: list[StateTable] = []
-        if kept and gone:
-            tables.append(_removal(name, _all_of(concat_columns(gone))))
-        if len(slots):
-            tables.append(StateTable(name, *rows_of(slots), change="replaces" if kept else "adds"))
+        gone = gone if kept else []
+        tables = list(tables_of(slots, gone, first=not kept))
         if tables:
-            gone = gone if kept else []
             size = len(slots) + sum(batch.num_rows for batch in gone)
             self._pieces.append(_Piece(self._next, [(t.saved, t.num_rows) for t in tables], size, gone))
             held[slots] = self._next

@@ -11,12 +11,41 @@ import pyarrow as pa
 from millstream.batch import Batch, Keys, index_array, make_columns
 from millstream.grouping import factorize
 from millstream.operators.base import Context
+from millstream.operators.joins.as_of import AsOfJoin
 from millstream.operators.joins.base import JoinOperator
+from millstream.operators.joins.interval import IntervalJoin
+from millstream.operators.joins.updating import UpdatingJoin
+from millstream.operators.joins.window import WindowJoin
 from millstream.specs.base import MAIN
-from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, JoinKind, JoinSpec, joined_fields
+from millstream.specs.joins import (
+    LATE_LEFT,
+    LATE_RIGHT,
+    AsOfJoinSpec,
+    IntervalJoinSpec,
+    JoinKind,
+    JoinSpec,
+    UpdatingJoinSpec,
+    WindowJoinSpec,
+    joined_fields,
+)
+from millstream.specs.windows import Windows
 
 ON = (("k", "k"),)
 PORTS = frozenset((MAIN, LATE_LEFT, LATE_RIGHT))
+
+
+JOINS: dict[str, dict[str, Any]] = {
+    "interval": {"operator": IntervalJoin, "spec": IntervalJoinSpec, "how": "full", "lower_us": -10, "upper_us": 20},
+    "updating": {"operator": UpdatingJoin, "spec": UpdatingJoinSpec, "how": "full"},
+    "taking back": {
+        "operator": UpdatingJoin, "spec": UpdatingJoinSpec, "how": "full", "ttl_us": 50, "retracts": (True, True),
+    },
+    "final": {"operator": UpdatingJoin, "spec": UpdatingJoinSpec, "how": "full", "final": True},
+    "semi": {"operator": UpdatingJoin, "spec": UpdatingJoinSpec, "how": "semi"},
+    "window": {"operator": WindowJoin, "spec": WindowJoinSpec, "how": "full", "windows": Windows(30, 10)},
+    "as of": {"operator": AsOfJoin, "spec": AsOfJoinSpec, "how": "left"},
+}  # fmt: skip
+"""Settings of a `Driver` for every kind of join that keeps rows."""
 
 
 class Driver:

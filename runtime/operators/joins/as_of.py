@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Batch, IntArray
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked
@@ -148,7 +148,7 @@ class AsOfJoin(JoinOperator):
     def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         self.versions.kept.add(rows)
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         waiting = [t for name, rows in zip(_WAITING, self.waiting, strict=True) for t in rows.snapshot(name)]
         return [*super().snapshot(), *waiting]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import unknown_field
 from millstream.operators.base import Context, Operator
 from millstream.operators.base import Output as Produced
@@ -21,6 +21,7 @@ from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE
 from millstream.operators.joins.tables import (
     compared_keys,
+    few_columns,
     key_columns,
     of_one_worker,
     rows_in,
@@ -214,20 +215,27 @@ class JoinOperator(Operator):
         live = np.unique(np.concatenate([s.kept.key.values for s in self.sides]))
         numbers = np.full(len(self.index), NO_KEY, np.int64)
         numbers[live] = np.arange(len(live))
+        gone = np.flatnonzero(numbers == NO_KEY)
+        for side in self.sides:
+            side.kept.increments.keep_keys(live, gone, self._key_fields)
         self.index.keep(live)
         for side in self.sides:
             side.kept.key.values[:] = numbers[side.kept.key.values]
             side.renumber(np.arange(len(side)), numbers)
+
+    def _key_fields(self, numbers: IntArray) -> pa.RecordBatch:
+        """The keys of these numbers, as they are in tables of state."""
+        return make_columns(self._on[0], self.index.columns(numbers))
 
     def _past(self, port: int) -> BoolArray | None:
         """The rows of a side that are kept though no match can come any more; None: there are none."""
         return None
 
     def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
-        """Keep rows again that were kept before; ``state`` has the columns that `Side.state` gave for them."""
+        """Keep rows again that were kept before; ``state`` has the columns that `Side.notes` gave for them."""
         raise NotImplementedError
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         return [*self._known_tables(), *(t for port in (0, 1) for t in self._side_tables(port))]
 
     def _known_tables(self) -> list[StateTable]:
@@ -238,18 +246,36 @@ class JoinOperator(Operator):
                 tables.append(StateTable(f"{_SIDES[port]}{_FIELDS}", None, make_columns([_FIELDS], [pa.array(names)])))
         return tables
 
-    def _side_tables(self, port: int) -> Iterator[StateTable]:
-        side, broadcast = self.sides[port], self._spec.broadcast is not None
-        name = f"{_SIDES[port]}.{self.context.worker}" if broadcast and port else _SIDES[port]
+    def _side_tables(self, port: int) -> list[Part]:
+        side = self.sides[port]
         kept, past = side.kept, self._past(port)
-        done = kept.gone.values if past is None else kept.gone.values | past
+        done: BoolArray = kept.gone.values if past is None else kept.gone.values | past
+        if self._spec.broadcast is not None:
+            return list(self._broadcast_tables(port, done))
+        key, keys = kept.key.values, len(self.index)
+
+        def tables_of(rows: BoolArray) -> Iterator[tuple[Keys, pa.RecordBatch]]:
+            for start, stop in kept.columns.pieces():
+                asked = start + np.flatnonzero(rows[start:stop])
+                if 2 * len(asked) > stop - start:
+                    yield self._table(key[start:stop], state_columns(kept, ~rows, side.notes(), start, stop))
+                elif len(asked):
+                    yield self._table(key[asked], few_columns(kept, asked, side.notes()))
+
+        return kept.increments.snapshot(_SIDES[port], key, keys, done, side.notes(), self._key_fields, tables_of)
+
+    def _table(self, key: IntArray, columns: dict[str, Array]) -> tuple[Keys, pa.RecordBatch]:
+        keys = compared_keys(key, self.index, self._on[0])
+        return keys, make_columns(list(columns), list(columns.values()))
+
+    def _broadcast_tables(self, port: int, done: BoolArray) -> Iterator[StateTable]:
+        """All rows of a side of which the right one is with every worker, and the left ones travel by another key."""
+        side = self.sides[port]
+        kept, name = side.kept, f"{_SIDES[port]}.{self.context.worker}" if port else _SIDES[port]
         for start, stop in kept.columns.pieces():
-            columns = {**state_columns(kept, done, start, stop), **side.state(start, stop)}
-            keys: Keys | None = compared_keys(kept, self.index, self._on[0], start, stop)
-            if broadcast:
-                assert keys is not None
-                columns |= key_columns(keys)
-                keys = None if port else stream_keys(kept, self._stream_key, start, stop)
+            columns = state_columns(kept, done, side.notes(), start, stop)
+            columns |= key_columns(compared_keys(kept.key.values[start:stop], self.index, self._on[0]))
+            keys = None if port else stream_keys(kept, self._stream_key, start, stop)
             yield StateTable(name, keys, make_columns(list(columns), list(columns.values())))
 
     def restore(self, tables: Sequence[StateTable]) -> None:

@@ -24,6 +24,7 @@ from millstream.errors import unknown_field
 from millstream.grouping import factorize
 from millstream.operators.joins.arrays import GrowingArray, RareArray
 from millstream.operators.joins.growing import GrowingColumns, plain
+from millstream.operators.joins.increments import Increments
 from millstream.operators.joins.key_index import KeyIndex
 from millstream.times import MIN_US
 
@@ -103,6 +104,7 @@ class KeptRows:
         before_us: the watermark before each row, `MIN_US` where the row was not behind it.
         matches: how many rows of the other side each one has met, where that is counted.
         gone: rows that were taken back, or are done with.
+        increments: what of them is in checkpoints.
         counts_matches: whether ``matches`` is there.
     """
 
@@ -116,6 +118,7 @@ class KeptRows:
         self.gone = GrowingArray(np.bool_)
         self.gone_count = 0
         self.counts_matches = counts_matches
+        self.increments = Increments()
 
     def __len__(self) -> int:
         return len(self.key)
@@ -142,6 +145,7 @@ class KeptRows:
         """Only these rows, in this order; returns the new number of each old one, -1 where it is gone."""
         numbers = np.full(len(self), -1, np.int64)
         numbers[rows] = np.arange(len(rows))
+        self.increments.keep(rows, self.key.values)
         for array in (self.key, self.time_us, self.position, self.before_us):
             array.keep(rows)
         if self.counts_matches:
@@ -154,4 +158,4 @@ class KeptRows:
     @property
     def nbytes(self) -> int:
         beside = (self.key, self.time_us, self.position, self.before_us, self.matches, self.gone)
-        return self.columns.nbytes + sum(a.nbytes for a in beside)
+        return self.columns.nbytes + self.increments.nbytes + sum(a.nbytes for a in beside)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from millstream import aggregates as ms
 from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import unknown_field
 from millstream.expr import col
 from millstream.operators.base import Context, Counters, Operator, Output, Wait
@@ -236,7 +236,7 @@ class SessionJoin(JoinOperator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
+    def snapshot(self) -> list[Part]:
         held = (replace(table, name=_IN_CHECKPOINTS + table.name) for table in self.sessions.snapshot())
         return [*self._known_tables(), *held]
 

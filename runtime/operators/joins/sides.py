@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
-from millstream.batch import Array, BoolArray, IntArray
+from millstream.batch import BoolArray, IntArray
 from millstream.operators.joins.rows import KeptRows
 from millstream.operators.joins.sorted_rows import DueRows, SortedRows
 from millstream.times import MIN_US
@@ -80,11 +79,9 @@ class Side:
             self.content.keep(rows, keys)
         self.due.keep(rows)
 
-    def state(self, start: int, stop: int) -> dict[str, Array]:
-        """Columns that go into a table of state beside those of the rows: copies, for they change."""
-        if not self.kept.counts_matches:
-            return {}
-        return {MATCHES: pa.array(self.kept.matches.values[start:stop].copy())}
+    def notes(self) -> dict[str, IntArray]:
+        """By name, what is noted of each row beside the row, and changes; goes into tables of state."""
+        return {MATCHES: self.kept.matches.values} if self.kept.counts_matches else {}
 
     @property
     def nbytes(self) -> int:

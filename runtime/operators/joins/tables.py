@@ -8,7 +8,7 @@ go to the checkpoint as they lie in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from millstream.batch import Array, BoolArray, IntArray, Keys, index_array, make
 from millstream.checkpoints.tables import StateTable
 from millstream.grouping import factorize
 from millstream.operators.joins.key_index import KeyIndex
-from millstream.operators.joins.rows import KeptRows, SideRows
+from millstream.operators.joins.rows import KeptRows, RowNumbers, SideRows
 from millstream.operators.row_tables import fields_in, marked
 
 DONE: Final = "done"
@@ -29,11 +29,26 @@ _ON: Final = "on."
 """Before the names of the fields of a key."""
 
 
-def state_columns(kept: KeptRows, done: BoolArray, start: int, stop: int) -> dict[str, Array]:
-    """Some of the rows that are kept, by the names that their columns have in tables; matches aside.
+def few_columns(kept: KeptRows, rows: RowNumbers, notes: Mapping[str, IntArray]) -> dict[str, Array]:
+    """The same as `state_columns` for rows by their numbers, copied."""
+    rare = {_POSITION: kept.position.take(rows), _BEFORE: kept.before_us.take(rows)}
+    return {
+        DONE: pa.array(np.zeros(len(rows), np.bool_)),
+        _TIME: pa.array(kept.time_us.values[rows]),
+        **{name: pa.array(values) for name, values in rare.items() if values is not None},
+        **marked({name: kept.columns.take(name, rows) for name in kept.columns.names}),
+        **{name: pa.array(values[rows]) for name, values in notes.items()},
+    }
+
+
+def state_columns(
+    kept: KeptRows, done: BoolArray, notes: Mapping[str, IntArray], start: int, stop: int
+) -> dict[str, Array]:  # fmt: skip
+    """Some of the rows that are kept, by the names that their columns have in tables.
 
     Args:
-        done: which of all rows are done with.
+        done: which of all rows are done with, or not asked for.
+        notes: what is noted of all rows, by name; copied, for it changes.
     """
     rare = {_POSITION: kept.position.slice(start, stop), _BEFORE: kept.before_us.slice(start, stop)}
     return {
@@ -41,12 +56,13 @@ def state_columns(kept: KeptRows, done: BoolArray, start: int, stop: int) -> dic
         _TIME: pa.array(kept.time_us.values[start:stop]),
         **{name: pa.array(values) for name, values in rare.items() if values is not None},
         **marked({name: kept.columns.slice(name, start, stop) for name in kept.columns.names}),
+        **{name: pa.array(values[start:stop].copy()) for name, values in notes.items()},
     }
 
 
-def compared_keys(kept: KeptRows, index: KeyIndex, names: Sequence[str], start: int, stop: int) -> Keys:
-    """The key that is compared, of some of the rows that are kept."""
-    return Keys(index.all(names), kept.key.values[start:stop].astype(np.int32))
+def compared_keys(key: IntArray, index: KeyIndex, names: Sequence[str]) -> Keys:
+    """The keys that are compared, by their numbers."""
+    return Keys(index.all(names), key.astype(np.int32))
 
 
 def stream_keys(kept: KeptRows, names: Sequence[str], start: int, stop: int) -> Keys:

@@ -70,9 +70,8 @@ class _OpenRows(Side):
         self.last.keep(rows)
         super().keep(mask)
 
-    def state(self, start: int, stop: int) -> dict[str, Array]:
-        spans = {_FIRST: self.first, _LAST: self.last}
-        return {name: pa.array(windows.values[start:stop].copy()) for name, windows in spans.items()}
+    def notes(self) -> dict[str, IntArray]:
+        return {_FIRST: self.first.values, _LAST: self.last.values}
 
 
 @dataclass(frozen=True, slots=True)

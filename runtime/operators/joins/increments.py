@@ -1,0 +1,84 @@
+"""Which keys of one side of a join have rows that are not in a complete checkpoint as they are.
+
+Rows of a join are added at the end, some of what is noted of them changes in place, and some leave. All that is seen
+at the next snapshot, by comparing what is noted of each row with what was noted at the last one; only of rows that leave in between
+the keys have to be noted at once. Keys whose rows have changed are written anew, with all their rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from millstream.batch import BoolArray, IntArray, Keys
+from millstream.checkpoints.tables import Part
+from millstream.state.pieces import SlotPieces
+
+
+class Increments:
+    """Of one side; keys are their numbers (`KeyIndex`)."""
+
+    def __init__(self) -> None:
+        self._pieces = SlotPieces()
+        self._done: BoolArray = np.zeros(0, np.bool_)  # at the last snapshot, of the rows that were there
+        self._notes: dict[str, IntArray] = {}
+
+    def keep(self, rows: IntArray, key: IntArray) -> None:
+        """Only these rows are left, in this order; ``key`` has the keys of all that there were."""
+        known = len(self._done)
+        if not known:
+            return
+        left = rows[rows < known]  # ascending: only before the first snapshot are rows put in another order
+        leaving = ~self._done
+        leaving[left] = False
+        self._pieces.changed(key[:known][leaving])
+        self._done = self._done[left]
+        self._notes = {name: values[left] for name, values in self._notes.items()}
+
+    def keep_keys(self, live: IntArray, gone: IntArray, keys_of: Callable[[IntArray], pa.RecordBatch]) -> None:
+        """Only these keys are left, ascending, and are numbered anew from 0; the others have no rows."""
+        self._pieces.reach(len(live) + len(gone))
+        self._pieces.freed(gone, keys_of)
+        self._pieces.keep(live)
+
+    def snapshot(
+        self,
+        name: str,
+        key: IntArray,
+        keys: int,
+        done: BoolArray,
+        notes: Mapping[str, IntArray],
+        keys_of: Callable[[IntArray], pa.RecordBatch],
+        tables_of: Callable[[BoolArray], Iterable[tuple[Keys, pa.RecordBatch]]],
+    ) -> list[Part]:
+        """The rows that are not done with: what is on disk by its files, the rest as tables of this name.
+
+        Args:
+            key: of each row; there are so many ``keys``.
+            notes: by name, what is noted of each row and may change.
+            tables_of: the rows that are asked for.
+        """
+        known = len(self._done)
+        changed = ~done
+        changed[:known] = done[:known] != self._done
+        for column, before in self._notes.items():
+            changed[:known] |= (notes[column][:known] != before) & ~done[:known]
+        self._pieces.reach(keys)
+        self._pieces.changed(key[changed])
+        live = np.zeros(keys, np.bool_)
+        live[key[~done]] = True
+        self._pieces.freed(np.flatnonzero(~live), keys_of)
+        self._done, self._notes = done.copy(), {column: values.copy() for column, values in notes.items()}
+
+        def tables(slots: IntArray) -> Iterable[tuple[Keys, pa.RecordBatch]]:
+            asked = np.zeros(keys, np.bool_)
+            asked[slots] = True
+            return tables_of(asked[key] & ~done)
+
+        return self._pieces.snapshot_in_parts(name, live, keys_of, tables)
+
+    @property
+    def nbytes(self) -> int:
+        return self._pieces.nbytes + self._done.nbytes + sum(v.nbytes for v in self._notes.values())
