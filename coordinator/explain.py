@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from rich.text import Text
 from rich.tree import Tree
 
 from millstream.plan import Exchange, ExchangeKind, Node, PhysicalPlan, Place, Port, Stage, StageKind
 from millstream.planner import Ingest
-from millstream.specs.base import LATE
+from millstream.specs.base import DEAD_LETTERS, LATE
 from millstream.specs.ends import EncodeSpec, ReadSpec
+
+_WHAT: Final = {LATE: "late events ", DEAD_LETTERS: "dead letters "}
+"""What moves, where it is not the results of operators."""
 
 
 def explain(plan: PhysicalPlan, *, asked: Ingest = "auto") -> Tree:
@@ -96,8 +100,7 @@ def _add_stage(tree: Tree, plan: PhysicalPlan, stage: Stage) -> None:
             leaf.add(Text(note, "dim"))
     for exchange in plan.exchanges:
         for port in dict.fromkeys(p.name for s, p in exchange.outputs if s == stage.id):
-            late = "late events " if port == LATE else ""
-            branch.add(Text.assemble(("-> ", "bold"), late, _exchange(plan, exchange)))
+            branch.add(Text.assemble(("-> ", "bold"), _WHAT.get(port, ""), _exchange(plan, exchange)))
 
 
 def _place(plan: PhysicalPlan, stage: Stage) -> str:

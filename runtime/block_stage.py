@@ -205,12 +205,19 @@ class BlockStage(StageRun):
                 self.busy_us[node] += operator.context.now_us() - started_us
                 largest_us = max(largest_us, batch_us)
                 yield from self._switched(self._emit(Port(node), stamped), second=True)
+            yield from self._switched(self._letters_of(node), second=True)
         yield from self._end_block(second=True)
         watermark_us = min(r.watermark_us for r in unit.readings.values())
         status = min(r.status for r in unit.readings.values())
         yield from self._finish(number, watermark_us, status, unit.barrier, timed=True)
         self.finished += unit.credit
         self._units_open -= 1
+
+    def _letters_of(self, node: int) -> Iterator[Emission]:
+        # Rows behind event time leave with the second half. What it refuses in the first half of a block may so leave with
+        # the second half of an earlier one: no barrier lies between them.
+        if self._in_second_half or not isinstance(self.operators[node], EventTime):
+            yield from super()._letters_of(node)
 
     def _end_block(self, *, second: bool) -> Iterator[Emission]:
         for node, operator in self.operators.items():

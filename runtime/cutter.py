@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from millstream.connectors.base import Placement
 from millstream.plan import Exchange, ExchangeKind, Node, Place, Port, Stage, StageKind
-from millstream.specs.base import Fields, Named
-from millstream.specs.ends import EncodeSpec, ReadSpec, SinkSpec
+from millstream.specs.base import DEAD_LETTERS, Fields, Named, Spec
+from millstream.specs.dead_letters import DeadLettersSpec
+from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
 from millstream.specs.keyed import KeyBySpec
 
 
@@ -48,7 +49,8 @@ class Cutter:
     def _run(self) -> None:
         ingest_place = Place.COORDINATOR if self.ingest == "coordinator" else Place.WORKERS
         first = self._stage(StageKind.BLOCKS, ingest_place)
-        for node in self.nodes.values():
+        behind = _behind_dead_letters(self.nodes)
+        for node in (*(n for n in self.nodes.values() if n.id not in behind), *(self.nodes[n] for n in behind)):
             self._place(node, first)
         self.stages = [replace(s, nodes=tuple(self.members[s.id])) for s in self.stages]
 
@@ -76,6 +78,8 @@ class Cutter:
             self._join(node, [first])
         elif isinstance(spec, KeyBySpec):
             self.places[node.id] = []  # a key is made at the exchange into whatever is keyed by it
+        elif isinstance(spec, DeadLettersSpec):
+            self._dead_letters(node)
         elif spec.keyed:
             self._keyed(node)
         elif spec.holds_rows:
@@ -208,6 +212,49 @@ class Cutter:
         )
         self._join(node, [stage])
 
+    def _dead_letters(self, node: Node) -> None:
+        """One stage takes those of all stages. What is before an event time and what is behind it comes by two exchanges.
+
+        Those of a stage are of two halves of its blocks, whose numbers end apart.
+        """
+        stage = self._stage(StageKind.KEYED, Place.ONE_WORKER, self._next_writer)
+        self._next_writer = (self._next_writer + 1) % self.workers
+        outputs: dict[bool, list[tuple[int | None, Port]]] = {False: [], True: []}
+        for upstream in self.stages[:stage]:
+            timed = self._behind_event_time(upstream)
+            for member in self.members[upstream.id]:
+                if member in self.nodes and _refuses(self.nodes[member].spec):
+                    outputs[member in timed].append((upstream.id, Port(member, DEAD_LETTERS)))
+        self.exchanges += [_Draft(ExchangeKind.GATHER, stage, fed, [(node.id, 0)]) for fed in outputs.values() if fed]
+        self._join(node, [stage])
+
+    def _behind_event_time(self, stage: Stage) -> set[int]:
+        """The nodes of a block stage that work on the second half of a block."""
+        behind: set[int] = set()
+        if stage.kind is StageKind.BLOCKS:
+            for member in self.members[stage.id]:
+                spec, inputs = self._node(member).spec, self._node(member).inputs
+                if isinstance(spec, EventTimeSpec) or any(p.node in behind for p in inputs):
+                    behind.add(member)
+        return behind
+
+    def _node(self, number: int) -> Node:
+        return self.nodes[number] if number in self.nodes else self.added[number]
+
     def _shipped(self, port: Port) -> tuple[str, ...] | None:
         wanted = self.needed[port]
         return None if wanted is None else tuple(sorted(wanted))
+
+
+def _behind_dead_letters(nodes: Mapping[int, Node]) -> list[int]:
+    """The nodes that dead letters reach as rows, in their order: what these refuse cannot come back to them."""
+    behind: dict[int, None] = {}
+    for node in nodes.values():
+        if isinstance(node.spec, DeadLettersSpec) or any(p.node in behind for p in node.inputs):
+            behind[node.id] = None
+    return list(behind)
+
+
+def _refuses(spec: Spec) -> bool:
+    """Whether an operator may refuse records: a sink does where it calls the user's Python."""
+    return not isinstance(spec, SinkSpec) or spec.sink.calls_python

@@ -22,6 +22,7 @@ from millstream.functions import UserFunction
 from millstream.plan import Node, Port
 from millstream.rows import declared_schema
 from millstream.specs.base import Spec
+from millstream.specs.dead_letters import DeadLettersSpec
 from millstream.specs.ends import ReadSpec
 from millstream.specs.on_error import ErrorPolicy, Errors, policy_of
 from millstream.streams import PathLike, Stream
@@ -54,6 +55,7 @@ class Flow:
         self.on_error = policy_of(on_error)
         self.most_errors = most_errors
         self.nodes: list[Node] = []
+        self._dead_letters: Port | None = None
         self._counts: dict[str, int] = {}
 
     # --- sources ---
@@ -173,6 +175,20 @@ class Flow:
         if not isinstance(source, Source):
             source = connectors.PythonSource(UserFunction(source))
         return Stream(self, self.add(name, ReadSpec(source), ()))
+
+    # --- what cannot be processed ---
+
+    @property
+    def dead_letters(self) -> Stream:
+        """The records that operators could not process, as a stream: `docs/errors.md`.
+
+        Fields: ``operator`` (with the user's line), ``reason``, ``origin`` (the file or source), ``line`` and ``offset`` in it, ``record`` as
+        text, and ``time`` (processing time, UTC) when it was refused; null where that is not known. They are in the files of the
+        run as well. Those of operators behind this stream are in the files alone.
+        """
+        if self._dead_letters is None:
+            self._dead_letters = self.add("dead_letters", DeadLettersSpec(), ())
+        return Stream(self, self._dead_letters)
 
     # --- running ---
 

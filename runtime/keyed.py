@@ -18,7 +18,7 @@ from millstream.plan import Port
 from millstream.processing import Process, checked_process, declared_states
 from millstream.ranking import By, sort_keys
 from millstream.rows import declared_schema
-from millstream.specs.base import MAIN, Spec
+from millstream.specs.base import DEAD_LETTERS, MAIN, Spec
 from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.specs.keyed import RunningAggregateSpec, ScanSpec
 from millstream.specs.on_error import Errors
@@ -325,8 +325,10 @@ class KeyedStream:
         kind = checked_process(process, where)
         named = outputs.items() if isinstance(outputs, Mapping) else ((o, None) for o in outputs)
         ports = tuple((str(output), declared_schema(kept)) for output, kept in named)
-        if MAIN in dict(ports) or len(dict(ports)) < len(ports):
-            raise FlowError(f"{where}: outputs={outputs!r}: each has a name of its own, and {MAIN!r} is taken")
+        if {MAIN, DEAD_LETTERS} & set(dict(ports)) or len(dict(ports)) < len(ports):
+            raise FlowError(
+                f"{where}: outputs={outputs!r}: each has a name of its own, and {MAIN!r} and {DEAD_LETTERS!r} are taken"
+            )
         if control is not None and control.flow is not self.flow:
             raise FlowError(f"{where}: the control stream belongs to another flow ({control.flow.name})")
         if control is not None and kind.on_control is Process.on_control:

@@ -64,6 +64,11 @@ def make_plan(
             f"flow {flow.name!r} has no sink: nothing would come of it; "
             "end a stream with .print(), .write_jsonl(...) or .collect()"
         )
+    if not any(isinstance(n.spec, ReadSpec) for n in nodes.values()):
+        raise FlowError(
+            f"flow {flow.name!r} has no sink but for its dead letters, of which there are none where nothing else is done; "
+            "end another stream with .write_jsonl(...), .write_null() or .collect()"
+        )
     nodes = _with_late_outputs(nodes, late_directory)
     bound = bind(nodes.values())
     retracting = _with_retractions(nodes, bound)

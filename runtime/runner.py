@@ -31,6 +31,7 @@ from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
 from millstream.queries import Question, answer_of
 from millstream.sending import ExchangeOutput, Outgoing, splitter
+from millstream.specs.base import DEAD_LETTERS
 from millstream.stage import Emission, StageRun, StageSnapshot, Wiring
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Credit, Data, Message, Query, TimeReport
@@ -173,6 +174,7 @@ class Runner:
             described.title, self.index, self.plan.workers, self._now_us, self._dead_letter, wanted, self._checkpoints,
             passed=passed,
             breaker=None if self.plan.most_errors is None else Breaker(described.title, self.plan.most_errors),
+            letters=[] if DEAD_LETTERS in wanted else None,
         )  # fmt: skip
         operator = make_operator(self.plan, node, context)
         has_state = described.spec.keyed or described.spec.holds_rows

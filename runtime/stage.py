@@ -20,10 +20,11 @@ from millstream.checkpoints.tables import Part
 from millstream.connectors.base import Prepared
 from millstream.meters import LatencyHistogram
 from millstream.operators.base import Operator, Output, Wait, naming
+from millstream.operators.dead_letters import letters_as_rows
 from millstream.operators.sinks import Encode, WriteSink
 from millstream.plan import Port, Stage
 from millstream.sending import ExchangeOutput, Number, Outgoing
-from millstream.specs.base import MAIN
+from millstream.specs.base import DEAD_LETTERS, MAIN
 from millstream.wire import TimeReport
 
 
@@ -106,6 +107,7 @@ class StageRun(ABC):
         for output in self._outputs_of(node, method, *arguments):
             if output is None or isinstance(output, Wait):
                 yield output
+                yield from self._letters_of(node)
                 continue
             name, batch = output
             if self._first_rows is not None:
@@ -114,6 +116,15 @@ class StageRun(ABC):
                 self.seen = batch
             operator.context.counters.rows_out += batch.num_rows if name == MAIN else 0
             yield from self._emit(Port(node, name), batch)
+            yield from self._letters_of(node)
+        yield from self._letters_of(node)
+
+    def _letters_of(self, node: int) -> Iterator[Emission]:
+        """The records that a node's operator, or the exchange behind it, has refused since the last time."""
+        context = self.operators[node].context
+        if context.letters:
+            letters, context.letters[:] = context.letters[:], []
+            yield from self._emit(Port(node, DEAD_LETTERS), letters_as_rows(letters, context.now_us()))
 
     def _outputs_of(self, node: int, method: Callable[..., Iterable[Output]], *arguments: Any) -> Iterator[Output]:
         """What a method of a node's operator puts out: errors say whose they are, and the time is noted as its own."""

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from millstream.plan import Exchange, Node, PhysicalPlan, Port, StageKind
-from millstream.specs.base import MAIN
+from millstream.specs.base import DEAD_LETTERS, MAIN
 from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
 from millstream.specs.groups import GroupRowsSpec
 
@@ -148,7 +148,8 @@ def _edges(plan: PhysicalPlan, owners: dict[int, int]) -> list[GraphEdge]:
 
     def add(port: Port, target: int, exchange: Exchange | None) -> None:
         source, owner = owners.get(port.node), owners[target]
-        if source is None or source == owner:
+        # Of dead letters there would be a line from every operator.
+        if source is None or source == owner or port.name == DEAD_LETTERS:
             return
         names = plan.nodes[source].name, plan.nodes[owner].name
         name = port.name if source == port.node else MAIN  # of a part, ports are nobody's concern

@@ -106,6 +106,7 @@ class Context:
         checkpoints: whether the run makes checkpoints: sinks then show nothing that could come again.
         passed: of the operator's stage.
         breaker: ends the run where too many events fail; None: any number may.
+        letters: the dead letters that are to leave the stage as rows; None: nobody takes them.
     """
 
     name: str
@@ -118,13 +119,17 @@ class Context:
     counters: Counters = field(default_factory=Counters)
     passed: Passed = field(default_factory=Passed)
     breaker: Breaker | None = None
+    letters: list[DeadLetter] | None = None
 
     def reject(self, reason: str, record: bytes | str, origin: str = "", line: int = 0, offset: int = -1) -> None:
         """Send a record to the dead letters, counted."""
         self.counters.dead_letters += 1
         if self.breaker is not None:
             self.breaker.note(reason)
-        self.dead_letter(DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch))
+        letter = DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch)
+        self.dead_letter(letter)
+        if self.letters is not None:
+            self.letters.append(letter)
 
     def give_up(self, policy: ErrorPolicy, error: BaseException, event: object, what: str = "the function") -> None:
         """The user's code has raised on an event for the last time: the run goes on without the event, or ends.

@@ -6,6 +6,7 @@ from millstream.errors import InternalError
 from millstream.operators import columnar, python, sinks
 from millstream.operators.base import Context, Operator
 from millstream.operators.counting import CountWindow
+from millstream.operators.dead_letters import DeadLetters
 from millstream.operators.decode import Decode
 from millstream.operators.dedupe import Dedupe, FirstInOrder
 from millstream.operators.event_time import EventTime
@@ -41,6 +42,7 @@ from millstream.specs.columns import (
     WithColumnsSpec,
 )
 from millstream.specs.counting import CountWindowSpec
+from millstream.specs.dead_letters import DeadLettersSpec
 from millstream.specs.ends import EncodeSpec, EventTimeSpec, ReadSpec, SinkSpec
 from millstream.specs.expiring import ExpiringAggregateSpec
 from millstream.specs.free_windows import CustomWindows, GlobalWindows
@@ -63,6 +65,8 @@ def make_operator(plan: PhysicalPlan, node: int, context: Context) -> Operator:
     """The operator of a node, in the process that runs it."""
     spec = plan.nodes[node].spec
     match spec:
+        case DeadLettersSpec():
+            return DeadLetters(context)
         case ReadSpec():
             return Decode(spec, context, plan.reads[node], plan.needs_position)
         case FilterSpec():

@@ -21,6 +21,8 @@ from millstream.expr import Column, Expr
 MAIN = "main"
 LATE = "late"
 LATE_REASON = "late_reason"
+DEAD_LETTERS = "dead letters"
+"""The port of every operator on which the records leave that it refuses, where somebody takes them."""
 
 Named = tuple[tuple[str, Expr], ...]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -287,10 +288,36 @@ def refusing(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     put(sums, ledger, "sums")
 
 
+def refused_as_rows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Records that are refused before event time, by it, behind it and behind an exchange are rows of a stream, too."""
+
+    def but(refused: int) -> Callable[[Any], Any]:
+        def checked(event: Any) -> Any:
+            if event.n == refused:
+                raise ValueError(f"{refused}")
+            return event
+
+        return checked
+
+    def add_up(state: int, event: Any) -> tuple[int, dict[str, Any]]:
+        return state + event.n, {"id": but(7)(event).id, "sum": state + event.n}
+
+    letters = flow.dead_letters.select("operator", "reason", "record")
+    early = flow.source(source(seed)).map(but(1), on_error="dead_letter")
+    late = early.event_time("t", unit="ms", out_of_orderness=span(10), max_ahead=span(50)).map(
+        but(3), on_error="dead_letter"
+    )
+    sums = late.key_by("k").scan(0, add_up, order="event_time", on_error="dead_letter", schema={"id": int, "sum": int})
+    put(sums, ledger, "sums")
+    put(letters, ledger, "letters")
+    put(letters.key_by("operator").agg(events=ms.count(), emit="final"), ledger, "counts")
+
+
 FLOWS: list[MakeFlow] = [
     stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, united, ends_early, far_ahead,
     scanned, timers, deduplicated, ranked, previous, small_then_large,
     joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself, refusing,
+    refused_as_rows,
 ]  # fmt: skip
 
 
