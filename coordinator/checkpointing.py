@@ -74,6 +74,8 @@ class Checkpointing:
         self._not_before_us: int | None = None
         self.failure = ""
         """Why the last one was given up; "" where it was not."""
+        self.given_up: int | None = None
+        """The newest that was, until what had been written for it is removed."""
 
     def due(self, now_us: int) -> bool:
         if self._next_us is None:
@@ -176,7 +178,7 @@ class Checkpointing:
         assert self.under_way is not None
         self._failed += 1
         self._not_before_us = self.under_way.begun_us + _TRY_AGAIN_US
-        self.under_way = None
+        self.given_up, self.under_way = self.under_way.epoch, None
         self.failure = reason
 
     def committed(self, process: str, epoch: int) -> None:

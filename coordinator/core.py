@@ -379,6 +379,13 @@ class Coordinator:
         else:
             self.checkpointing.acknowledged(message)
 
+    def take_given_up(self) -> int | None:
+        """The checkpoint that was given up since this was asked last: nobody needs what was written for it."""
+        if self.checkpointing is None:
+            return None
+        epoch, self.checkpointing.given_up = self.checkpointing.given_up, None
+        return epoch
+
     def _give_up(self, reason: str) -> None:
         assert self.checkpointing is not None and self.checkpointing.under_way is not None
         epoch = self.checkpointing.under_way.epoch

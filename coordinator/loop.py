@@ -125,6 +125,9 @@ class _Shell:
         """Begin a checkpoint when one is due; write the manifest of one that everyone has acknowledged."""
         if self.store is None:
             return
+        given_up = self.core.take_given_up()
+        if given_up is not None:
+            self._clean(given_up)  # on a full disk it would be in the way of the next one
         self.core.checkpoint_if_due(monotonic_us())
         manifest = self.core.manifest_due()
         if manifest is None:
@@ -136,10 +139,13 @@ class _Shell:
         else:
             self.core.checkpoint_written()
             self.readers.counted(manifest)
-            with suppress(OSError):  # what cannot be removed now is so after the next one
-                self.store.clean(
-                    keep_data_of=lambda name: int(name[:8]) > manifest.epoch, pinned=self.core.asked_checkpoints.pinned
-                )
+            self._clean(manifest.epoch)
+
+    def _clean(self, epoch: int) -> None:
+        """Remove what no checkpoint up to this one needs."""
+        assert self.store is not None
+        with suppress(OSError):  # what cannot be removed now is so after the next one
+            self.store.clean(keep_data_of=lambda name: int(name[:8]) > epoch, pinned=self.core.asked_checkpoints.pinned)
 
     def _flush(self) -> None:
         outbox = self.core.outbox

@@ -72,6 +72,15 @@ def test_a_late_answer_to_a_checkpoint_that_was_given_up_is_not_taken_for_one_to
     assert manifest is not None and manifest.epoch == 2
 
 
+def test_what_was_written_for_a_checkpoint_that_was_given_up_is_to_be_removed_once() -> None:
+    bench = Bench()
+    bench.look(10 * SECOND)
+    assert bench.core.take_given_up() is None
+    bench.core.receive(Acknowledged("worker-0", 1, [], {}, "worker-0: disk full"), bench.now_us)
+    assert bench.core.take_given_up() == 1
+    assert bench.core.take_given_up() is None
+
+
 def test_the_run_ends_when_the_last_checkpoint_exists_and_everyone_has_shown_what_it_counts() -> None:
     bench = Bench()
     bench.end_input()

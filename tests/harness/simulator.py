@@ -334,6 +334,9 @@ class Simulation:
         if self._checkpoints is None:
             return
         store = self._checkpoints.store
+        given_up = self.coordinator.take_given_up()
+        if given_up is not None:
+            store.clean(keep_data_of=lambda name: int(name[:8]) > given_up)
         self.coordinator.checkpoint_if_due(self._elapsed_us)
         if self.coordinator.outbox:
             self._may_work.add(COORDINATOR)  # a barrier for its own stages, too
