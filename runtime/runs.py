@@ -132,7 +132,9 @@ def group_run(index: IntArray, keys: Keys) -> tuple[Groups, IntArray, Keys]:
     else:
         # A row whose key no other has is a group, whatever its window: that is nearly every row where keys hardly repeat.
         few, few_first = group_codes([(codes[among], span), (keys.codes[among], distinct)])
-        of_each, first = numbered(rows, among, few_first[few.codes])
+        first_row = among[few_first[few.codes]]
+        later = first_row != among
+        of_each, first = numbered(rows, among[later], first_row[later])
         groups = Groups(of_each, len(first))
     return groups, index[first], keys.take(first)
 

@@ -50,13 +50,23 @@ def test_texts_are_numbered_by_first_occurrence(repeats: int, seed: int) -> None
 
 def test_texts_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ids(ROWS)
-    texts[40], texts[14_000] = texts[14_900], texts[14_900]
 
-    def one_hash(columns: list[Array]) -> npt.NDArray[np.uint64]:
-        return np.full(len(columns[0]), 1 << 60, np.uint64)
+    def one_hash(column: Array) -> npt.NDArray[np.uint64]:
+        hashes = np.arange(len(column), dtype=np.uint64) << np.uint64(40)
+        hashes[[50, 60]] = hashes[40]
+        return hashes
 
-    monkeypatch.setattr(few_repeats, "hash_keys", one_hash)
-    assert_numbered(texts)
+    monkeypatch.setattr(few_repeats, "rough_hashes", one_hash)
+    assert number_few_repeats(pa.array(texts)) is None
+    codes, (distinct,) = distinct_keys([pa.array(texts)])
+    assert [distinct[code].as_py() for code in codes] == texts
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3 << 40, 5 << 40, 6 << 40, 7 << 61, 2**64 - 1]), min_size=1, max_size=30))
+def test_rows_with_the_hash_of_an_earlier_one_are_found_wherever_the_hashes_lie(values: list[int]) -> None:
+    again, first = few_repeats._with_one_hash(np.array(values, np.uint64))
+    expected = {row: values.index(value) for row, value in enumerate(values) if value in values[:row]}
+    assert dict(zip(again.tolist(), first.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,13 +86,10 @@ def test_texts_that_are_not_of_this_kind_are_left_to_others(texts: list[str | No
     assert [distinct[code].as_py() for code in codes] == texts
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(0, 5))
-def test_rows_that_are_like_no_other_need_not_be_looked_at(values: list[int], alone: int) -> None:
-    of_each = [value if value > alone else 100 + row for row, value in enumerate(values)]
-    among = np.array([row for row, value in enumerate(values) if value > alone], np.intp)
-    shared = [of_each[row] for row in among]
-    first = np.array([shared.index(value) for value in shared], np.intp)
-    number, first_rows = numbered(len(values), among, first)
-    expected = list(dict.fromkeys(of_each))
-    assert [expected[n] for n in number] == of_each
-    assert [of_each[row] for row in first_rows] == expected
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_rows_are_numbered_by_first_occurrence(values: list[int]) -> None:
+    again = np.array([row for row, value in enumerate(values) if value in values[:row]], np.intp)
+    number, first_rows = numbered(len(values), again, np.array([values.index(values[r]) for r in again], np.intp))
+    expected = list(dict.fromkeys(values))
+    assert [expected[n] for n in number] == values
+    assert [values[row] for row in first_rows] == expected
