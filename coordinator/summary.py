@@ -56,6 +56,8 @@ def _elsewhere(flow: Flow, result: RunResult) -> Iterator[Text]:
         yield _remark("unmatched event", result.unmatched, "of a type that no handler is subscribed to")
     if result.skipped:
         yield _remark("skipped event", result.skipped, "functions with on_error='skip' raised on them")
+    if result.retried:
+        yield _remark("repeated call", result.retried, "functions that had raised were called again for an event")
 
 
 def _remark(what: str, count: int, where: str) -> Text:

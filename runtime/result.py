@@ -25,6 +25,7 @@ class RunResult:
         dead_letters: records that could not be processed.
         unmatched: events of a type that no handler was subscribed to.
         skipped: events on which a function with ``on_error="skip"`` raised.
+        retried: events for which a function that raised was called again (`millstream.retry`), once for each time.
         tables: what ``collect()`` brought back, by name.
         operators: the counters of each operator, over all processes.
         dead_letter_path: the directory of the dead letters, when there are any.
@@ -51,6 +52,7 @@ class RunResult:
     guarantee: str = ""
     letters: tuple[dict[str, Any], ...] = ()
     skipped: int = 0
+    retried: int = 0
 
 
 def operator_totals(processes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
@@ -88,6 +90,7 @@ def make_result(
         dead_letters=dead,
         unmatched=everywhere("unmatched"),
         skipped=everywhere("skipped"),
+        retried=everywhere("retried"),
         tables=tables,
         operators=totals,
         dead_letter_path=state / "dead-letters" if state is not None and dead else None,

@@ -58,6 +58,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_set_aside(way: str, bat
     result = flow.run_here(batch_size=batch_size)
     assert result.tables["out"].column("v").to_pylist() == [v for v in range(1, 41) if v % 10]
     assert (result.dead_letters, result.skipped) == ((4, 0) if then == "dead_letter" else (0, 4))
+    assert result.retried == sum(CALLS.values()) - 40
     assert all(CALLS[v] == 3 for v in CALLS if v % 10 == 0 or v % 3 == 0)
     assert all(CALLS[v] == 1 for v in CALLS if v % 10 and v % 3)
 
