@@ -24,6 +24,8 @@ class Increments:
         self._pieces = SlotPieces()
         self._done: BoolArray = np.zeros(0, np.bool_)  # at the last snapshot, of the rows that were there
         self._notes: dict[str, IntArray] = {}
+        self._live: BoolArray = np.zeros(0, np.bool_)  # at the last snapshot, which keys had rows
+        self._touched: BoolArray = np.zeros(0, np.bool_)  # of those, which have lost rows since
 
     def keep(self, rows: IntArray, key: IntArray) -> None:
         """Only these rows are left, in this order; ``key`` has the keys of all that there were."""
@@ -33,7 +35,7 @@ class Increments:
         left = rows[rows < known]  # ascending: only before the first snapshot are rows put in another order
         leaving = ~self._done
         leaving[left] = False
-        self._pieces.changed(key[:known][leaving])
+        self._touched[key[:known][leaving]] = True
         self._done = self._done[left]
         self._notes = {name: values[left] for name, values in self._notes.items()}
 
@@ -42,6 +44,8 @@ class Increments:
         self._pieces.reach(len(live) + len(gone))
         self._pieces.freed(gone, keys_of)
         self._pieces.keep(live)
+        known = live[live < len(self._live)]
+        self._live, self._touched = self._live[known], self._touched[known]
 
     def snapshot(
         self,
@@ -65,20 +69,40 @@ class Increments:
         changed[:known] = done[:known] != self._done
         for column, before in self._notes.items():
             changed[:known] |= (notes[column][:known] != before) & ~done[:known]
+        touched, live = _of_keys(self._touched, keys), _of_keys(self._live, keys)
+        touched[key[changed]] = True
+        slots = np.flatnonzero(touched)
+        rows = touched[key] & ~done if len(slots) else touched[:0]
+        live[slots] = False
+        if len(slots):
+            live[key[rows]] = True
         self._pieces.reach(keys)
-        self._pieces.changed(key[changed])
-        live = np.zeros(keys, np.bool_)
-        live[key[~done]] = True
-        self._pieces.freed(np.flatnonzero(~live), keys_of)
+        self._pieces.changed(slots)
+        self._pieces.freed(slots[~live[slots]], keys_of)
+        self._live, self._touched = live, np.zeros(keys, np.bool_)
         self._done, self._notes = done.copy(), {column: values.copy() for column, values in notes.items()}
 
-        def tables(slots: IntArray) -> Iterable[tuple[Keys, pa.RecordBatch]]:
-            asked = np.zeros(keys, np.bool_)
-            asked[slots] = True
-            return tables_of(asked[key] & ~done)
+        def tables(asked: IntArray) -> Iterable[tuple[Keys, pa.RecordBatch]]:
+            wanted = np.zeros(keys, np.bool_)
+            wanted[asked] = True
+            same = np.array_equal(wanted, touched & live)
+            return tables_of(rows if same else wanted[key] & ~done)
 
         return self._pieces.snapshot_in_parts(name, live, keys_of, tables)
 
     @property
     def nbytes(self) -> int:
-        return self._pieces.nbytes + self._done.nbytes + sum(v.nbytes for v in self._notes.values())
+        return (
+            self._pieces.nbytes
+            + self._done.nbytes
+            + self._live.nbytes
+            + self._touched.nbytes
+            + sum(v.nbytes for v in self._notes.values())
+        )
+
+
+def _of_keys(flags: BoolArray, keys: int) -> BoolArray:
+    """The same with room for so many keys, which are at least as many."""
+    result = np.zeros(keys, np.bool_)
+    result[: len(flags)] = flags
+    return result
