@@ -4,7 +4,7 @@
     scripts/bench checkpoints throughput --pairs 3
 
 ``state``: the state of one worker (count, sum and maximum of each of so many keys: in one open window, or in Python by `scan`
-or `process`), without sockets. How long does the loop stand still for a checkpoint, how long does the thread write beside it and what does that
+or `process`; or the rows of both sides of a join), without sockets. How long does the loop stand still for a checkpoint, how long does the thread write beside it and what does that
 do to the loop, and how much is written after 1 % of the keys have changed? Snapshots go through the worker's own writer.
 
 ``throughput``: whole runs with a checkpoint each second and without any, in turns: W1 (10,000 Zipf keys), and 1 million
@@ -39,6 +39,7 @@ from millstream.checkpoints.part import Snapshot
 from millstream.checkpoints.store import CheckpointStore
 from millstream.connectors import NullSink
 from millstream.operators.base import Operator
+from millstream.operators.joins.base import JoinOperator
 from millstream.planner import make_plan
 from millstream.process import spare_the_collector
 from millstream.wire import Completed
@@ -81,12 +82,17 @@ def keyed(rows: ms.Stream) -> ms.KeyedStream:
     return rows.event_time("ts", out_of_orderness="2s").key_by("key")
 
 
-KINDS: dict[str, Callable[[ms.Stream], ms.Stream]] = {
-    "window": lambda rows: totals(rows, "1d"),
-    "scan": lambda rows: keyed(rows).scan((0, 0.0, 0.0), scanned, schema={"nothing": int}),
-    "process": lambda rows: keyed(rows).process(Totals, schema={"nothing": int}),
+def sided(rows: ms.Stream) -> ms.KeyedStream:
+    return rows.event_time("ts", out_of_orderness="2s").select("key", "value").key_by("key")
+
+
+KINDS: dict[str, Callable[[Callable[[], ms.Stream]], ms.Stream]] = {
+    "window": lambda read: totals(read(), "1d"),
+    "scan": lambda read: keyed(read()).scan((0, 0.0, 0.0), scanned, schema={"nothing": int}),
+    "process": lambda read: keyed(read()).process(Totals, schema={"nothing": int}),
+    "join": lambda read: sided(read()).join(sided(read())),
 }
-OPERATORS = {"window": "agg", "scan": "scan", "process": "process"}
+OPERATORS = {"window": "agg", "scan": "scan", "process": "process", "join": "join"}
 
 
 class WorkerState:
@@ -102,7 +108,7 @@ class WorkerState:
         flow = ms.Flow(FLOW)
         fields = {"key": pa.int64(), "ts": data.TIME, "value": pa.float64()}
         none = pa.table({name: pa.array([], kind) for name, kind in fields.items()})
-        KINDS[kind](flow.read_arrow(none)).sink(NullSink())
+        KINDS[kind](lambda: flow.read_arrow(none)).sink(NullSink())
         self._plan = make_plan(flow, workers=1)
         self._worker = Worker(
             self._plan, 0, now_us=lambda: time.time_ns() // 1_000, dead_letter=lambda letter: None, checkpoints=True
@@ -157,8 +163,9 @@ def feed(operator: Operator, keys: KeyNumbers, rng: np.random.Generator) -> Iter
     for start in range(0, len(keys), BATCH_ROWS):
         batch = batch_of(keys[start : start + BATCH_ROWS], rng)
         began = time.perf_counter()
-        for _ in operator.on_batch(batch, 0):
-            pass
+        for port in (0, 1) if isinstance(operator, JoinOperator) else (0,):
+            for _ in operator.on_batch(batch, port):
+                pass
         yield time.perf_counter() - began
 
 
