@@ -18,7 +18,8 @@ from millstream.binding import FirstRows
 from millstream.block_stage import BlockStage
 from millstream.breaker import Breaker
 from millstream.channel import RECEIVER_BUDGET, Budget, Inbox, OnwardShare, SendCredit, StageInputs
-from millstream.checkpoints.recovery import Recovery, check_fits
+from millstream.checkpoints.recovery import Held, Recovery, check_fits
+from millstream.checkpoints.tables import StateTable
 from millstream.errors import FlowError, WireError
 from millstream.keyed_stage import KeyedStage
 from millstream.meters import KeySketch, add_counts, last_rows
@@ -238,7 +239,18 @@ class Runner:
                     if states is not None:
                         operator.resume(states)
                 else:
-                    operator.restore(recovery.tables(name, self.index, self.plan.workers))
+                    tables = recovery.tables(name, self.index, self.plan.workers, in_groups=operator.keeps_to_groups)
+                    operator.restore(tables)
+
+    def hand_over(self) -> Held:
+        """What operators hold at a closing checkpoint, for this worker beside others; called last of all."""
+        tables: dict[str, Sequence[StateTable]] = {}
+        for stage in self.stages.values():
+            for node, operator in stage.operators.items():
+                held = operator.hand_over()
+                if held is not None:
+                    tables[self._name(node)] = held
+        return Held(self.index, self.plan.workers, tables)
 
     # --- messages ---
 

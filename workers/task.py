@@ -123,15 +123,18 @@ class Worker:
     def successor(self, plan: PhysicalPlan, recovery: Recovery) -> Worker:
         """This worker in the next life of the run, where there are others beside it.
 
+        It reads from the checkpoint what comes to it; what stays it has.
+
         Raises:
             CheckpointError: a part of the checkpoint is damaged.
         """
+        held = self.runner.hand_over()
         self.runner.abort()
         after = Worker(
             plan, self.runner.index, now_us=self._now_us, dead_letter=self._dead_letter,
             budget=self._budget, checkpoints=self._checkpoints,
         )  # fmt: skip
-        after.runner.restore(recovery)
+        after.runner.restore(recovery.beside(held))
         return after
 
     def beat(self) -> Beat:

@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from millstream.checkpoints.evolution import Fate, check_losses, fates
 from millstream.checkpoints.folding import folded
 from millstream.checkpoints.manifest import Manifest, PartitionState
 from millstream.checkpoints.store import CheckpointStore
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Saved, StateTable, owned
 from millstream.plan import PhysicalPlan
 from millstream.specs.ends import SinkSpec
 
 
-class Recovery:
-    """A checkpoint as the processes of a run take it up. Reads tables from disk when they are asked for."""
+@dataclass(frozen=True)
+class Held:
+    """What a worker has in memory of the checkpoint at which it goes on with others beside it than before.
 
-    def __init__(self, manifest: Manifest, store: CheckpointStore) -> None:
+    Attributes:
+        worker, workers: which it was, of how many.
+        tables: by operator, all that this worker's held.
+    """
+
+    worker: int
+    workers: int
+    tables: Mapping[str, Sequence[StateTable]]
+
+
+class Recovery:
+    """A checkpoint as the processes of a run take it up. Reads tables from disk when they are asked for.
+
+    Args:
+        held: what need not be read.
+    """
+
+    def __init__(self, manifest: Manifest, store: CheckpointStore, held: Held | None = None) -> None:
         self.manifest = manifest
         self._store = store
+        self._held = held
         self._partitions = {(p.source, p.partition): p for p in manifest.partitions}
 
-    def tables(self, operator: str, worker: int, workers: int) -> list[StateTable]:
+    def tables(self, operator: str, worker: int, workers: int, *, in_groups: bool = False) -> list[StateTable]:
         """The state of an operator that belongs to one worker of so many.
 
+        Args:
+            in_groups: each worker has held rows of its own key groups alone: of others only those are read whose groups it gets.
         Raises:
             CheckpointError: it is damaged.
         """
         files = [t for t in self.manifest.tables if t.operator == operator]
-        return folded(self._store.load_owned(files, worker, workers))
+        held, kept = self._held, list[StateTable]()
+        if held is not None and operator in held.tables:
+            files = [f for f in files if (f.worker, f.workers) != (held.worker, held.workers)]
+            # Where they lie on disk does not count any more: the files say that another number of workers wrote them.
+            kept = [replace(owned(t, worker, workers), saved=Saved(), first=0) for t in held.tables[operator]]
+        return folded([*kept, *self._store.load_owned(files, worker, workers, in_groups=in_groups)])
+
+    def beside(self, held: Held) -> Recovery:
+        """The same for a worker that holds some of it."""
+        return Recovery(self.manifest, self._store, held)
 
     def sink_states(self, operator: str) -> list[dict[str, Any]] | None:
         """What all writers of a sink said; None: it was not there then."""

@@ -19,8 +19,9 @@ import xxhash
 
 from millstream.checkpoints.disk import Disk
 from millstream.checkpoints.manifest import Manifest, TableFile
-from millstream.checkpoints.tables import Saved, StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import Saved, StateTable, from_ipc, key_fields, owned, to_ipc
 from millstream.errors import CheckpointError
+from millstream.keys import group_owners
 
 KEPT: Final = 3
 _MANIFEST = re.compile(r"manifest-(\d{8})\.json")
@@ -173,19 +174,24 @@ class CheckpointStore:
         whole = (file.first, file.rows) == (0, table.num_rows)
         return table if whole else table.slice(file.first, file.rows)
 
-    def _read(self, file: TableFile) -> pa.Buffer:
+    def _content(self, file: TableFile) -> pa.Buffer:
         try:
-            data = self.disk.read(file.path)
+            return self.disk.read(file.path)
         except FileNotFoundError:
             raise CheckpointError(f"{file.path}: is missing") from None
         except OSError as error:
             raise CheckpointError(f"{file.path}: cannot be read: {error.strerror or error}") from error
+
+    def _read(self, file: TableFile) -> pa.Buffer:
+        data = self._content(file)
         if data.size != file.size_bytes or xxhash.xxh3_128_hexdigest(memoryview(data)) != file.checksum:
             raise CheckpointError(f"{file.path}: damaged: its content is not what the manifest says")
         return data
 
-    def load_owned(self, files: Iterable[TableFile], worker: int, workers: int) -> list[StateTable]:
-        """What belongs to one worker of so many, of these tables.
+    def load_owned(
+        self, files: Iterable[TableFile], worker: int, workers: int, *, in_groups: bool = False
+    ) -> list[StateTable]:
+        """What belongs to one worker of so many, of these tables; in_groups: each has rows of who wrote it alone.
 
         Those that are all its own are not written again while they stay as they are.
         """
@@ -194,9 +200,14 @@ class CheckpointStore:
             if file.workers == workers:
                 if file.worker == worker:
                     tables.append(replace(self.load(file), saved=Saved(file), first=0))
-            else:
+            elif not in_groups or self._concerns(file, worker, workers):
                 tables.append(owned(self.load(file), worker, workers))
         return tables
+
+    def _concerns(self, file: TableFile, worker: int, workers: int) -> bool:
+        """Whether rows of a table may be a worker's: it has key groups of who wrote them, or they have no keys."""
+        theirs, mine = group_owners(file.workers) == file.worker, group_owners(workers) == worker
+        return bool((theirs & mine).any()) or key_fields(self._content(file)) is None
 
 
 def _manifest_name(epoch: int) -> str:

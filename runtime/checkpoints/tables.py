@@ -8,7 +8,7 @@ nothing but what is written: a snapshot of immutable columns costs the operator 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -192,6 +192,26 @@ def owned(table: StateTable, worker: int, workers: int) -> StateTable:
     if len(rows) == table.num_rows:
         return table
     return table.take(rows)
+
+
+def key_fields(data: pa.Buffer) -> list[str] | None:
+    """The key fields of the table in an Arrow IPC file, of which nothing else is looked at; None: its rows have no keys.
+
+    Raises:
+        CheckpointError: it is none, or not one of ours.
+    """
+    try:
+        with pa.ipc.open_file(data) as reader:
+            fields: list[str] | None = json.loads((reader.schema.metadata or {})[_KEYS])
+            return fields
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"not a table of state: {error}") from error
+
+
+def in_memory(parts: Iterable[Part]) -> list[StateTable] | None:
+    """The parts of a state, where none of them is on disk or yet to be made."""
+    tables = list(parts)
+    return [t for t in tables if isinstance(t, StateTable)] if all(isinstance(t, StateTable) for t in tables) else None
 
 
 def _used(keys: Keys) -> Keys:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
@@ -182,7 +182,14 @@ def naming(where: str) -> Iterator[None]:
 
 
 class Operator:
-    """The base of all operators: by default nothing happens on time and at the end."""
+    """The base of all operators: by default nothing happens on time and at the end.
+
+    Attributes:
+        keeps_to_groups: whether the rows by key that it holds are all of its worker's key groups; where they are not, their
+            keys only say who gets them in another life.
+    """
+
+    keeps_to_groups: ClassVar[bool] = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -225,6 +232,13 @@ class Operator:
         """
         if tables:
             raise InternalError(f"{self.context.name}: there is state for it, and it takes none")
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        """Everything that the operator holds, for the one that takes its place in this process beside other workers.
+
+        Called last of all, at a checkpoint. None: its successor reads all of its state from there.
+        """
+        return None
 
     def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
         """What is held now of the keys that are asked for: rows of named columns, nothing for a key that is not there.

@@ -18,7 +18,7 @@ import pyarrow as pa
 from millstream.accumulators import to_arrow
 from millstream.accumulators.ordered import choose
 from millstream.batch import EMPTY_COLUMNS, Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, StateTable, in_memory
 from millstream.errors import SchemaError
 from millstream.grouping import IndexArray, group_codes
 from millstream.operators.base import Context, Operator, Output
@@ -45,6 +45,8 @@ class Dedupe(Operator):
     time_us, position: by slot, of the row that stands.
     fields: by slot, what is in that row, where it is kept.
     """
+
+    keeps_to_groups = True
 
     def __init__(self, spec: DedupeSpec, context: Context) -> None:
         super().__init__(context)
@@ -162,6 +164,10 @@ class Dedupe(Operator):
         fields = {n: to_arrow(c.take(slots)) for n, c in zip(self.names or (), self.fields, strict=True)}
         return self.keys.row_keys(slots), row_columns(notes, fields)
 
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self.keys.forget_snapshots()
+        return in_memory(self.snapshot())
+
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:
             if table.keys is None:
@@ -181,6 +187,8 @@ class FirstInOrder(OrderedOperator):
     """Attributes:
     accepted_us: by slot, the time of the last row that was put out.
     """
+
+    keeps_to_groups = True
 
     def __init__(self, spec: FirstSpec, context: Context) -> None:
         super().__init__(spec, context)
@@ -264,6 +272,10 @@ class FirstInOrder(OrderedOperator):
         if self.within_us is not None:
             columns = make_columns([_TIME], [pa.array(self.accepted_us[slots])])
         return self.keys.row_keys(slots), columns
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self.keys.forget_snapshots()
+        return in_memory(self.snapshot())
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)

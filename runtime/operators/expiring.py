@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet, Column, concat, take
 from millstream.batch import Batch, BoolArray, IntArray, make_columns
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, StateTable, in_memory
 from millstream.evaluate import evaluate_all
 from millstream.grouping import Groups, IndexArray
 from millstream.operators.accumulator_tables import AccumulatorTables
@@ -34,6 +34,8 @@ from millstream.times import MIN_US
 
 
 class ExpiringAggregate(OrderedOperator):
+    keeps_to_groups = True
+
     def __init__(self, spec: ExpiringAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context)
         self.spec = spec
@@ -138,6 +140,10 @@ class ExpiringAggregate(OrderedOperator):
 
     def snapshot(self) -> list[Part]:
         return [*super().snapshot(), *self.tables.snapshot(), *self.standing.snapshot(self.tables)]
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self.standing.keys.forget_snapshots()
+        return in_memory(self.snapshot())
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)

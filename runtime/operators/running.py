@@ -19,7 +19,7 @@ from millstream.accumulators import AccumulatorSet, Column
 from millstream.accumulators.columns import Input
 from millstream.aggregates import CountDistinct
 from millstream.batch import Batch, BoolArray, IntArray, index_array, make_columns
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, StateTable, in_memory
 from millstream.evaluate import evaluate_all
 from millstream.grouping import group_codes
 from millstream.operators.accumulator_tables import AccumulatorTables
@@ -38,6 +38,8 @@ class RunningAggregate(Operator):
     """Args:
     with_position: whether something behind this operator depends on order.
     """
+
+    keeps_to_groups = True
 
     def __init__(self, spec: RunningAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(context)
@@ -135,6 +137,10 @@ class RunningAggregate(Operator):
     def snapshot(self) -> list[Part]:
         values = [table for held in self.values for table in held.snapshot(self.standing.keys)]
         return [*self.tables.snapshot(), *self.standing.snapshot(self.tables), *values]
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self.standing.keys.forget_snapshots()
+        return in_memory(self.snapshot())
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         self.accumulators = self.tables.restore(tables)

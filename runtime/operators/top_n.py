@@ -22,7 +22,7 @@ import pyarrow as pa
 from millstream.accumulators import Column, concat, take, to_arrow
 from millstream.accumulators.sorting import Codes, Content, codes_of, has_fixed_codes, ranks_of, sorted_places
 from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, SignArray, index_array, make_columns
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, StateTable, in_memory
 from millstream.errors import InternalError, SchemaError
 from millstream.grouping import Groups, IndexArray
 from millstream.operators.base import Context, Operator, Output
@@ -53,6 +53,8 @@ class TopN(Operator):
     lists: for each slot the numbers of its rows, the best first.
     worst: for each slot the code of the first value of ``by`` that a row must not be behind to get in.
     """
+
+    keeps_to_groups = True
 
     def __init__(self, spec: TopNSpec, context: Context) -> None:
         super().__init__(context)
@@ -297,6 +299,10 @@ class TopN(Operator):
             notes[_POSITION] = position
         fields = dict(zip(self.fields, columns, strict=False))
         return self.keys.row_keys(slots, counts), row_columns(notes, fields)
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self.keys.forget_snapshots()
+        return in_memory(self.snapshot())
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for table in tables:

@@ -154,6 +154,10 @@ class KeyTable:
         """The rows that an operator keeps by slot, those of them as tables that have changed since the last checkpoint."""
         return self._pieces.snapshot(name, self._live[: self.capacity], rows_of)
 
+    def forget_snapshots(self) -> None:
+        """The next snapshot has all rows, as if it were the first."""
+        self._pieces.forget()
+
     @property
     def nbytes(self) -> int:
         beside = self._hashes.nbytes + self._table.nbytes + self._free.nbytes + self._live.nbytes + self._pieces.nbytes

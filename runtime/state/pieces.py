@@ -105,6 +105,11 @@ class SlotPieces:
         """Only these slots are left, ascending, and are numbered anew from 0; the others have been freed."""
         self._piece = self._piece[slots]
 
+    def forget(self) -> None:
+        """Nothing is in any piece: the next snapshot has the rows of all slots."""
+        self._pieces, self._gone = [], []
+        self._piece[:] = _NEVER
+
     def snapshot(self, name: str, live: BoolArray, rows_of: RowsOf) -> list[Part]:
         """The rows of all slots that are live: what is on disk by its files, the rest as tables of this name."""
 

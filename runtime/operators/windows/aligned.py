@@ -49,6 +49,8 @@ class AlignedWindows(WindowOperator):
     fired_until: the first window that has not fired.
     """
 
+    keeps_to_groups = True
+
     def __init__(self, spec: WindowAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context, with_position)
         assert isinstance(spec.windows, Windows)
@@ -342,6 +344,9 @@ class AlignedWindows(WindowOperator):
                 beside = {_PANE: index_array(shown.pane), _TIMING: index_array(shown.timing)}
                 tables.append(self._as_table(_SHOWN, shown.run, beside))
         return tables
+
+    def hand_over(self) -> Sequence[StateTable]:
+        return self.snapshot()
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         for watermark_us in self.restored_clock(tables):
