@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,30 @@ def test_the_stream_has_what_the_files_have_wherever_it_was_refused(way: Way, tm
         (x.operator.partition(" ")[0], x.reason, text) for x, text in zip(outcome.dead, texts, strict=True)
     )
     assert {name for name, _, _ in found} == {"read_jsonl", "map", "map_2", "scan", "for_each"}
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_two_sources_that_meet_again_refuse_each_record_once(way: Way, tmp_path: Path) -> None:
+    """Before and behind two event times, behind their union, in calls that are under way, and behind a join."""
+    kept = {"t": int, "n": int, "k": int}
+    for name, count in (("a", 40), ("b", 25)):
+        times = [10**7 if n % 11 == 7 else n for n in range(count)]
+        rows = ["{bad" if n % 9 == 5 else json.dumps({"t": times[n], "n": n, "k": n % 3}) for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    flow = ms.Flow("letters", on_error="dead_letter")
+    a = flow.read_jsonl(tmp_path / "a.jsonl").event_time("t", unit="s", max_ahead="1h").map(but(1), schema=kept)
+    b = flow.read_jsonl(tmp_path / "b.jsonl").map(but(2), schema=kept).event_time("t", unit="s", max_ahead="1h")
+    joined = a.key_by("k").join(b.key_by("k"), within=("0s", "3s"))
+    joined.map(lambda e: {"x": 1 // (e.t % 7)}, schema={"x": int}).write_null()
+    a.union(b).map(but(3), schema=kept).map_async(but(4), schema=kept).write_null()
+    flow.dead_letters.collect("letters")
+    outcome = run(flow, way)
+    found = Counter((row["operator"].partition(" ")[0], row["record"]) for row in outcome.rows["letters"])
+    assert found == Counter(
+        (x.operator.partition(" ")[0], x.record if isinstance(x.record, str) else x.record.decode())
+        for x in outcome.dead
+    )
+    assert {"read_jsonl", "read_jsonl_2", "event_time", "map", "map_2", "map_4", "map_async"} <= {n for n, _ in found}
 
 
 def test_a_record_that_could_not_be_decoded_says_where_it_was(tmp_path: Path) -> None:
