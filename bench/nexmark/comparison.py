@@ -78,6 +78,7 @@ def compare(
                     _result(DECODING, job, console) if query in ROW_BY_ROW else None,
                 )
             )
+            console.print(_sentence(rows[-1]), highlight=False)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(_as_json(rows, about), indent=2) + "\n")
@@ -96,6 +97,14 @@ def _result(contestant: Contestant, job: Job, console: Console) -> Result:
     except BenchError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return Result(contestant.name, job, [], failure=str(error))
+
+
+def _sentence(row: Row) -> str:
+    """What is known of a query as soon as it was measured: all of them take half an hour."""
+    ratios = ((row.over(row.flink), "times Flink"), (row.over(row.decoding), "of decoding"))
+    said = [f"{ratio:.2f} {what}" for ratio, what in ratios if ratio is not None]
+    rate = f"{row.millstream.rate.median:,.0f} events/s" if row.millstream.runs else "failed"
+    return f"{row.query} at {row.parallelism}: {', '.join([rate, *said])}"
 
 
 def _table(rows: Sequence[Row], workers: int, events: int) -> Table:
