@@ -84,6 +84,11 @@ class SlotPieces:
         self._gone: list[pa.RecordBatch] = []
         self._next = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no piece in which slots could have rows."""
+        return not self._pieces
+
     def reach(self, capacity: int) -> None:
         """All slots are below this."""
         self._piece = grown(self._piece, capacity, _NEVER)

@@ -256,10 +256,11 @@ class JoinOperator(Operator):
 
         def tables_of(rows: BoolArray) -> Iterator[tuple[Keys, pa.RecordBatch]]:
             for start, stop in kept.columns.pieces():
-                asked = start + np.flatnonzero(rows[start:stop])
-                if 2 * len(asked) > stop - start:
+                count = np.count_nonzero(rows[start:stop])
+                if 2 * count > stop - start:
                     yield self._table(key[start:stop], state_columns(kept, ~rows, side.notes(), start, stop))
-                elif len(asked):
+                elif count:
+                    asked = start + np.flatnonzero(rows[start:stop])
                     yield self._table(key[asked], few_columns(kept, asked, side.notes()))
 
         return kept.increments.snapshot(_SIDES[port], key, keys, done, side.notes(), self._key_fields, tables_of)

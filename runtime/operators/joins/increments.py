@@ -71,14 +71,16 @@ class Increments:
             changed[:known] |= (notes[column][:known] != before) & ~done[:known]
         touched, live = _of_keys(self._touched, keys), _of_keys(self._live, keys)
         touched[key[changed]] = True
-        slots = np.flatnonzero(touched)
-        rows = touched[key] & ~done if len(slots) else touched[:0]
-        live[slots] = False
-        if len(slots):
+        rows = touched[key] & ~done if touched.any() else touched[:0]
+        if len(rows):
+            live[touched] = False
             live[key[rows]] = True
+        else:
+            live &= ~touched
         self._pieces.reach(keys)
-        self._pieces.changed(slots)
-        self._pieces.freed(slots[~live[slots]], keys_of)
+        if not self._pieces.empty:
+            self._pieces.changed(np.flatnonzero(touched))
+            self._pieces.freed(np.flatnonzero(touched & ~live), keys_of)
         self._live, self._touched = live, np.zeros(keys, np.bool_)
         self._done, self._notes = done.copy(), {column: values.copy() for column, values in notes.items()}
 
