@@ -8,11 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from harness.running import run
 
 from millstream.connectors.base import Reader
 from millstream.connectors.discard import NullSink
 from millstream.connectors.python import ForEachSink, PythonSink, PythonSource
 from millstream.errors import FlowError, UserCodeError
+from millstream.flow import Flow
 from millstream.functions import UserFunction
 
 BATCH = pa.record_batch({"a": [1, 2]})
@@ -99,8 +101,10 @@ def test_a_sink_that_raises_or_cannot_write_is_named() -> None:
         def write(self, rows: list[Any]) -> None:
             raise OSError("away")
 
+    flow = Flow("away")
+    flow.read_arrow(BATCH).sink(Failing)
     with pytest.raises(UserCodeError, match=r"2 rows, the first(.|\n)*away"):
-        PythonSink(UserFunction(Failing)).open(0, 1).write(BATCH)
+        run(flow)
     with pytest.raises(FlowError, match=r"expected an object with write\(rows\)"):
         PythonSink(UserFunction(object())).open(0, 1)
 
@@ -109,8 +113,10 @@ def test_for_each_calls_the_function_with_every_row() -> None:
     seen: list[int] = []
     ForEachSink(UserFunction(lambda row: seen.append(row.a))).open(0, 1).write(BATCH)
     assert seen == [1, 2]
+    flow = Flow("divided")
+    flow.read_arrow(BATCH).for_each(lambda row: row.a / 0)
     with pytest.raises(UserCodeError, match=r"a=1(.|\n)*ZeroDivisionError"):
-        ForEachSink(UserFunction(lambda row: row.a / 0)).open(0, 1).write(BATCH)
+        run(flow)
 
 
 def test_the_null_sink_takes_everything() -> None:
