@@ -68,7 +68,13 @@ WORKLOADS = {
             "W1u",
             "What if almost every event brings a new key? W1 over 10 million uniform UUID keys; memory per key.",
             _columns("uuid"),
-            dict.fromkeys(("millstream", "duckdb", "flink"), 10 * MILLION) | {"bytewax": 200_000, "pathway": MILLION},
+            {
+                "millstream": 60 * MILLION,
+                "duckdb": 10 * MILLION,
+                "flink": 10 * MILLION,
+                "bytewax": 200_000,
+                "pathway": MILLION,
+            },
             keys=lambda events: data.distinct_keys("uuid", events),
         ),
         Workload(
