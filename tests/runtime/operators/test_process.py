@@ -364,7 +364,7 @@ class NeedsMore(ms.Process):
         (NoEvent, {}, "NoEvent has no on_event"),
         (Generates, {}, "generator"),
         (NeedsMore, {}, r"NeedsMore cannot be made without arguments.*limit"),
-        (Sum, {"outputs": ["main"]}, "'main' is taken"),
+        (Sum, {"outputs": ["main"]}, "'main' and 'dead letters' are taken"),
         (Sum, {"outputs": ["a", "a"]}, "a name of its own"),
         (Sum, {"order": "random"}, "expected 'event_time' or 'arrival'"),
         (Sum, {"order": "event_time", "timed": False}, r"call event_time\(\)"),
