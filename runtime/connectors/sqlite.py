@@ -6,6 +6,7 @@ decimals with all their digits, nested values as JSON. Durations are INTEGER mic
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ from millstream.connectors.json_text import json_text
 if TYPE_CHECKING:
     import sqlite3
 
+_LOCKED_STEP_S: Final = 0.01
 _ROWS: Final = 16_384
 """Rows that are Python values at the same time."""
 
@@ -46,7 +48,7 @@ class SqliteSink(DatabaseSink):
             said_as_sink_error(self.label(), sqlite3.Error, OverflowError),
             closing(sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)) as connection,
         ):
-            connection.execute("PRAGMA journal_mode = WAL")
+            _log_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")  # the pieces are removed when the commit is durable
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -55,6 +57,21 @@ class SqliteSink(DatabaseSink):
                 connection.rollback()
                 raise
             connection.commit()
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Turn write-ahead logging on. Another process that does so, too, is not waited for by SQLite itself."""
+    import sqlite3
+
+    until_s = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(_LOCKED_STEP_S)
 
 
 class _Sqlite(Connection):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -365,3 +367,22 @@ def test_names_that_differ_in_capital_letters_alone_are_refused(tmp_path: Path) 
     purchases(flow).with_columns(AT=ms.col("at")).write_duckdb(tmp_path / "x.db", "t")
     with pytest.raises(SinkError, match=r"'at' and 'AT' are one name in a database; rename\(\) one of them"):
         flow.run_here()
+
+
+def test_workers_that_come_to_a_new_database_at_once_wait_for_one_another(tmp_path: Path) -> None:
+    # To turn write-ahead logging on takes a lock for which SQLite does not wait.
+    path = tmp_path / "new.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE others (a)")
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as pool:
+            opened = pool.submit(lambda: list(entered(SqliteSink(path, "t", key=None, mode=None))))
+            with pytest.raises(TimeoutError):
+                opened.result(timeout=0.2)
+            other.execute("COMMIT")
+            assert len(opened.result(timeout=20)) == 1
+
+
+def entered(sink: DatabaseSink) -> Iterator[Any]:
+    with sink.transaction() as database:
+        yield database
