@@ -117,9 +117,8 @@ def locked(path: Path) -> Iterator[StateDirectory]:
                 "stop it, or choose another directory with --state"
             ) from None
         with suppress(OSError):  # on a full disk nobody is told who holds the lock, but it is held
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())  # not kept for later: closing would fail, too
         await_orphans(path / ROLL)
         yield StateDirectory(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,16 @@ def test_a_full_disk_is_said_and_no_attempt_is_counted(tmp_path: Path, monkeypat
             directory.next_attempt()
         monkeypatch.setattr(os, "write", write)
         assert directory.next_attempt() == 2
+
+
+def test_a_directory_is_held_also_where_the_disk_has_no_room_for_the_holder(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow, as on a full disk
+    try:
+        with locked(tmp_path), pytest.raises(ProcessError, match="the flow runs already"), locked(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_dead_letters_from_after_a_checkpoint_are_taken_out(tmp_path: Path) -> None:
