@@ -65,9 +65,9 @@ _STEPS: Final = 64
 _LAST_WORDS_S: Final = 2.0
 _STACK_S: Final = 0.5
 _START_GRACE_S: Final = 10.0
+"""How much longer the coordinator may take for its first sign of life: it has to start."""
 _LONGEST_DIRECTORY: Final = 88
 """In bytes. Linux takes 107 for the path of a socket, and their names up to 18 of these."""
-"""How much longer the coordinator may take for its first sign of life: it has to start."""
 
 
 RESCALE: Final = 0
@@ -289,7 +289,9 @@ class Attempt:
             self.spares.keep(1 + self.plan.workers, time.monotonic())
         if self.life.lost_s is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
             self._goes_on = True
-            self.view.line(f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss")
+            text = f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss"
+            self.view.line(text)
+            self.watch.recovered(text)
         if self._checkpoints_fail != bool(figures["checkpoint_failure"]):
             self._tell_of_checkpoints(figures["checkpoint_failure"], figures["checkpoint"])
         self._show(figures)

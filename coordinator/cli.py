@@ -302,6 +302,10 @@ def stored() -> None:
     """Look at what operators held at a checkpoint: DIR or DIR@EPOCH, a state directory (.millstream/FLOW) or a savepoint."""
 
 
+_keys = click.option(
+    "--key", "keys", metavar="KEY", multiple=True,
+    help="Only of this key; may be repeated. Values of several key fields are divided by commas, or a JSON list.",
+)  # fmt: skip
 _checkpoint = click.argument("checkpoint", metavar="DIR[@EPOCH]")
 
 
@@ -316,10 +320,7 @@ def list_state(checkpoint: str) -> None:
 @stored.command("show")
 @_checkpoint
 @click.argument("operator")
-@click.option(
-    "--key", "keys", metavar="KEY", multiple=True,
-    help="Only of this key; may be repeated. Values of several key fields are divided by commas, or a JSON list.",
-)  # fmt: skip
+@_keys
 @click.option("--most", metavar="ROWS", type=click.IntRange(1), default=100, show_default=True, help="Rows, at most.")
 def show_state(checkpoint: str, operator: str, keys: tuple[str, ...], most: int) -> None:
     """What an operator held of a key, or of the first keys. Status 1 where that is nothing."""
@@ -482,10 +483,7 @@ def stop(run: str, savepoint: bool, to: Path | None, drain: bool, state: Path, t
 @main.command()
 @_running
 @click.argument("operator")
-@click.option(
-    "--key", "keys", metavar="KEY", multiple=True,
-    help="Only of this key; may be repeated. Values of several key fields are divided by commas, or a JSON list.",
-)  # fmt: skip
+@_keys
 @click.option(
     "--at", metavar="TIME", help="Only windows that hold this moment: 2026-01-31T12:00, in UTC, or with offset."
 )

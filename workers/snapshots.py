@@ -42,7 +42,7 @@ class SnapshotWriter:
 
     def __init__(self, runner: Runner, store: CheckpointStore, process: str, attempt: int, poller: zmq.Poller) -> None:
         self._runner, self._store, self._process, self._attempt = runner, store, process, attempt
-        self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # one checkpoint is under way at a time
+        self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # one at most, see `submit`
         self._done: queue.SimpleQueue[Written | StateError] = queue.SimpleQueue()
         self._poller = poller
         self._wake_read, self._wake_write = os.pipe()
@@ -56,6 +56,9 @@ class SnapshotWriter:
         self._runner, self._attempt = runner, attempt
 
     def submit(self, snapshot: Snapshot) -> None:
+        """Have a snapshot written. One that waits still is of a checkpoint that was given up: there would be no later one."""
+        with suppress(queue.Empty):
+            self._due.get_nowait()
         self._due.put(snapshot)
 
     def finished(self) -> Iterator[Written]:

@@ -51,7 +51,7 @@ class Happening:
     """Something of note in a run.
 
     Attributes:
-        kind: "started", "attempt", "lost", "failed", "ended", "warning".
+        kind: "started", "attempt", "lost", "recovered", "failed", "ended", "warning".
         attempt: in which life of the run; 0: before the first.
         text: a sentence.
         detail: what does not fit into one: the user's traceback, for example.

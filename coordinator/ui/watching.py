@@ -50,6 +50,10 @@ class Watch:
         """A life has ended by the loss of a process."""
         self._happened("lost", str(error))
 
+    def recovered(self, text: str) -> None:
+        """The life after a loss works."""
+        self._happened("recovered", text)
+
     def warned(self, text: str) -> None:
         """Something is not as it should be, and the run goes on."""
         self._happened("warning", text)

@@ -286,7 +286,7 @@ def remove_parts(
 ) -> None:
     """Remove what an earlier run left: the worker's own parts, and worker 0 those of workers that are no more.
 
-    No two workers remove the same file, so none removes what another has already written in this run.
+    No two workers look at the same file, so none removes what another has already written in this run.
 
     Args:
         counts: whether the part of a worker with a number is one that the checkpoint counts from which the run goes
@@ -295,12 +295,15 @@ def remove_parts(
     try:
         for name in os.listdir(directory):
             match = _PART.fullmatch(name)
-            if match is None or not stat.S_ISREG(os.lstat(os.path.join(directory, name)).st_mode):
+            if match is None:
                 continue
             owner, number = int(match.group(1)), int(match.group(2))
+            if owner != worker and (worker != 0 or owner < workers):
+                continue  # not even looked at: its owner may be removing it
             if not name.startswith(".") and counts(owner, number):
                 continue
-            if owner == worker or (worker == 0 and owner >= workers):
-                os.unlink(os.path.join(directory, name))
+            path = os.path.join(directory, name)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                os.unlink(path)
     except OSError as error:
         raise cannot_write(directory, error) from error

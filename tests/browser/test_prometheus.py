@@ -47,6 +47,8 @@ def asked(address: str, query: str) -> list[object]:
         answer = httpx.get(f"{address}/api/v1/query", params={"query": query}, timeout=10)
     except httpx.TransportError:
         return []  # it is still starting
+    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        return []  # likewise: it reads its log again
     told = answer.json()
     assert told["status"] == "success", f"{query}: {told.get('error')}"
     result: list[object] = told["data"]["result"]

@@ -122,7 +122,8 @@ def test_a_run_goes_on_from_a_savepoint_with_more_workers_and_elsewhere(start: S
     (tmp_path / "saved").rename(tmp_path / "moved")
     second = start(NUMBERED, "--workers", "3", "--from", "moved", "--state", "elsewhere")
     status, _, errors = second.finish()
-    assert status == 0 and "going on from the savepoint moved" in errors
+    assert status == 0, errors
+    assert "going on from the savepoint moved" in errors
     assert rows_in(tmp_path / "out") == expected
 
 

@@ -212,6 +212,12 @@ def test_a_process_that_hangs_is_replaced_and_the_run_goes_on(start: Start, vict
     first = run.roles[victim]
     first.suspend()
     run.wait_for(lambda: (now := run.roles.get(victim)) is not None and now.pid != first.pid, "another one")
+    history = HistoryReader(run.directory / ".millstream" / "endless")
+
+    def recovered() -> list[str]:
+        return [h.text for r in history.runs() for h in history.happenings(r.id) if h.kind == "recovered"]
+
+    run.wait_for(lambda: len(recovered()) == 1, "the run to go on")
     out = run.directory / "out.jsonl"
     before = out.stat().st_size
     run.wait_for(lambda: out.stat().st_size > before, "output")
@@ -220,7 +226,7 @@ def test_a_process_that_hangs_is_replaced_and_the_run_goes_on(start: Start, vict
     assert status == 130
     assert f"{victim} gave no sign of life for" in errors
     assert "the run goes on" in errors
-    assert "after the loss" in errors
+    assert recovered()[0].endswith("after the loss") and recovered()[0] in errors
     assert run.survivors() == []
 
 

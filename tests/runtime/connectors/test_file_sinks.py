@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from millstream.connectors import file_sinks
 from millstream.connectors.base import Placement
-from millstream.connectors.file_sinks import CsvSink, FileSink, JsonLinesSink, ParquetSink
+from millstream.connectors.file_sinks import CsvSink, FileSink, JsonLinesSink, ParquetSink, remove_parts
 from millstream.errors import SinkError
 
 BATCH = pa.record_batch({"a": [1, 2], "b": ["x", None]})
@@ -105,6 +106,16 @@ def test_a_part_ends_when_it_is_large_or_old(tmp_path: Path, monkeypatch: pytest
     assert names(tmp_path) == ["part-3-0.jsonl", "part-3-1.jsonl"]
     writer.close()
     assert b"".join((tmp_path / n).read_bytes() for n in names(tmp_path)).count(b"\n") == 6
+
+
+def test_workers_that_remove_earlier_parts_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    for _ in range(20):
+        for worker in range(4):
+            for number in range(50):
+                (tmp_path / f"part-{worker}-{number}.jsonl").touch()
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda worker: remove_parts(str(tmp_path), worker, 4), range(4)))
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_of_an_earlier_run_with_more_workers_go_and_other_files_stay(tmp_path: Path) -> None:
