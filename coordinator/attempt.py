@@ -319,14 +319,19 @@ class Attempt:
             return
         plan, attempt = self.scaling.plan_for(workers), self.scaling.next_attempt()
         shipped = pickle.dumps(self._shipped_plan(plan))
-        for child in self.children:
-            if child.name != SOURCE_HOST:
-                child.tell_plan(NextPlan(attempt, shipped))
+        staying = [child for child in self.children if child.name not in self._retired]
         joining = {worker_name(i): i for i in range(self.plan.workers, workers)}
         self._reap(set(joining))
         self._retired.difference_update(joining)
-        for name, index in joining.items():
-            self._spawn(replace(self._bootstrap(name, shipped), joins=True), "millstream.workers", str(index))
+        try:
+            for name, index in joining.items():
+                self._spawn(replace(self._bootstrap(name, shipped), joins=True), "millstream.workers", str(index))
+        except ProcessError as error:
+            self._do_not_rescale(f"{error}; the run goes on with {self.plan.workers} as before")
+            return
+        for child in staying:
+            if child.name != SOURCE_HOST:
+                child.tell_plan(NextPlan(attempt, shipped))
         link.send(COORDINATOR, Rescale(RESCALE, workers, attempt))
 
     def _switch(self, link: Link, switch: Switch) -> None:
@@ -344,15 +349,23 @@ class Attempt:
             link.send(COORDINATOR, told)
 
     def _rescaled(self, answer: Answered) -> None:
-        workers, took_s = self.plan.workers, answer.took_us / 1e6
         if answer.failure:
-            self._retired |= {c.name for c in self.children if self.caller.runner.topology.index_of(c.name) >= workers}
-            self.scaling.workers = workers
-            self.steering.scaled(f"scale: {answer.failure}", error=True)
+            self._do_not_rescale(answer.failure)
             return
+        workers, took_s = self.plan.workers, answer.took_us / 1e6
         said = f"{workers} worker{'s' if workers != 1 else ''}; nothing was read for {took_s:.2f} s"
         self.view.line(f"the run goes on with {said}")
         self.steering.scaled(said, took_s=took_s)
+
+    def _do_not_rescale(self, reason: str) -> None:
+        """Go on as before: whoever was about to join holds nothing, and may not even listen."""
+        workers = self.plan.workers
+        for child in self.children:
+            if self.caller.runner.topology.index_of(child.name) >= workers:
+                self._retired.add(child.name)
+                child.process.kill()
+        self.scaling.workers = workers
+        self.steering.scaled(f"scale: {reason}", error=True)
 
     def _reap(self, names: set[str]) -> None:
         """See that workers which have left are gone, before others take their names."""

@@ -104,7 +104,7 @@ class Coordinator:
         self.outbox = self.runner.outbox
         restored_bytes = 0 if recovery is None else recovery.manifest.size_bytes
         self.members = Members([worker_name(i) for i in range(plan.workers)], hang_timeout_s, restored_bytes)
-        self.rescaling = Rescaling(self.members, self.outbox)
+        self.rescaling = Rescaling(self.members, self.outbox, hang_timeout_s)
         self._drain_later = False
         self._rescaled: tuple[Rescale, int] | None = None
         """What the life before this one was asked, and since when nothing has been read."""
@@ -168,7 +168,7 @@ class Coordinator:
             case Ask():
                 self._asked(message)
             case Rescale():
-                self._asked_to_rescale(message)
+                self._asked_to_rescale(message, now_us)
             case ClockReading() | Start() | Checkpoint() | Completed() | Answered() | Switch() | Query() | Found():
                 pass  # never sent to the coordinator
 
@@ -396,13 +396,13 @@ class Coordinator:
 
     # --- another number of workers ---
 
-    def _asked_to_rescale(self, rescale: Rescale) -> None:
+    def _asked_to_rescale(self, rescale: Rescale, now_us: int) -> None:
         reason = ""
         if self.checkpointing is None:
             reason = "the run makes no checkpoints; run the flow with --checkpoint-interval 10s"
         elif self._stopping or self.state not in (State.STARTING, State.RUNNING):
             reason = "the input has ended, or the run is being stopped"
-        self.rescaling.ask(rescale, reason)
+        self.rescaling.ask(rescale, reason, now_us)
 
     def _rescale_with_checkpoint(self, rescale: Rescale, checkpointing: Checkpointing, now_us: int) -> None:
         """Read nothing more, wait until all is quiet behind a barrier, and hand over to the next life."""
@@ -465,6 +465,9 @@ class Coordinator:
         """Find out who hangs."""
         for failure in self.members.lost(now_us):
             self.fail(failure)
+        overdue = self.rescaling.overdue(now_us)
+        if overdue:
+            self._do_not_rescale(overdue)
 
     def figures(self) -> dict[str, Any]:
         """What the run has done so far, of all processes."""

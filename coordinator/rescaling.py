@@ -2,7 +2,7 @@
 
 A pure state machine. The run goes on as before until the workers that join have said hello; then nothing more is read,
 and a closing checkpoint is made, at which everyone switches to the next life. Until then the request may be
-given up, and everyone goes on as before.
+given up, and everyone goes on as before: also where one that joins does not come.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ class Rescaling:
     """Args:
     workers: the names of those that the run has now.
     outbox: messages to other processes, with their names.
+    hang_timeout_s: how long one that joins may take to say hello.
 
     Attributes:
         asked: the request that the run is about to follow.
         closing_since_us: since when nothing has been read, for the closing checkpoint; None: it has not begun.
     """
 
-    def __init__(self, workers: Iterable[str], outbox: deque[tuple[str, Message]]) -> None:
+    def __init__(self, workers: Iterable[str], outbox: deque[tuple[str, Message]], hang_timeout_s: float) -> None:
         self._workers, self._outbox = list(workers), outbox
+        self._hang_timeout_us = int(hang_timeout_s * 1e6)
         self.asked: Rescale | None = None
+        self._asked_us = 0
         self.closing_since_us: int | None = None
         self._early: set[str] = set()
         """Workers that said hello before it was known that they would join."""
@@ -44,7 +47,7 @@ class Rescaling:
     def _joiners(self, rescale: Rescale) -> list[str]:
         return [worker_name(i) for i in range(len(self._workers), rescale.workers)]
 
-    def ask(self, rescale: Rescale, refusal: str) -> None:
+    def ask(self, rescale: Rescale, refusal: str, now_us: int) -> None:
         """Take a request.
 
         Args:
@@ -55,13 +58,21 @@ class Rescaling:
         if refusal:
             self._refuse(rescale, refusal)
             return
-        self.asked = rescale
+        self.asked, self._asked_us = rescale, now_us
         self._joining = set(self._joiners(rescale)) - self._early
 
     def on_hello(self, name: str) -> None:
         """A worker that the run does not have yet is there."""
         self._early.add(name)
         self._joining.discard(name)
+
+    def overdue(self, now_us: int) -> str:
+        """Why the run waits no longer for those who join; empty: there is time."""
+        silent_us = now_us - self._asked_us
+        if not self._joining or silent_us <= self._hang_timeout_us:
+            return ""
+        names = ", ".join(sorted(self._joining))
+        return f"{names} did not start within {silent_us // 1_000_000} s; the run goes on with {len(self._workers)} as before"
 
     @property
     def ready(self) -> Rescale | None:

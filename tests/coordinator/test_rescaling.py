@@ -21,6 +21,7 @@ from millstream.wire import (
     Acknowledged,
     Answered,
     Ask,
+    Beat,
     Checkpoint,
     Committed,
     Hello,
@@ -77,6 +78,11 @@ class Bench:
         return self.core.successor(plan_for(workers), Recovery(self.store.manifest(1), self.store))
 
 
+def beat_all(bench: Bench, at_us: int) -> None:
+    for name in bench.core.members:
+        bench.core.receive(Beat(name, {}), at_us)
+
+
 def test_the_run_goes_on_as_before_until_new_workers_are_there_and_then_stands_still_behind_a_closing_barrier() -> None:
     bench = Bench()
     bench.core.receive(Rescale(0, 4, 9), 1)
@@ -127,6 +133,33 @@ def test_a_closing_checkpoint_that_cannot_be_written_lets_everyone_go_on_and_sen
     assert ("worker-2", Stop(False)) in sent
     assert [n for n, m in sent if isinstance(m, Start)] == [CALLER, "worker-0", "worker-1"]
     assert bench.core.next_partition() == 0 and bench.core.state is State.RUNNING
+
+
+def test_a_worker_that_joins_and_never_says_hello_is_waited_for_as_long_as_any_that_starts() -> None:
+    bench = Bench()
+    bench.core.receive(Rescale(0, 4, 9), 5_000_000)
+    bench.core.receive(Hello("worker-2", 1), 6_000_000)
+    beat_all(bench, 65_000_000)
+    bench.core.check_members(65_000_000)
+    assert bench.look() == [], "there is time"
+    bench.core.check_members(65_000_001)
+    reason = "worker-3 did not start within 60 s; the run goes on with 2 as before"
+    assert bench.look() == [
+        (CALLER, Answered(0, failure=reason)), ("worker-2", Stop(False)), ("worker-3", Stop(False)),
+    ]  # fmt: skip
+    assert bench.core.state is State.RUNNING and bench.core.next_partition() == 0
+    bench.core.receive(Rescale(0, 1, 10), 66_000_000)
+    assert isinstance(bench.look()[0][1], Checkpoint), "another request is followed"
+
+
+def test_time_counts_only_while_somebody_is_waited_for() -> None:
+    bench = Bench()
+    bench.core.receive(Rescale(0, 3, 9), 1)
+    bench.core.receive(Hello("worker-2", 1), 50_000_000)
+    bench.look()
+    beat_all(bench, 100_000_000)
+    bench.core.check_members(100_000_000)
+    assert bench.look() == [] and bench.core.rescaling.is_closing
 
 
 def test_a_run_whose_input_has_ended_is_not_rescaled() -> None:

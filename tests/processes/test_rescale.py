@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -57,8 +58,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     return written(folder)
 
 
-def begun(start: Start, tmp_path: Path, workers: int) -> tuple[Run, RunningFlow]:
-    run = start(FLOW, "--workers", str(workers), "--checkpoint-interval", "1s")
+def begun(start: Start, tmp_path: Path, workers: int, *options: str) -> tuple[Run, RunningFlow]:
+    run = start(FLOW, "--workers", str(workers), "--checkpoint-interval", "1s", *options)
     run.wait_for(lambda: (tmp_path / "seen.jsonl").exists() and (tmp_path / "seen.jsonl").stat().st_size > 0, "output")
     return run, RunningFlow(tmp_path / ".millstream" / "moved", timeout_s=60)
 
@@ -103,6 +104,49 @@ def test_who_dies_while_the_run_is_rescaled_costs_no_row(
     asking.join()
     assert "with 3 workers" in answers[0] and "killed by SIGKILL" in answers[0]
     run.wait_for(lambda: len(workers_of(run)) == 3, "three workers")
+    status, _, errors = run.finish()
+    assert status == 0, errors
+    assert written(tmp_path) == calm
+
+
+def test_where_no_process_can_be_started_the_run_goes_on_with_those_it_has(
+    start: Start, tmp_path: Path, calm: dict[str, Counter[str]]
+) -> None:
+    run, running = begun(start, tmp_path, 1)
+    supervisor = run.process.pid
+    before = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir(f"/proc/{supervisor}/fd"))
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (highest + 8, before[1]))
+    with pytest.raises(
+        CommandError, match="a process cannot be started: Too many open files.*goes on with 1 as before"
+    ):
+        running.scale(9)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, before)
+    run.wait_for(lambda: len(workers_of(run)) == 1, "those that were started to leave")
+    assert "2 workers; nothing was read for" in running.scale(2).said
+    status, _, errors = run.finish()
+    assert status == 0, errors
+    assert written(tmp_path) == calm
+
+
+def test_a_new_worker_that_hangs_before_it_says_hello_is_given_up(
+    start: Start, tmp_path: Path, calm: dict[str, Counter[str]]
+) -> None:
+    run, running = begun(start, tmp_path, 1, "--hang-timeout", "3s")
+    answers: list[str] = []
+
+    def scale() -> None:
+        try:
+            answers.append(running.scale(2).said)
+        except CommandError as error:
+            answers.append(str(error))
+
+    asking = threading.Thread(target=scale)
+    asking.start()
+    run.wait_for(lambda: "worker-1" in run.roles, "the new worker")
+    os.kill(run.roles["worker-1"].pid, signal.SIGSTOP)
+    asking.join()
+    assert "worker-1 did not start within 3 s; the run goes on with 1 as before" in answers[0]
     status, _, errors = run.finish()
     assert status == 0, errors
     assert written(tmp_path) == calm
