@@ -99,7 +99,11 @@ class Child:
             self.process.wait()
         self._reader.join(1.0)
         if self._writer is not None:  # one that is spare was told nothing
-            self._writer.join()  # it meets a broken pipe; were that closed, its number might be somebody else's by now
+            self._writer.join(
+                1.0
+            )  # it meets a broken pipe, but where a process that the user's code forked has the other end
+            if self._writer.is_alive():
+                return  # were the pipe closed, its number might be somebody else's by the time that this is written
         os.close(self._pipe)
 
 

@@ -247,9 +247,9 @@ _state_directory = click.argument("state", metavar="DIR", type=click.Path(path_t
 @checkpoints.command("list")
 @_state_directory
 def list_checkpoints(state: Path) -> None:
-    """All checkpoints that are kept, the newest last."""
+    """All checkpoints that are kept, the newest last, and the savepoints beside them."""
     with _told():
-        _console().print(inspection.listed(inspection.store_in(state)))
+        _console().print(inspection.listed(state))
 
 
 @checkpoints.command()

@@ -7,7 +7,6 @@ likes; one loop sends the blocks to the coordinator within their credit. A host 
 
 from __future__ import annotations
 
-import os
 import queue
 import sys
 import threading
@@ -15,8 +14,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
-
-import zmq
 
 from millstream.bootstrap import begin_child
 from millstream.channel import SendCredit
@@ -30,6 +27,7 @@ from millstream.plan import PhysicalPlan
 from millstream.times import MIN_US
 from millstream.topology import CALLER_HOST, SOURCE_HOST, SOURCE_STAGE, SOURCES
 from millstream.transport import LAST_WORDS_MS, Link
+from millstream.waker import Waker
 from millstream.watermarks import InputStatus
 from millstream.wire import Credit, Data, Failed, Stop
 
@@ -61,9 +59,7 @@ class SourceHost:
         self._queues: dict[int, queue.Queue[_Item]] = {p: queue.Queue(_QUEUED_BLOCKS) for p in partitions}
         self._held: dict[int, Data] = {}
         self._open = set(partitions)
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        link.poller.register(self._wake_read, zmq.POLLIN)
+        self._waker = Waker(link.poller)
         self._stopping = threading.Event() if over is None else over
 
     def run(self) -> bool:
@@ -79,15 +75,14 @@ class SourceHost:
                         self._stopping.set()
                 if not self._send():
                     self._link.wait(100)
-                    self._drain_wakes()
+                    self._waker.woken()
         finally:
             self._stopping.set()
             for items in self._queues.values():  # who waits for room in one gets it, and sees that nothing more is read
                 with suppress(queue.Empty):
                     while True:
                         items.get_nowait()
-            self._link.poller.unregister(self._wake_read)
-            os.close(self._wake_read)
+            self._waker.close()
         return not (self._open or self._held)
 
     def _send(self) -> bool:
@@ -130,7 +125,7 @@ class SourceHost:
                 block = reader.read(self._plan.batch_rows, BLOCK_BYTES)
                 if block is not None or reader.ended:
                     items.put((partition, block, reader.ended))
-                    self._wake()
+                    self._waker.wake()
                 else:
                     self._stopping.wait(0.005)
             reader.close()
@@ -138,7 +133,7 @@ class SourceHost:
             items.put(error)
         except Exception as error:
             items.put(user_error(source.label(), f"reading partition {self._plan.partitions[partition][1]!r}", error))
-        self._wake()
+        self._waker.wake()
 
     def _opened(self, partition: int) -> Reader:
         node, name = self._plan.partitions[partition]
@@ -147,18 +142,6 @@ class SourceHost:
         if known is None or known.offset is None:
             return source.open(name)
         return source.open_at(name, known.offset)
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"x")
-        except BrokenPipeError:
-            return  # the loop has ended and needs no waking
-
-    def _drain_wakes(self) -> None:
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            return
 
 
 def host_in_thread(

@@ -17,6 +17,7 @@ from millstream.checkpoints.store import CheckpointStore
 from millstream.control import SOCKET
 from millstream.coordinator import flowfile
 from millstream.coordinator.progress import bytes_text
+from millstream.coordinator.steering import SAVEPOINTS
 from millstream.errors import CheckpointError, CommandError
 
 
@@ -71,21 +72,29 @@ def newest_epoch(store: CheckpointStore, state: Path) -> int:
     return epochs[-1]
 
 
-def listed(store: CheckpointStore) -> Table:
-    """All checkpoints, the newest last."""
+def listed(state: Path) -> Table:
+    """All checkpoints of a state directory, the newest last, and then its savepoints.
+
+    Raises:
+        CheckpointError: there are none.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("epoch", "made", "attempt", "workers", "tables", "bytes", ""):
         table.add_column(column, justify="left" if column in ("made", "") else "right")
-    for epoch in store.epochs():
-        try:
-            manifest = store.manifest(epoch)
-        except CheckpointError as error:
-            table.add_row(str(epoch), "", "", "", "", "", Text(str(error), "red"))
-            continue
-        table.add_row(
-            str(epoch), made_at(manifest), str(manifest.attempt), str(manifest.workers), str(len(manifest.tables)),
-            bytes_text(manifest.size_bytes), "the input had ended" if manifest.finished else "",
-        )  # fmt: skip
+    kept = [(store_in(state), "")]
+    kept += [(CheckpointStore(DirectoryDisk(at)), f"savepoint {at}") for at in sorted((state / SAVEPOINTS).glob("*/"))]
+    for store, name in kept:
+        for epoch in store.epochs():
+            try:
+                manifest = store.manifest(epoch)
+            except CheckpointError as error:
+                table.add_row(str(epoch), "", "", "", "", "", Text(str(error), "red"))
+                continue
+            notes = filter(None, (name, "the input had ended" if manifest.finished else ""))
+            table.add_row(
+                str(epoch), made_at(manifest), str(manifest.attempt), str(manifest.workers), str(len(manifest.tables)),
+                bytes_text(manifest.size_bytes), ", ".join(notes),
+            )  # fmt: skip
     return table
 
 

@@ -6,7 +6,6 @@ Python's interpreter lock for two milliseconds, and then leaves it alone for one
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -21,6 +20,7 @@ from millstream.checkpoints.part import Snapshot, write_snapshot
 from millstream.checkpoints.store import CheckpointStore
 from millstream.runner import Runner
 from millstream.state_codec import StateError
+from millstream.waker import Waker
 
 _AT_ONCE_S: Final = 0.002
 """For so long the loop may wait for the interpreter."""
@@ -44,10 +44,7 @@ class SnapshotWriter:
         self._runner, self._store, self._process, self._attempt = runner, store, process, attempt
         self._due: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()  # one at most, see `submit`
         self._done: queue.SimpleQueue[Written | StateError] = queue.SimpleQueue()
-        self._poller = poller
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        poller.register(self._wake_read, zmq.POLLIN)
+        self._waker = Waker(poller)
         self._thread = threading.Thread(target=self._serve, name="snapshots", daemon=True)
         self._thread.start()
 
@@ -67,8 +64,7 @@ class SnapshotWriter:
         Raises:
             StateError: a state cannot be kept, which no other checkpoint will change.
         """
-        with suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
+        self._waker.woken()
         while not self._done.empty():
             done = self._done.get()
             if isinstance(done, StateError):
@@ -78,15 +74,13 @@ class SnapshotWriter:
     def close(self) -> None:
         self._due.put(None)
         self._thread.join()
-        self._poller.unregister(self._wake_read)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._waker.close()
 
     def _serve(self) -> None:
         while (snapshot := self._due.get()) is not None:
             self._done.put(self._written(snapshot))
             del snapshot  # or what is in it stays in memory until the next one comes
-            os.write(self._wake_write, b"x")
+            self._waker.wake()
 
     def _written(self, snapshot: Snapshot) -> Written | StateError:
         try:

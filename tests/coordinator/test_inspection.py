@@ -42,6 +42,15 @@ def test_the_list_says_when_each_was_made_and_how_large_it_is(state: Path) -> No
     assert lines[-1].endswith("the input had ended")
 
 
+def test_savepoints_are_in_the_list_too(state: Path) -> None:
+    store = CheckpointStore(DirectoryDisk(state / "checkpoints"))
+    epoch = store.epochs()[1]
+    store.copy_to(CheckpointStore(DirectoryDisk(state / "savepoints" / "before")), store.manifest(epoch))
+    lines = told("list", str(state)).output.splitlines()
+    assert len(lines) == 5
+    assert lines[-1].split()[0] == str(epoch) and lines[-1].endswith(f"savepoint {state / 'savepoints' / 'before'}")
+
+
 def test_one_checkpoint_shows_where_sources_were_and_what_operators_held(state: Path) -> None:
     store = CheckpointStore(DirectoryDisk(state / "checkpoints"))
     epoch = store.epochs()[0]
