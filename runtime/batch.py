@@ -41,6 +41,18 @@ class Keys:
     def take(self, rows: npt.NDArray[np.integer]) -> Keys:
         return Keys(self.distinct, self.codes[rows])
 
+    @property
+    def one_each(self) -> bool:
+        """Whether the rows are of keys that follow one another."""
+        first, count = int(self.codes[0]) if len(self.codes) else 0, len(self.codes)
+        return bool((self.codes == np.arange(first, first + count, dtype=np.int32)).all())
+
+    def used(self) -> pa.RecordBatch:
+        """The keys that have rows, each once."""
+        if self.one_each:
+            return self.distinct.slice(int(self.codes[0]) if len(self.codes) else 0, len(self.codes))
+        return self.distinct.take(index_array(np.unique(self.codes)))
+
     def columns(self) -> list[Array]:
         """The key fields row by row, decoded."""
         index = index_array(self.codes)

@@ -239,7 +239,10 @@ class Runner:
                     if states is not None:
                         operator.resume(states)
                 else:
-                    tables = recovery.tables(name, self.index, self.plan.workers, in_groups=operator.keeps_to_groups)
+                    tables = recovery.tables(
+                        name, self.index, self.plan.workers,
+                        in_groups=operator.keeps_to_groups, as_written=operator.restored_as_written,
+                    )  # fmt: skip
                     operator.restore(tables)
 
     def hand_over(self) -> Held:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,11 +42,14 @@ class Recovery:
         self._held = held
         self._partitions = {(p.source, p.partition): p for p in manifest.partitions}
 
-    def tables(self, operator: str, worker: int, workers: int, *, in_groups: bool = False) -> list[StateTable]:
+    def tables(
+        self, operator: str, worker: int, workers: int, *, in_groups: bool = False, as_written: Collection[str] = ()
+    ) -> list[StateTable]:
         """The state of an operator that belongs to one worker of so many.
 
         Args:
             in_groups: each worker has held rows of its own key groups alone: of others only those are read whose groups it gets.
+            as_written: names of tables of which later ones may replace or remove rows of earlier ones; all others only add.
         Raises:
             CheckpointError: it is damaged.
         """
@@ -56,7 +59,11 @@ class Recovery:
             files = [f for f in files if (f.worker, f.workers) != (held.worker, held.workers)]
             # Where they lie on disk does not count any more: the files say that another number of workers wrote them.
             kept = [replace(owned(t, worker, workers), saved=Saved(), first=0) for t in held.tables[operator]]
-        return folded([*kept, *self._store.load_owned(files, worker, workers, in_groups=in_groups)])
+        tables = [*kept, *self._store.load_owned(files, worker, workers, in_groups=in_groups)]
+        return [
+            *(table for table in tables if table.name in as_written),
+            *folded([table for table in tables if table.name not in as_written]),
+        ]
 
     def beside(self, held: Held) -> Recovery:
         """The same for a worker that holds some of it."""

@@ -187,9 +187,12 @@ class Operator:
     Attributes:
         keeps_to_groups: whether the rows by key that it holds are all of its worker's key groups; where they are not, their
             keys only say who gets them in another life.
+        restored_as_written: names of tables that `restore` takes as snapshots wrote them, one after the other: later ones
+            replace or remove rows of earlier ones. All others come put together.
     """
 
     keeps_to_groups: ClassVar[bool] = False
+    restored_as_written: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -47,6 +47,7 @@ class Dedupe(Operator):
     """
 
     keeps_to_groups = True
+    restored_as_written = (_STANDING,)
 
     def __init__(self, spec: DedupeSpec, context: Context) -> None:
         super().__init__(context)
@@ -172,11 +173,13 @@ class Dedupe(Operator):
         for table in tables:
             if table.keys is None:
                 self.timed, self.placed = (bool(table.columns.column(n)[0].as_py()) for n in (_TIME, _POSITION))
-            elif table.num_rows:
-                notes, fields = notes_and_fields(table)
-                time_us, position = notes[_TIME].to_numpy(), notes[_POSITION].to_numpy()
-                self._put(self.keys.slots_of(table.keys), fields, time_us, position)
-                self._arrived = max(self._arrived, int(position.max()) + 1)
+        self.keys.restore([table for table in tables if table.name == _STANDING], self._restore)
+
+    def _restore(self, slots: IntArray, rows: StateTable) -> None:
+        notes, fields = notes_and_fields(rows)
+        time_us, position = notes[_TIME].to_numpy(), notes[_POSITION].to_numpy()
+        self._put(slots, fields, time_us, position)
+        self._arrived = max(self._arrived, int(position.max()) + 1)
 
     def figures(self) -> dict[str, Any]:
         state_bytes = self.keys.nbytes + self.time_us.nbytes + self.position.nbytes + sum(f.nbytes for f in self.fields)
@@ -189,6 +192,7 @@ class FirstInOrder(OrderedOperator):
     """
 
     keeps_to_groups = True
+    restored_as_written = (_SEEN,)
 
     def __init__(self, spec: FirstSpec, context: Context) -> None:
         super().__init__(spec, context)
@@ -279,14 +283,15 @@ class FirstInOrder(OrderedOperator):
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)
-        for table in tables:
-            if table.name != _SEEN or table.keys is None or not table.num_rows:
-                continue
-            slots = self.keys.slots_of(table.keys)
-            if self.within_us is not None:
-                self.accepted_us = grown(self.accepted_us, self.keys.capacity)
-                self.accepted_us[slots] = accepted_us = table.columns.column(_TIME).to_numpy()
-                self.expiry.set(slots, accepted_us + self.within_us)
+        self.keys.restore([table for table in tables if table.name == _SEEN], self._restore)
+        if self.within_us is not None:
+            slots = self.keys.live()
+            self.expiry.set(slots, self.accepted_us[slots] + self.within_us)
+
+    def _restore(self, slots: IntArray, rows: StateTable) -> None:
+        if self.within_us is not None:
+            self.accepted_us = grown(self.accepted_us, self.keys.room)
+            self.accepted_us[slots] = rows.columns.column(_TIME).to_numpy()
 
     def figures(self) -> dict[str, Any]:
         state_bytes = self.keys.nbytes + self.accepted_us.nbytes + self.expiry.nbytes

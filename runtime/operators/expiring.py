@@ -25,7 +25,7 @@ from millstream.operators.aggregation import TypedAccumulators, input_columns, l
 from millstream.operators.base import Context, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position
 from millstream.operators.ordering import OrderedOperator
-from millstream.operators.standing import Standing
+from millstream.operators.standing import STANDING, Standing
 from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.expiring import ExpiringAggregateSpec
@@ -35,6 +35,7 @@ from millstream.times import MIN_US
 
 class ExpiringAggregate(OrderedOperator):
     keeps_to_groups = True
+    restored_as_written = (STANDING,)
 
     def __init__(self, spec: ExpiringAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context)

@@ -27,7 +27,7 @@ from millstream.operators.aggregation import TypedAccumulators, input_columns, l
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes, key_position, unchanged
 from millstream.operators.distinct_values import DistinctValues
-from millstream.operators.standing import Merged, Standing, latest, live_rows
+from millstream.operators.standing import STANDING, Merged, Standing, latest, live_rows
 from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.keyed import RunningAggregateSpec
@@ -40,6 +40,7 @@ class RunningAggregate(Operator):
     """
 
     keeps_to_groups = True
+    restored_as_written = (STANDING,)
 
     def __init__(self, spec: RunningAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(context)

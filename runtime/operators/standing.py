@@ -17,7 +17,8 @@ from millstream.state.columns import SlotColumn, grown
 from millstream.state.key_table import KeyTable
 from millstream.times import MIN_US
 
-_STANDING: Final = "standing"
+STANDING: Final = "standing"
+"""The name of its tables, of which it takes later ones in the place of earlier ones by itself."""
 _TIME: Final = "time_us"
 
 
@@ -97,19 +98,16 @@ class Standing:
             arrays = {_TIME: pa.array(self.time_us[slots]), **tables.columns(self.take(slots))}
             return self.keys.row_keys(slots), make_columns(list(arrays), list(arrays.values()))
 
-        return self.keys.snapshot(_STANDING, rows_of)
+        return self.keys.snapshot(STANDING, rows_of)
 
     def restore(self, tables: Sequence[StateTable], from_table: AccumulatorTables) -> IntArray:
-        """Take what stood before; returns the slots that it got."""
-        given = [np.zeros(0, np.int64)]
-        standing = [table for table in tables if table.name == _STANDING]
-        self.keys.reserve(sum(table.num_rows for table in standing))
-        for table in standing:
-            if table.keys is not None and table.num_rows:
-                slots = self.keys.slots_of(table.keys)
-                self.put(slots, from_table.from_table(table), table.columns.column(_TIME).to_numpy())
-                given.append(slots)
-        return np.concatenate(given)
+        """Take what stood before; returns all slots."""
+
+        def put(slots: IntArray, rows: StateTable) -> None:
+            self.put(slots, from_table.from_table(rows), rows.columns.column(_TIME).to_numpy())
+
+        self.keys.restore([table for table in tables if table.name == STANDING], put, self.free)
+        return self.keys.live()
 
     def figures(self) -> dict[str, int]:
         state_bytes = self.keys.nbytes + self.time_us.nbytes + sum(c.nbytes for c in self.columns)

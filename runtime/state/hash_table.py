@@ -1,7 +1,8 @@
 """A hash table from 64-bit hashes to numbers, whose steps are taken by a whole batch at once.
 
 Places are found by linear probing. The table holds numbers alone: what they stand for, and the hash of each, is kept by
-whoever gives the numbers out, in columns by number.
+whoever gives the numbers out, in columns by number. Numbers take four bytes: memory that is touched for the first time
+costs more than all else where a large table is made at once, as it is after a failure.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from millstream.batch import BoolArray, IntArray
+from millstream.batch import BoolArray, CodeArray, IntArray
 from millstream.grouping import IndexArray
 from millstream.keys import HashArray
 
 _EMPTY: Final = -1
 _REMOVED: Final = -2
 _FIRST_SIZE: Final = 2_048
+_BEYOND_CACHES: Final = 1 << 22
+_NEAR: Final = 64
 
 Equal = Callable[[IntArray, IndexArray], BoolArray]
 """Whether what these numbers stand for is what is in these rows, one by one."""
@@ -30,8 +33,20 @@ class HashTable:
     """
 
     def __init__(self) -> None:
-        self._places: IntArray = np.full(_FIRST_SIZE, _EMPTY)
+        self._places: IntArray | CodeArray = np.full(_FIRST_SIZE, _EMPTY, np.int32)
         self._taken = 0  # places that are not empty, those of removed numbers among them
+
+    def in_order(self, hashes: HashArray) -> IndexArray:
+        """All rows, in an order in which they are quickly looked for: through a large table from its beginning to its end."""
+        size, count = len(self._places), len(hashes)
+        if not _BEYOND_CACHES <= size <= min(count * _NEAR, 1 << 32):
+            return np.arange(count)
+        ordered = hashes & np.uint64(size - 1)
+        ordered <<= np.uint64(32)
+        ordered |= np.arange(count, dtype=np.uint64)
+        ordered.sort()  # several times faster than argsort
+        ordered &= np.uint64(0xFFFF_FFFF)
+        return ordered.view(np.intp)
 
     def find(self, known: HashArray, hashes: HashArray, rows: IndexArray, equal: Equal | None) -> IntArray:
         """The number of each row, int64[hashes]; -1 where there is none.
@@ -43,7 +58,7 @@ class HashTable:
         """
         found = np.full(len(hashes), -1)
         last = len(self._places) - 1
-        wanted = hashes if len(rows) == len(hashes) else hashes[rows]
+        wanted = hashes[rows]
         at = (wanted & np.uint64(last)).view(np.intp)
         while len(rows):
             number = self._places[at]
@@ -76,6 +91,8 @@ class HashTable:
 
     def insert(self, known: HashArray, numbers: IntArray) -> None:
         """Give places to numbers that have none."""
+        if len(known) > 1 << 31 and self._places.dtype != np.int64:
+            self._places = self._places.astype(np.int64)
         last = len(self._places) - 1
         self._taken += len(numbers)
         at = (known[numbers] & np.uint64(last)).astype(np.intp)
@@ -97,7 +114,7 @@ class HashTable:
         size = _FIRST_SIZE
         while size < max(4 * len(numbers), 2 * room):
             size *= 2
-        self._places, self._taken = np.full(size, _EMPTY), 0
+        self._places, self._taken = np.full(size, _EMPTY, np.int32), 0
         self.insert(known, numbers)
 
     @property

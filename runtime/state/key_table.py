@@ -7,6 +7,7 @@ Python object for each of them, but for some that come often in small batches, w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from millstream.accumulators import as_column, to_arrow
 from millstream.batch import Array, BoolArray, CodeArray, IntArray, Keys, index_array, make_columns
-from millstream.checkpoints.tables import Part
+from millstream.checkpoints.tables import Part, StateTable
 from millstream.grouping import IndexArray
 from millstream.keys import HashArray, hash_keys
 from millstream.operators.scan import key_values
@@ -26,6 +27,10 @@ from millstream.state.pieces import RowsOf, SlotPieces
 
 _SMALL_BATCH: Final = 256  # above, looking each key up in a dict takes longer
 _REMEMBERED: Final = 1 << 15
+_ROWS_AT_ONCE: Final = 1 << 19
+"""Of a table that is restored: what is made of them on the way stays in caches, and its memory is used again."""
+
+PutRows = Callable[[IntArray, StateTable], None]
 
 
 class KeyTable:
@@ -57,7 +62,8 @@ class KeyTable:
 
     def find(self, keys: pa.RecordBatch) -> IntArray:
         """The slot of each key, -1 for one that has none, int64[n]."""
-        return self._find(keys, hash_keys(keys.columns))
+        hashes = hash_keys(keys.columns)
+        return self._find(keys, hashes, self._table.in_order(hashes))
 
     def asked(self, question: Question) -> IntArray:
         """The slots of the keys that are asked for, ascending; of all, no more than one beyond what an answer has."""
@@ -94,7 +100,8 @@ class KeyTable:
 
     def _add(self, keys: pa.RecordBatch) -> tuple[IntArray, BoolArray]:
         hashes = hash_keys(keys.columns)
-        slots = self._find(keys, hashes)
+        order = self._table.in_order(hashes)
+        slots = self._find(keys, hashes, order)
         new = slots < 0
         rows = np.flatnonzero(new)
         if len(rows):
@@ -103,13 +110,15 @@ class KeyTable:
             self._live[given] = True
             self._store(given, keys if len(rows) == keys.num_rows else keys.take(index_array(rows)))
             if self._table.has_room(len(rows)):
-                self._table.insert(self._hashes, given)
+                self._table.insert(self._hashes, slots[order[new[order]]])
             else:
                 self._table.rebuild(self._hashes, self.live(), self.room)  # with the new ones
         return slots, new
 
     def slots_of(self, keys: Keys) -> IntArray:
         """The slot of each row's key, int64[n]; keys that have none get one, keys of no row do not."""
+        if keys.one_each:
+            return self.add(keys.used())[0]
         used = np.zeros(keys.distinct.num_rows, np.bool_)
         used[keys.codes] = True
         codes = np.flatnonzero(used)
@@ -150,6 +159,32 @@ class KeyTable:
         """What an operator keeps by these slots is not what it was: the next snapshot has it anew."""
         self._pieces.changed(slots)
 
+    def restore(
+        self, tables: Sequence[StateTable], put: PutRows, free: Callable[[IntArray], None] | None = None
+    ) -> None:
+        """Take up what snapshots wrote, table by table: later ones replace or remove rows of earlier ones.
+
+        What is not changed afterwards is not written again.
+
+        Args:
+            tables: with a row for each key at most.
+            put: keeps the rows of slots, whatever these had before.
+            free: lets go of slots, and calls `free`; None: that is all there is to do.
+        """
+        self.reserve(sum(table.num_rows for table in tables if table.change != "removes"))
+        for table in tables:
+            slots = [np.zeros(0, np.int64)]
+            for first in range(0, table.num_rows, _ROWS_AT_ONCE):
+                rows = table.slice(first, min(_ROWS_AT_ONCE, table.num_rows - first))
+                assert rows.keys is not None
+                if table.change == "removes":
+                    gone = self.find(rows.keys.used())
+                    (free or self.free)(gone[gone >= 0])
+                else:
+                    slots.append(self.slots_of(rows.keys))
+                    put(slots[-1], rows)
+            self._pieces.restored(table, np.concatenate(slots))
+
     def snapshot(self, name: str, rows_of: RowsOf) -> list[Part]:
         """The rows that an operator keeps by slot, those of them as tables that have changed since the last checkpoint."""
         return self._pieces.snapshot(name, self._live[: self.capacity], rows_of)
@@ -165,10 +200,9 @@ class KeyTable:
 
     # --- looking up ---
 
-    def _find(self, keys: pa.RecordBatch, hashes: HashArray) -> IntArray:
+    def _find(self, keys: pa.RecordBatch, hashes: HashArray, rows: IndexArray) -> IntArray:
         if not self.capacity:
             return np.full(len(hashes), -1)
-        rows = np.arange(len(hashes))
         return self._table.find(self._hashes, hashes, rows, lambda slots, rows: self._equal(slots, keys, rows))
 
     def _equal(self, slots: IntArray, keys: pa.RecordBatch, rows: IndexArray) -> BoolArray:

@@ -110,6 +110,16 @@ class SlotPieces:
         """Only these slots are left, ascending, and are numbered anew from 0; the others have been freed."""
         self._piece = self._piece[slots]
 
+    def restored(self, table: StateTable, slots: IntArray) -> None:
+        """A table that earlier snapshots wrote has been taken up: it has the rows of these slots, or has freed those of its keys.
+
+        Called in the order in which they were written. Those of other workers are not on disk as they are now.
+        """
+        self._pieces.append(_Piece(self._next, [(table.saved, table.num_rows)], table.num_rows, self._gone))
+        self._piece[slots] = self._next
+        self._gone = []
+        self._next += 1
+
     def forget(self) -> None:
         """Nothing is in any piece: the next snapshot has the rows of all slots."""
         self._pieces, self._gone = [], []

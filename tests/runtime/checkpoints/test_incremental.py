@@ -105,10 +105,11 @@ def test_every_kind_of_state_by_key_refers_to_what_was_written_before(store: Che
     assert sum(again) >= 3 * ROWS_A_BATCH
 
 
-def test_a_life_that_goes_on_refers_to_what_the_one_before_wrote(store: CheckpointStore) -> None:
-    *_, last = checkpoints_of(run_of(store), store, 3)
-    after, *_ = checkpoints_of(run_of(store, 2, Recovery(last, store)), store, 1)
-    old = {t.path for t in last.tables if t.table == "windows"}
+@pytest.mark.parametrize("kind", ["windows", "running", "expiring", "lasts", "first in a while"])
+def test_a_life_that_goes_on_refers_to_what_the_one_before_wrote(store: CheckpointStore, kind: str) -> None:
+    *_, last = checkpoints_of(run_of(store, kind=kind), store, 3)
+    after, *_ = checkpoints_of(run_of(store, 2, Recovery(last, store), kind=kind), store, 1)
+    old = {t.path for t in last.tables if t.table == KINDS[kind][0]}
     assert old <= {t.path for t in after.tables}
 
 
