@@ -149,10 +149,11 @@ class Attempt:
         self.life = life
         self.view = view
         self.steering = steering
+        self.steering.replaying.plan = plan
         self.watch = watch
         self.spares = spares
         self.directory = _socket_directory()
-        self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl")
+        self.letters = DeadLetterFile(life.state / "dead-letters" / "caller.jsonl", life.attempt)
         staged = life.checkpoint_us is not None
         self.caller = Caller(plan, now_us=now_us, dead_letter=self.letters, checkpoints=staged)
         if life.recovery is not None:
@@ -342,6 +343,7 @@ class Attempt:
         self._retired |= {worker_name(i) for i in range(switch.workers, self.plan.workers)}
         link.begin(switch.next_attempt, self._retired)
         self.caller = self.caller.successor(plan, recovery)
+        self.steering.replaying.plan = plan
         self.plan, self.life = plan, replace(self.life, attempt=switch.next_attempt, recovery=recovery)
         self.watch.begin(switch.next_attempt, switch.epoch)
         link.send(COORDINATOR, Hello(CALLER, os.getpid()))

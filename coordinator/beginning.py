@@ -6,6 +6,7 @@ Nothing that an earlier run could go on from is removed unless its user says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -112,7 +113,7 @@ def _from_savepoint(
     if manifest.flow != plan.name:
         raise CheckpointError(f"{path}: a savepoint of the flow {manifest.flow!r}, not of {plan.name!r}")
     _tell_changes(plan, manifest, view)
-    manifest = _fitted(plan, manifest, drop_state)
+    manifest = replace(_fitted(plan, manifest, drop_state), replayed={})  # of dead letters that are not here
     store.verify(manifest)
     if directory.unfinished and not fresh:
         raise CheckpointError(

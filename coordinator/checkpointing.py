@@ -29,6 +29,7 @@ class UnderWay:
         final: the run ends when it is complete and everyone has shown what it counts; so does the last one.
         partitions: by source partition, where its reader was, and the number of its next block.
         waiting: the processes that have not yet answered.
+        replayed: by source, how much of its dead letters was replayed.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class UnderWay:
     begun_us: int
     partitions: dict[int, tuple[Any, int, bool]]
     waiting: set[str]
+    replayed: Mapping[str, int]
     answers: list[Acknowledged] = field(default_factory=list)
 
 
@@ -98,11 +100,17 @@ class Checkpointing:
         return self._failed >= FINAL_TRIES
 
     def begin(
-        self, partitions: dict[int, tuple[Any, int, bool]], now_us: int, *, last: bool, final: bool = False
+        self,
+        partitions: dict[int, tuple[Any, int, bool]],
+        now_us: int,
+        *,
+        last: bool,
+        final: bool = False,
+        replayed: Mapping[str, int] = MappingProxyType({}),
     ) -> int:
         """Begin a checkpoint; returns its epoch."""
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        self.under_way = UnderWay(epoch, last, final or last, now_us, partitions, set(self.everyone))
+        self.under_way = UnderWay(epoch, last, final or last, now_us, partitions, set(self.everyone), replayed)
         self._next_us = now_us + self._policy.interval_us
         return epoch
 
@@ -147,7 +155,7 @@ class Checkpointing:
             operators={n.name: n.spec.describe() for n in plan.nodes.values()}, shapes=plan.shapes,
             tables=tuple(TableFile(*t) for a in under_way.answers for t in a.tables),
             partitions=tuple(partitions), sinks=sinks, finished=under_way.last, counters=totals,
-            seconds=(under_way.begun_us - started_us) / 1e6,
+            seconds=(under_way.begun_us - started_us) / 1e6, replayed=dict(under_way.replayed),
         )  # fmt: skip
 
     def sizes(self) -> dict[str, list[int]]:

@@ -21,10 +21,10 @@ from rich.console import Console
 import millstream
 from millstream.checkpoints.evolution import check_losses, with_sinks_found
 from millstream.checkpoints.recovery import fates_in
-from millstream.commands import Answer, Query
+from millstream.commands import Answer, Query, Replay
 from millstream.connectors.curve import make_keys
 from millstream.control import RunningFlow
-from millstream.coordinator import flowfile, inspection, launch, letters, stored_state
+from millstream.coordinator import flowfile, inspection, launch, letters, replaying, stored_state
 from millstream.coordinator.answers import shown, write_answer
 from millstream.coordinator.beginning import Interval
 from millstream.coordinator.evolution import changes
@@ -396,6 +396,26 @@ def show_letters(run: str, operator: str | None, most: int, form: str, state: Pa
     with _told():
         for letter in letters.last(inspection.state_of(run, state), operator, most):
             click.echo(letters.as_text(letter) if form == "text" else json.dumps(letter, ensure_ascii=False))
+
+
+@dead_letters.command("replay")
+@click.argument("run", metavar="FLOW|DIR")
+@click.option("--operator", metavar="NAME", help="Only those of one operator.")
+@click.option("--reason", metavar="TEXT", help="Only those with this in their reason.")
+@click.option("--letter", "ids", metavar="ID", multiple=True, help="Only this one, by its id; several times: these.")
+@click.option("--dry-run", "dry", is_flag=True, help="Only say how many there are.")
+@_state
+def replay_letters(
+    run: str, operator: str | None, reason: str | None, ids: tuple[str, ...], dry: bool, state: Path
+) -> None:
+    """Give dead letters again to the operators that had refused them.
+
+    Where the flow runs, it does so now. Where it was stopped, or has failed, its next run does, with the functions and
+    schemas that it then has.
+    """
+    with _told():
+        command = Replay(operator, reason, list(ids) or None, dry)
+        click.echo(replaying.ask(inspection.state_of(run, state), command))
 
 
 # --- a run that goes on ---

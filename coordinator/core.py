@@ -7,7 +7,7 @@ blocks when it is told to and gives them in, moves messages, and tells the time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
 
@@ -74,6 +74,7 @@ class Coordinator:
     attempt: which life of the run this is.
     recovery: the checkpoint from which the run goes on.
     offset_of: where the reader of a source partition is; None: what it has read cannot be read again.
+    replayed: by source, how much of the dead letters that are to go through it again was read.
     """
 
     def __init__(
@@ -88,9 +89,10 @@ class Coordinator:
         attempt: int = 1,
         recovery: Recovery | None = None,
         offset_of: Callable[[int], Offset | None] = lambda partition: None,
+        replayed: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.plan = plan
-        self._offset_of = offset_of
+        self._offset_of, self._replayed = offset_of, replayed
         self._dead_letter, self._budget, self._hang_timeout_s = dead_letter, budget, hang_timeout_s
         self._policy, self.attempt = policy, attempt
         self.topology = Topology(plan)
@@ -191,10 +193,17 @@ class Coordinator:
 
     def _asked(self, ask: Ask) -> None:
         match ask.what:
+            case Ask.REPLAY if self._announced_end or self._stopping:
+                failure = "the input has ended, or the run is being stopped"
+                self.outbox.append((CALLER, Answered(ask.number, failure=failure)))
+                return
+            case Ask.REPLAY if self.checkpointing is None:
+                pass  # nothing is ever taken back: all letters count
             case Ask.CHECKPOINT | Ask.SAVEPOINT if self.checkpointing is None:
                 failure = "the run makes no checkpoints; run the flow with --checkpoint-interval 10s"
                 self.outbox.append((CALLER, Answered(ask.number, failure=failure)))
-            case Ask.CHECKPOINT | Ask.SAVEPOINT:
+                return
+            case Ask.CHECKPOINT | Ask.SAVEPOINT | Ask.REPLAY:
                 self.asked_checkpoints.ask(ask)
                 return
             case Ask.RELEASE:
@@ -326,7 +335,7 @@ class Coordinator:
         """Note where every reader is, and send the barrier after the blocks that were read."""
         assert self.checkpointing is not None
         places = {i: (self._offset_of(i), p.before + p.sequence, p.ended) for i, p in enumerate(self.partitions)}
-        epoch = self.checkpointing.begin(places, now_us, last=last, final=final)
+        epoch = self.checkpointing.begin(places, now_us, last=last, final=final, replayed=dict(self._replayed()))
         self.asked_checkpoints.begun(epoch)
         self._checkpoint_begun_us = self._now_us()
         self.clocks.forget_barriers(epoch - 1)
@@ -440,7 +449,7 @@ class Coordinator:
         after = Coordinator(
             plan, now_us=self._now_us, dead_letter=self._dead_letter, budget=self._budget,
             hang_timeout_s=self._hang_timeout_s, policy=self._policy, attempt=rescale.next_attempt, recovery=recovery,
-            offset_of=self._offset_of,
+            offset_of=self._offset_of, replayed=self._replayed,
         )  # fmt: skip
         after._rescaled = (rescale, since_us)
         after.members.awaited.add(CALLER)

@@ -20,6 +20,7 @@ from millstream.coordinator.beginning import Interval, begin, interval_us, newes
 from millstream.coordinator.collected import collected_tables, keeping_collected
 from millstream.coordinator.control import Requests, served
 from millstream.coordinator.local import LocalRun
+from millstream.coordinator.replaying import Entries, take_up
 from millstream.coordinator.restarts import Restarts
 from millstream.coordinator.spares import Spares
 from millstream.coordinator.state_directory import COLLECTED, StateDirectory, locked
@@ -144,7 +145,11 @@ def _lead(
         if manifest is not None:
             repeat_commits(plan, manifest)
             recovery = Recovery(manifest, directory.checkpoints)
-        directory.cut_back_letters(0 if manifest is None else manifest.epoch)
+        with steering.replaying.between_lives():
+            directory.cut_back_letters(0 if manifest is None else manifest.epoch)
+            if manifest is not None:
+                for line in take_up(directory.path, Entries(plan), manifest):
+                    view.line(line)
         life = Life(
             directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
             options.drain, options.import_paths, lost_s,

@@ -18,6 +18,7 @@ from millstream.coordinator.caller import Caller
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.reading import Readers
+from millstream.coordinator.replays import Replays
 from millstream.errors import InternalError, restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
@@ -63,6 +64,7 @@ class LocalRun:
         dead_letter: takes the records that cannot be processed.
         checkpoints: where checkpoints go, and which of them to go on from; None: there are none.
         clock: processing time; None: that of the wall, which jumps ahead where there is nothing to wait for.
+        replays: dead letters that are to be replayed.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LocalRun:
         dead_letter: Callable[[DeadLetter], None],
         checkpoints: LocalCheckpoints | None = None,
         clock: VirtualClock | None = None,
+        replays: Replays | None = None,
     ) -> None:
         self.plan = plan
         self.clock = VirtualClock() if clock is None else clock
@@ -78,10 +81,10 @@ class LocalRun:
         policy, attempt, recovery = None, 1, None
         if checkpoints is not None:
             policy, attempt, recovery = checkpoints.policy, checkpoints.attempt, checkpoints.recovery
-        self.readers = Readers(plan, (), None, recovery)
+        self.readers = Readers(plan, (), None, recovery, replays=replays)
         self.coordinator = Coordinator(
             plan, now_us=self.clock, dead_letter=dead_letter, budget=_BUDGET, policy=policy, attempt=attempt,
-            recovery=recovery, offset_of=self.readers.offset,
+            recovery=recovery, offset_of=self.readers.offset, replayed=self.readers.replayed,
         )  # fmt: skip
         staged = policy is not None
         self.workers = {

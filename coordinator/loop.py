@@ -14,6 +14,7 @@ from millstream.connectors import StdinSource
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.reading import HOSTED, Readers
+from millstream.coordinator.replays import Replays, logs_in
 from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.meters import add_counts
@@ -39,7 +40,7 @@ class _Shell:
             self.host_link = Link(bootstrap.directory, SOURCES, bootstrap.attempt)
             link.watch(self.host_link)
         plan = bootstrap.load_plan()
-        self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR))
+        self.letters = DeadLetterFile(bootstrap.dead_letter_path(COORDINATOR), bootstrap.attempt)
         self.max_rows = plan.batch_rows
         self.hosted = bootstrap.hosted
         for partition in range(len(plan.partitions)):
@@ -48,12 +49,14 @@ class _Shell:
                 source.descriptor = bootstrap.stdin
         recovery = bootstrap.recovery()
         journals = None if bootstrap.checkpoint_us is None else bootstrap.journals
-        self.readers = Readers(plan, bootstrap.hosted, link.poller, recovery, journals)
+        assert bootstrap.state is not None
+        replays = Replays(logs_in(bootstrap.state), {} if recovery is None else recovery.manifest.replayed)
+        self.readers = Readers(plan, bootstrap.hosted, link.poller, recovery, journals, replays)
         policy = None if bootstrap.checkpoint_us is None else CheckpointPolicy(bootstrap.checkpoint_us)
         self.store = None if policy is None else bootstrap.checkpoint_store()
         self.core = Coordinator(
             plan, now_us=now_us, dead_letter=self.letters, hang_timeout_s=bootstrap.hang_timeout_s, policy=policy,
-            attempt=bootstrap.attempt, recovery=recovery, offset_of=self.readers.offset,
+            attempt=bootstrap.attempt, recovery=recovery, offset_of=self.readers.offset, replayed=self.readers.replayed,
         )  # fmt: skip
         self.meter = ProcessMeter()
         self.started_s: float | None = None
@@ -83,6 +86,7 @@ class _Shell:
             now_s = time.monotonic()
             if now_s >= next_beat_s:
                 next_beat_s = now_s + _BEAT_S
+                self.readers.look_for_replays()
                 self.usage = self.meter.read()
                 self.link.send(CALLER, Beat(COORDINATOR, self.figures()))
                 core.check_members(monotonic_us())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from millstream.checkpoints.recovery import Recovery
 from millstream.checkpoints.store import KEPT
 from millstream.connectors.base import Block, Offset, Reader
 from millstream.connectors.journal import Journal
+from millstream.coordinator.replays import Replays
 from millstream.errors import SourceError
 from millstream.plan import PhysicalPlan
 from millstream.topology import COORDINATOR, SOURCE_STAGE
@@ -100,6 +101,7 @@ class Readers:
     Args:
         recovery: the checkpoint to go on from; None: from the start.
         journals: the folder of the journals of sources that give everything once; None: none are kept.
+        replays: dead letters that are to go through sources again, before what these have themselves.
     Raises:
         SourceError: a source cannot be read from where the checkpoint is.
     """
@@ -111,7 +113,10 @@ class Readers:
         poller: zmq.Poller | None,
         recovery: Recovery | None = None,
         journals: Path | None = None,
+        replays: Replays | None = None,
     ) -> None:
+        self._replays = Replays(lambda source, offset, size: b"", {}) if replays is None else replays
+        self._sources = [plan.nodes[node].name for node, _ in plan.partitions]
         self._journals: dict[int, Journal] = {}
         self._counted: dict[int, deque[int]] = {}
         self._readers: dict[int, Reader] = {}
@@ -138,18 +143,43 @@ class Readers:
                 self._readers[partition] = plan.source_of(partition).open(name)
             else:
                 self._readers[partition] = plan.source_of(partition).open_at(name, known.offset)
+        self.look_for_replays()
 
     def read(self, partition: int, max_rows: int, max_bytes: int) -> tuple[Block | None, bool]:
-        """The next block of a partition, and whether it has ended."""
-        reader = self._readers[partition]
+        """The next block of a partition, and whether it has ended; not before what is to be replayed was read."""
+        source, reader = self._sources[partition], self._readers[partition]
+        letters = self._letters(source, reader, max_rows, max_bytes)
+        if letters is not None:
+            return letters, False
+        if reader.ended:
+            return None, True
         block = reader.read(max_rows, max_bytes)
         if block is None and not reader.ended:
             self._sleep(partition, reader)
-        return block, reader.ended
+        if not reader.ended:
+            return block, False
+        if block is not None:
+            self._replays.look((source,))
+            return block, not self._replays.is_pending(source)
+        letters = self._letters(source, reader, max_rows, max_bytes)
+        return letters, letters is None
+
+    def _letters(self, source: str, reader: Reader, max_rows: int, max_bytes: int) -> Block | None:
+        if reader.ended:
+            self._replays.look((source,))  # what was asked for by now counts
+        return self._replays.take(source, max_rows, max_bytes)
 
     def offset(self, partition: int) -> Offset | None:
         """Where the reader of a partition is; None: what it has read cannot be read again."""
         return self._readers[partition].offset()
+
+    def replayed(self) -> Mapping[str, int]:
+        """By source, how much of its dead letters that are to be replayed was read."""
+        return self._replays.offsets()
+
+    def look_for_replays(self) -> None:
+        """Find out whether somebody has asked for replays."""
+        self._replays.look(set(self._sources))
 
     def counted(self, manifest: Manifest) -> None:
         """A checkpoint is complete: what comes before the oldest that is kept is not needed again."""
@@ -191,7 +221,11 @@ class Readers:
         if not self._again_s:
             return []
         now_s = time.monotonic()
-        ready = [p for p, again_s in self._again_s.items() if again_s <= now_s or self._readable(p)]
+        ready = [
+            p
+            for p, again_s in self._again_s.items()
+            if again_s <= now_s or self._replays.is_pending(self._sources[p]) or self._readable(p)
+        ]
         for partition in ready:
             del self._again_s[partition]
             waits_on = self._readers[partition].wait_on()

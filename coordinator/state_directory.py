@@ -14,6 +14,7 @@ from millstream.bootstrap import JOURNALS
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.store import CheckpointStore
 from millstream.coordinator.orphans import await_orphans
+from millstream.coordinator.replays import ASKED, REPLAYS
 from millstream.deadletters import LETTERS, cut_back
 from millstream.errors import ProcessError
 from millstream.process import ROLL
@@ -55,14 +56,15 @@ class StateDirectory:
         Raises:
             ProcessError: it cannot be done.
         """
-        for leftover in ("checkpoints", COLLECTED, LETTERS, "late", *(() if keep_journals else (JOURNALS,))):
+        for leftover in ("checkpoints", COLLECTED, LETTERS, REPLAYS, "late", *(() if keep_journals else (JOURNALS,))):
             shutil.rmtree(self.path / leftover, ignore_errors=True)
+        self._disk.remove(ASKED)
         if self.checkpoints.epochs():
             raise ProcessError(f"the checkpoints in {self.path} cannot be removed; see who owns them")
         self._disk.remove(_ENDED)  # not before the checkpoints that it speaks of
 
     def cut_back_letters(self, epoch: int) -> None:
-        """Take out dead letters from after a checkpoint; with epoch 0 all of them.
+        """Take out dead letters from after a checkpoint, also of those that are to be replayed; with epoch 0 all of them.
 
         Raises:
             ProcessError: it cannot be done.
@@ -70,6 +72,7 @@ class StateDirectory:
         letters = self.path / LETTERS
         try:
             cut_back(letters, epoch)
+            cut_back(self.path / REPLAYS, epoch)
         except OSError as error:
             raise ProcessError(
                 f"the dead letters in {letters} cannot be written: {error.strerror}; mend that, and run the flow again"

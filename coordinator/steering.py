@@ -23,6 +23,7 @@ from millstream.checkpoints.store import CheckpointStore
 from millstream.commands import Answer
 from millstream.coordinator.control import Request, Requests
 from millstream.coordinator.questions import Questions
+from millstream.coordinator.replaying import Replaying
 from millstream.errors import CheckpointError
 from millstream.wire import Answered, Ask, Stop
 
@@ -43,11 +44,13 @@ class Steering:
 
     Attributes:
         questions: what was asked about state.
+        replaying: what dead letters are to be replayed.
         stopping: how the run was told to end; None: it was not.
     """
 
     def __init__(self, requests: Requests, state: Path, store: CheckpointStore) -> None:
         self.questions = Questions()
+        self.replaying = Replaying(state, store)
         self._requests = requests
         self._state = state
         self._store = store
@@ -80,10 +83,14 @@ class Steering:
             yield Ask(next(self._numbers), Ask.RELEASE, self._released.get())
         for request in self._requests.take():
             match request.command:
-                case commands.Checkpoint() | commands.Savepoint() if len(self._asked) >= _WAITING:
+                case commands.Replay(dry=True):
+                    self.replaying.begin(request, None)
+                case commands.Checkpoint() | commands.Savepoint() | commands.Replay() if len(self._asked) >= _WAITING:
                     request.refuse(f"{_WAITING} commands wait already; ask again when the next checkpoint exists")
                 case commands.Checkpoint():
                     yield self._remember(request, Ask.CHECKPOINT)
+                case commands.Replay():
+                    yield self._remember(request, Ask.REPLAY)
                 case commands.Savepoint(to=to):
                     if self._is_free(request, to):
                         yield self._remember(request, Ask.SAVEPOINT)
@@ -144,6 +151,8 @@ class Steering:
                 copying = threading.Thread(target=self._copy, args=(asked, message.epoch), name="savepoint")
                 self._copying = [*filter(threading.Thread.is_alive, self._copying), copying]
                 copying.start()
+            case Ask.REPLAY:
+                self.replaying.begin(asked.request, message.epoch)
             case Ask.PAUSE:
                 asked.request.answer(Answer("paused: nothing is read until it is resumed"))
             case Ask.RESUME:
@@ -206,6 +215,7 @@ class Steering:
     def close(self) -> None:
         """The run is over: savepoints that are being copied are finished, and whoever still waits is told."""
         self.questions.close()
+        self.replaying.close()
         for copying in self._copying:
             copying.join()
         for request in [*(a.request for a in self._asked.values()), *filter(None, (self._scale, self._stop))]:

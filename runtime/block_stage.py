@@ -7,19 +7,22 @@ the work on a block is in two halves, with the answer of the coordinator's clock
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import NamedTuple
 
 from millstream.batch import Batch
 from millstream.connectors.base import Block
-from millstream.errors import InternalError
+from millstream.deadletters import letters_in, name_of
+from millstream.errors import FlowError, InternalError
+from millstream.letter_rows import rows_of_letters
 from millstream.operators.base import Wait
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
 from millstream.plan import ExchangeKind, Port
 from millstream.sending import Number
 from millstream.stage import Emission, StageRun, Wiring
-from millstream.times import MIN_US
+from millstream.times import MIN_US, saturating_add
 from millstream.watermarks import InputStatus
 from millstream.wire import BARRIER_MARK, NO_MORE_BLOCKS, ClockReading, Data, TimeReport
 
@@ -47,6 +50,7 @@ class _Unit:
     credit: list[Data] = field(default_factory=list)
     barrier: int = 0
     read_us: int = 0
+    letters: list[Block] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
@@ -86,6 +90,8 @@ class BlockStage(StageRun):
         self._clocks_of = clocks_of
         self._timed_exchanges = timed_exchanges
         self._timed_nodes = _behind_event_time(wiring)
+        self._letters: list[Block] = []
+        self._nodes = {name_of(operator.context.name): node for node, operator in self.operators.items()}
         self._deals_open = deals
         self._marked = 0
         self._units_open = 0
@@ -117,7 +123,10 @@ class BlockStage(StageRun):
         self._current = Number(partition, data.sequence, data.read_us)
         self._in_second_half = False
         payload = data.payload
-        if payload is not None:
+        if isinstance(payload, Block) and payload.replayed:
+            self._letters.append(payload)
+            yield from self._switched(self._replay(payload, self._current, second=False), second=False)
+        elif payload is not None:
             for node, port in targets:
                 # A block belongs to one source; a batch that was dealt on goes to whoever reads its port.
                 if isinstance(payload, Block):
@@ -132,6 +141,7 @@ class BlockStage(StageRun):
         credit, self._credit = self._credit, []
         yield from self._end_block(second=False)
         yield from self._finish(self._current, data.watermark_us, data.status, data.barrier, timed=False)
+        letters, self._letters = self._letters, []
         clocks = [n for n, reach in self._clocks_of.items() if partition in reach]
         if not clocks:
             self.finished += credit
@@ -139,8 +149,11 @@ class BlockStage(StageRun):
         timed, self._timed = {n: self._timed.get(n, []) for n in clocks}, {}
         self._units_open += 1
         self.waiting.append(
-            _Unit(partition, data.sequence, timed, credit=credit, barrier=data.barrier, read_us=data.read_us)
-        )
+            _Unit(
+                partition, data.sequence, timed, credit=credit, barrier=data.barrier, read_us=data.read_us,
+                letters=letters,
+            )
+        )  # fmt: skip
         for node in clocks:
             yield TimeReport(node, self.worker, partition, data.sequence, _largest(timed[node]), False)
 
@@ -206,12 +219,48 @@ class BlockStage(StageRun):
                 largest_us = max(largest_us, batch_us)
                 yield from self._switched(self._emit(Port(node), stamped), second=True)
             yield from self._switched(self._letters_of(node), second=True)
+        for block in unit.letters:
+            stamped_block = replace(block, watermark_us=self._watermark_before(unit))
+            yield from self._switched(self._replay(stamped_block, number, second=True), second=True)
         yield from self._end_block(second=True)
         watermark_us = min(r.watermark_us for r in unit.readings.values())
         status = min(r.status for r in unit.readings.values())
         yield from self._finish(number, watermark_us, status, unit.barrier, timed=True)
         self.finished += unit.credit
         self._units_open -= 1
+
+    # --- dead letters that go back to who had refused them ---
+
+    def _replay(self, block: Block, number: Number, *, second: bool) -> Iterator[Emission]:
+        """Those that are for this half of the stage, or for the stage behind it."""
+        letters = letters_in(bytes(memoryview(block.text())))
+        for (name, replayed), group in groupby(letters, key=lambda letter: (name_of(letter.operator), letter.replayed)):
+            node = self._nodes.get(name)
+            if node is None or (node in self._timed_nodes) != second:
+                continue
+            operator = self.operators[node]
+            if isinstance(operator, Decode):
+                yield from self._pass_on(node, operator.on_letters, [*group], number.partition, number.sequence)
+                continue
+            operator.context.replayed = replayed + 1
+            for batch in rows_of_letters([*group], block.watermark_us):
+                if batch.time_us is None and (second or block.watermark_us != MIN_US):
+                    raise FlowError(
+                        f"{operator.context.name}: its dead letters are from before event times were given, and it now "
+                        "stands behind that; put it back, or run the flow with --fresh"
+                    )
+                yield from self._push(node, 0, batch)
+            operator.context.replayed = 0
+        for output in self.exchange_outputs:
+            exchange = output.exchange
+            leads_on = exchange.kind is ExchangeKind.DEAL and number.partition in self._partitions_of[exchange.id]
+            if leads_on and (exchange.id in self._timed_exchanges) == second:
+                yield from output.pass_on(block, number)
+
+    def _watermark_before(self, unit: _Unit) -> int:
+        """What the watermark of a block's partition was before it."""
+        clocks = [(reading, self._clock_operator(node)) for node, reading in unit.readings.items()]
+        return min(max(saturating_add(r.before_us, -clock.spec.out_of_orderness_us), r.floor_us) for r, clock in clocks)
 
     def _letters_of(self, node: int) -> Iterator[Emission]:
         # Rows behind event time leave with the second half. What it refuses in the first half of a block may so leave with

@@ -85,7 +85,23 @@ class Query(Struct, frozen=True, tag_field="do", tag="query", forbid_unknown_fie
     format: Literal["arrow", "json"] = "arrow"
 
 
-Command = Checkpoint | Savepoint | Pause | Resume | Scale | Stop | Query
+class Replay(Struct, frozen=True, tag_field="do", tag="replay", forbid_unknown_fields=True):
+    """Give dead letters again to the operators that had refused them; without any choice all of them.
+
+    Attributes:
+        operator: only those of this one, by its name.
+        reason: only those with this in their reason.
+        letters: only these, by their ids.
+        dry: only say how many they are.
+    """
+
+    operator: str | None = None
+    reason: str | None = None
+    letters: Annotated[list[str], Meta(min_length=1, max_length=MOST_KEYS)] | None = None
+    dry: bool = False
+
+
+Command = Checkpoint | Savepoint | Pause | Resume | Scale | Stop | Query | Replay
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
@@ -97,6 +113,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
         epoch: the checkpoint that was made.
         path: where the savepoint is.
         seconds: how long it took.
+        letters: how many dead letters are replayed, or would be.
         table: what an operator holds, as an Arrow IPC stream; in JSON as base64.
         records: the same as an object for each row.
         more: there is more than was asked for.
@@ -107,6 +124,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     epoch: int | None = None
     path: str | None = None
     seconds: float | None = None
+    letters: int | None = None
     table: bytes | None = None
     records: list[dict[str, Any]] | None = None
     more: bool = False

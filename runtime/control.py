@@ -30,6 +30,7 @@ from millstream.commands import (
     Command,
     Pause,
     Query,
+    Replay,
     Resume,
     Savepoint,
     Scale,
@@ -109,6 +110,24 @@ class RunningFlow:
         named: list[AskedKey] | None = None if keys is None else [_plain_key(key) for key in keys]
         answer = self.ask(Query(operator, named, None if at is None else moment_us(at), most))
         return pa.ipc.open_stream(answer.table or b"").read_all()
+
+    def replay(
+        self,
+        operator: str | None = None,
+        *,
+        reason: str | None = None,
+        letters: Sequence[str] | None = None,
+        dry: bool = False,
+    ) -> Answer:
+        """Give dead letters again to the operators that had refused them; the answer has how many they are (``letters``).
+
+        Args:
+            operator: only those of this one, by its name.
+            reason: only those with this in their reason.
+            letters: only these, by their ids, 100 at most.
+            dry: only say how many they would be.
+        """
+        return self.ask(Replay(operator, reason, None if letters is None else list(letters), dry))
 
     def stop(self, *, drain: bool = False, savepoint: bool = False, to: str | os.PathLike[str] | None = None) -> Answer:
         """End the run at a last checkpoint, from which it can go on.

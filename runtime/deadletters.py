@@ -1,9 +1,14 @@
-"""Where dead letters go: a JSON lines file for each process, in the state directory."""
+"""Where dead letters go: a JSON lines file for each process, in the state directory.
+
+Each letter in a file has an ``id`` of its own, whatever lives the run had: its process, the life in which that began to
+write, and a number.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -18,12 +23,17 @@ _AFTER: Final = "after_checkpoint"
 class DeadLetterFile:
     """Appends dead letters to a file, which is made with the first.
 
+    Args:
+        attempt: which life of the run this is; 0: letters get no id.
+
     Attributes:
         kept: the first of them, where there is no file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, attempt: int = 0) -> None:
         self.path = path
+        self._attempt = attempt
+        self._written = 0
         self.kept: list[DeadLetter] = []
         self._file: IO[str] | None = None
 
@@ -35,7 +45,11 @@ class DeadLetterFile:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        self._file.write(json.dumps(as_json(letter), ensure_ascii=False) + "\n")
+        fields = as_json(letter)
+        if self._attempt:
+            fields["id"] = f"{self.path.stem}-{self._attempt}-{self._written}"
+            self._written += 1
+        self._file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         if self._file is not None:
@@ -50,7 +64,7 @@ def cut_back(folder: Path, epoch: int) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    for path in folder.glob("*.jsonl"):
+    for path in folder.glob("*.jsonl"):  # nobody writes to them now
         kept = path.with_suffix(".kept")
         with path.open("rb") as letters, kept.open("wb") as out:
             out.writelines(line for line in letters if _is_before(line, epoch))
@@ -75,6 +89,8 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
         fields["offset"] = letter.offset
     if letter.after:
         fields[_AFTER] = letter.after
+    if letter.replayed:
+        fields["replayed"] = letter.replayed
     if isinstance(letter.record, str):
         fields["record"] = letter.record
     else:
@@ -82,4 +98,36 @@ def as_json(letter: DeadLetter) -> dict[str, Any]:
             fields["record"] = letter.record.decode()
         except UnicodeDecodeError:
             fields["record_base64"] = base64.b64encode(letter.record).decode()
+    for name, data in (("row", letter.row), ("header", letter.header)):
+        if data:
+            fields[name] = base64.b64encode(data).decode()
     return fields
+
+
+def from_json(fields: Mapping[str, Any]) -> DeadLetter:
+    """What `as_json` has made; a record that was bytes is bytes or text.
+
+    Raises:
+        ValueError, KeyError, TypeError: it has made this not.
+    """
+    record = base64.b64decode(fields["record_base64"]) if "record_base64" in fields else fields["record"]
+    return DeadLetter(
+        fields["operator"], fields.get("origin", ""), fields.get("line", 0), fields.get("offset", -1), fields["reason"],
+        record, fields.get(_AFTER, 0), base64.b64decode(fields.get("row", "")),
+        base64.b64decode(fields.get("header", "")), fields.get("replayed", 0),
+    )  # fmt: skip
+
+
+def letters_in(lines: bytes) -> list[DeadLetter]:
+    """The letters that are to be replayed, of a block of them."""
+    return [from_json(json.loads(line)) for line in lines.splitlines()]
+
+
+def after(fields: Mapping[str, Any]) -> int:
+    """The newest checkpoint when a stored letter was refused; every later one counts it."""
+    return int(fields.get(_AFTER, 0))
+
+
+def name_of(title: str) -> str:
+    """An operator's name in the flow, without the user's line."""
+    return title.partition(" (")[0]

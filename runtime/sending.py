@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from millstream.batch import Batch
+from millstream.connectors.base import Block
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind
 from millstream.times import MAX_US, MIN_US
@@ -57,7 +58,7 @@ class ExchangeOutput:
         self._split = split
         self._choose = choose
         self._chosen: str | None = None
-        self._held: dict[str, Batch] = {}
+        self._held: dict[str, Batch | Block] = {}
 
     def add(self, batch: Batch, number: Number) -> Iterator[Outgoing]:
         if self._choose is not None:
@@ -66,10 +67,19 @@ class ExchangeOutput:
         else:
             parts = self._split(batch)
         for receiver, part in parts:
-            before = self._held.get(receiver)
-            self._held[receiver] = part
-            if before is not None:
-                yield Outgoing(receiver, self._message(number, True, MIN_US, InputStatus.ACTIVE, before))
+            yield from self._hold(receiver, part, number)
+
+    def pass_on(self, block: Block, number: Number) -> Iterator[Outgoing]:
+        """A block as it is, by an exchange that deals."""
+        assert self._choose is not None
+        self._chosen = self._chosen or self._choose()
+        yield from self._hold(self._chosen, block, number)
+
+    def _hold(self, receiver: str, part: Batch | Block, number: Number) -> Iterator[Outgoing]:
+        before = self._held.get(receiver)
+        self._held[receiver] = part
+        if before is not None:
+            yield Outgoing(receiver, self._message(number, True, MIN_US, InputStatus.ACTIVE, before))
 
     def finish(self, number: Number, watermark_us: int, status: InputStatus, barrier: int = 0) -> Iterator[Outgoing]:
         """End a number: everyone gets it, with what was held back or empty; and the barrier of an epoch, if one is due."""
@@ -96,7 +106,7 @@ class ExchangeOutput:
         return bool(self._held)
 
     def _message(
-        self, number: Number, more: bool, watermark_us: int, status: InputStatus, payload: Batch | None,
+        self, number: Number, more: bool, watermark_us: int, status: InputStatus, payload: Batch | Block | None,
         barrier: int = 0,
     ) -> Data:  # fmt: skip
         origin = (self.stage, number.partition)

@@ -96,7 +96,7 @@ class Topology:
         for exchange in self.plan.exchanges:
             ports = [port for upstream, port in exchange.outputs if upstream == stage.id]
             if ports:
-                sources = {n for port in ports for n in self._sources_above(port.node, stage)}
+                sources = {n for port in ports for n in self.sources_above(port.node, stage)}
                 result[exchange.id] = frozenset(
                     p for p, (node, _) in enumerate(self.plan.partitions) if node in sources
                 )
@@ -105,7 +105,7 @@ class Topology:
     def clocks_of(self, stage: Stage) -> dict[int, frozenset[int]]:
         """For each ``event_time()`` of a block stage, the source partitions whose events reach it."""
         return {
-            node: frozenset(p for p, (s, _) in enumerate(self.plan.partitions) if s in self._sources_above(node, stage))
+            node: frozenset(p for p, (s, _) in enumerate(self.plan.partitions) if s in self.sources_above(node, stage))
             for node in stage.nodes
             if isinstance(self.plan.nodes[node].spec, EventTimeSpec)
         }
@@ -127,7 +127,7 @@ class Topology:
     def _inputs_within(self, node: int, stage: Stage) -> list[Port]:
         return [p for p in self.plan.nodes[node].inputs if p.node in stage.nodes]
 
-    def _sources_above(self, node: int, stage: Stage) -> set[int]:
+    def sources_above(self, node: int, stage: Stage) -> set[int]:
         """The sources whose blocks reach a node of a block stage, through this stage or one that deals to it."""
         found: set[int] = set()
         ahead = [node]
@@ -156,5 +156,5 @@ class Topology:
     def is_live(self, event_time: int) -> bool:
         """Whether live sources alone reach this ``event_time()``."""
         stage = self.plan.stages[self.plan.stage_of_clock(event_time)]
-        specs = [self.plan.nodes[s].spec for s in self._sources_above(event_time, stage)]
+        specs = [self.plan.nodes[s].spec for s in self.sources_above(event_time, stage)]
         return all(isinstance(s, ReadSpec) and s.source.live for s in specs)

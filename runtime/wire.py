@@ -409,6 +409,7 @@ class Ask:
     CHECKPOINT: ClassVar[str] = "checkpoint"  # make one now
     SAVEPOINT: ClassVar[str] = "savepoint"  # make one now, and remove nothing of it until it is released
     RELEASE: ClassVar[str] = "release"  # that one is not needed any longer
+    REPLAY: ClassVar[str] = "replay"  # make one now, by which it is known which dead letters count
     PAUSE: ClassVar[str] = "pause"
     RESUME: ClassVar[str] = "resume"
 
@@ -683,15 +684,20 @@ def _encode_block(block: Block, frames: list[Frame]) -> list[Any]:
     if block.found_at is not None:
         return ["block", block.offset, block.line, block.origin, "file", *block.found_at]
     frames.append(block.text())
+    if block.replayed:
+        return ["block", block.offset, block.line, block.origin, "letters", block.watermark_us]
     return ["block", block.offset, block.line, block.origin, "bytes"]
 
 
 def _decode_block(described: Sequence[Any], frames: Sequence[Frame]) -> Block:
-    offset, line, origin, kind, *found_at = described
-    if len(frames) != {"bytes": 1, "columns": 2, "none": 0, "file": 0}[kind]:
+    offset, line, origin, kind, *more = described
+    if len(frames) != {"bytes": 1, "letters": 1, "columns": 2, "none": 0, "file": 0}[kind]:
         raise WireError(f"block: {len(frames)} frames for {kind}")
     if kind == "file":
-        return Block(FileRange(*found_at), offset, line, origin)
+        return Block(FileRange(*more), offset, line, origin)
+    if kind == "letters":
+        (watermark_us,) = more
+        return Block(pa.py_buffer(frames[0]), offset, line, origin, replayed=True, watermark_us=watermark_us)
     if kind == "bytes":
         return Block(pa.py_buffer(frames[0]), offset, line, origin)
     return Block(_decode_columns(iter(frames)) if kind == "columns" else EMPTY_COLUMNS, offset, line, origin)

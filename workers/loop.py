@@ -34,7 +34,7 @@ class _Shell:
     def __init__(self, bootstrap: Bootstrap, frames: queue.SimpleQueue[bytes]) -> None:
         self.bootstrap, self.frames = bootstrap, frames
         self.name, self.index = bootstrap.name, worker_index(bootstrap.name)
-        self.letters = DeadLetterFile(bootstrap.dead_letter_path(self.name))
+        self.letters = DeadLetterFile(bootstrap.dead_letter_path(self.name), bootstrap.attempt)
         self.link = Link(bootstrap.directory, self.name, bootstrap.attempt)
         self.writer: SnapshotWriter | None = None
         self.runner: Runner | None = None

@@ -87,6 +87,7 @@ class Manifest:
         checkpoint is complete (a restart does it again).
     finished: the input had ended and everything was put out: there is nothing to go on with.
     counters: by operator, what it had counted since the run began; seconds: how long that was.
+    replayed: by source, up to which byte its log of dead letters that are to be replayed was worked on.
     """
 
     flow: str
@@ -102,6 +103,7 @@ class Manifest:
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     seconds: float = 0.0
     shapes: dict[str, Shape] = field(default_factory=dict)
+    replayed: dict[str, int] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:

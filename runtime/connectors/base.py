@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import pyarrow as pa
 
 from millstream.connectors.file_range import FileRange
+from millstream.times import MIN_US
 
 if TYPE_CHECKING:
     import zmq
@@ -43,6 +44,8 @@ class Block:
         line: the number of its first line, from 1, for text; 0 where there are no lines.
         origin: the file or endpoint it came from; names it in dead letters.
         found_at: where another process can read the payload for itself; None: it has to be sent.
+        replayed: the payload is dead letters, which go again to the operators that had refused them.
+        watermark_us: before the block, where they go on behind an ``event_time()``; `MIN_US`: it is not known yet.
     """
 
     payload: bytes | memoryview | pa.Buffer | pa.RecordBatch | FileRange
@@ -50,6 +53,8 @@ class Block:
     line: int
     origin: str
     found_at: FileRange | None = None
+    replayed: bool = False
+    watermark_us: int = MIN_US
 
     @property
     def nbytes(self) -> int:
@@ -202,6 +207,10 @@ class Source(ABC):
         None for sources whose blocks are columns already.
         """
         return None
+
+    def as_block(self, record: bytes) -> bytes:
+        """A record that could not be decoded, as `BadRecord` has it, as a block by itself."""
+        return record + b"\n"
 
 
 class Placement(Enum):

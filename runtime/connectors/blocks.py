@@ -46,6 +46,11 @@ def split_mark(payload: bytes) -> tuple[bytes | None, bytes]:
     return payload[start:end], payload[end:]
 
 
+def with_mark(header: bytes, records: bytes) -> bytes:
+    """A block that brings its header, if there is one."""
+    return _marked(header) + records if header else records
+
+
 def _marked(header: bytes) -> bytes:
     return b"".join((_MARK, len(header).to_bytes(4, "little"), header))
 

@@ -108,6 +108,9 @@ class ZeroMQSource(Source):
             raise SourceError(_unreachable(self.endpoint, self.bind, error)) from error
         return ZeroMQReader(context, socket, guard, self.endpoint, self.high_water_mark, journal, position)
 
+    def as_block(self, record: bytes) -> bytes:
+        return join_messages([record])
+
     def decoder(self, fields: Sequence[str] | None) -> Decoder:
         return message_decoder(self.payload, self.declared, fields, self.label())
 

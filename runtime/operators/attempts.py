@@ -8,6 +8,7 @@ the sum of the pauses and not for that sum times its events.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 from millstream.errors import MillstreamError
@@ -23,12 +24,14 @@ def call_each(
     *,
     what: str = "the function",
     event_of: Callable[[Any], object] = lambda event: event,
+    row_of: Callable[[int], bytes] = lambda at: b"",
 ) -> Generator[Output, None, tuple[list[Any], list[int]]]:
     """Call a function with each event.
 
     Args:
         what: raised, for the reason.
         event_of: an element of ``events`` as errors and dead letters show it.
+        row_of: by its index, how a dead letter keeps it.
     Returns:
         The results, and the events (indices) for which there is none.
     Raises:
@@ -64,7 +67,7 @@ def call_each(
             except (Exception, SystemExit) as error:
                 failed[at] = error
     for at, raised in failed.items():
-        context.give_up(policy, raised, event_of(events[at]), what)
+        context.give_up(policy, raised, event_of(events[at]), what, partial(row_of, at))
     if failed:
         results = [result for at, result in enumerate(results) if at not in failed]
     return results, list(failed)

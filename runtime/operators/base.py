@@ -50,6 +50,9 @@ class DeadLetter(NamedTuple):
         reason: a sentence: what was expected, what was found.
         record: the raw bytes, or the row as text.
         after: the newest checkpoint when it was refused; one that goes on from there refuses it again.
+        row: what the operator was given, by which it can be given it again (`millstream.letter_rows`); b"": it cannot.
+        header: what decoding the record takes beside it; b"": nothing.
+        replayed: how often the operator had been given it again before.
     """
 
     operator: str
@@ -59,6 +62,9 @@ class DeadLetter(NamedTuple):
     reason: str
     record: bytes | str
     after: int = 0
+    row: bytes = b""
+    header: bytes = b""
+    replayed: int = 0
 
 
 @dataclass(slots=True)
@@ -107,6 +113,7 @@ class Context:
         passed: of the operator's stage.
         breaker: ends the run where too many events fail; None: any number may.
         letters: the dead letters that are to leave the stage as rows; None: nobody takes them.
+        replayed: how often what the operator works on had been a dead letter of its before.
     """
 
     name: str
@@ -120,22 +127,43 @@ class Context:
     passed: Passed = field(default_factory=Passed)
     breaker: Breaker | None = None
     letters: list[DeadLetter] | None = None
+    replayed: int = 0
 
-    def reject(self, reason: str, record: bytes | str, origin: str = "", line: int = 0, offset: int = -1) -> None:
+    def reject(
+        self,
+        reason: str,
+        record: bytes | str,
+        origin: str = "",
+        line: int = 0,
+        offset: int = -1,
+        *,
+        row: bytes = b"",
+        header: bytes = b"",
+    ) -> None:
         """Send a record to the dead letters, counted."""
         self.counters.dead_letters += 1
         if self.breaker is not None:
             self.breaker.note(reason)
-        letter = DeadLetter(self.name, origin, line, offset, reason, record, self.passed.epoch)
+        letter = DeadLetter(
+            self.name, origin, line, offset, reason, record, self.passed.epoch, row, header, self.replayed
+        )
         self.dead_letter(letter)
         if self.letters is not None:
             self.letters.append(letter)
 
-    def give_up(self, policy: ErrorPolicy, error: BaseException, event: object, what: str = "the function") -> None:
+    def give_up(
+        self,
+        policy: ErrorPolicy,
+        error: BaseException,
+        event: object,
+        what: str = "the function",
+        row: Callable[[], bytes] = bytes,
+    ) -> None:
         """The user's code has raised on an event for the last time: the run goes on without the event, or ends.
 
         Args:
             what: raised, for the reason.
+            row: makes the `DeadLetter.row`.
         Raises:
             UserCodeError: the operator does not tolerate it.
         """
@@ -143,7 +171,7 @@ class Context:
             raise user_error(self.name, event, error) from error
         reason = f"{what} raised {type(error).__name__}: {error}{policy.attempts}"
         if policy.then is OnError.DEAD_LETTER:
-            self.reject(reason, repr(event))
+            self.reject(reason, repr(event), row=row())
             return
         self.counters.skipped += 1
         if self.breaker is not None:

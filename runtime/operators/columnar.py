@@ -17,6 +17,7 @@ from millstream.errors import SchemaError, unknown_field
 from millstream.evaluate import EvaluationError, evaluate_rows
 from millstream.evaluate import evaluate_all as evaluate_together
 from millstream.expr import Expr
+from millstream.letter_rows import encode_row
 from millstream.operators.base import Context, Operator, Output
 from millstream.specs.base import MAIN, Named
 from millstream.specs.columns import (
@@ -54,7 +55,7 @@ def evaluate_all(expressions: Named, batch: Batch, context: Context) -> tuple[li
     if not failed:
         return results, batch
     for row, reason in sorted(failed.items()):
-        context.reject(reason, row_text(batch.columns, row))
+        context.reject(reason, row_text(batch.columns, row), row=encode_row(batch, row))
     keep = np.ones(batch.num_rows, np.bool_)
     keep[list(failed)] = False
     rows = index_array(np.flatnonzero(keep))

@@ -8,9 +8,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch
+from millstream.batch import Batch, concat_columns
 from millstream.connectors.base import Block
-from millstream.operators.base import Context, Operator, Output
+from millstream.connectors.blocks import split_mark, with_mark
+from millstream.connectors.text import as_bytes
+from millstream.operators.base import Context, DeadLetter, Operator, Output
 from millstream.specs.base import MAIN
 from millstream.specs.ends import ReadSpec
 
@@ -29,6 +31,7 @@ class Decode(Operator):
 
     def __init__(self, spec: ReadSpec, context: Context, fields: Sequence[str] | None, needs_position: bool) -> None:
         super().__init__(context)
+        self.source = spec.source
         self.decoder = spec.source.decoder(fields)
         self.fields = fields
         self.needs_position = needs_position
@@ -39,7 +42,26 @@ class Decode(Operator):
         yield MAIN, batch
 
     def on_block(self, block: Block, partition: int, sequence: int) -> Iterator[Output]:
-        columns = self._columns(block)
+        yield from self._rows(self._columns(block), partition, sequence)
+
+    def on_letters(self, letters: Sequence[DeadLetter], partition: int, sequence: int) -> Iterator[Output]:
+        """Records that could not be decoded, once more; each by itself, since one may have been taken for several."""
+        assert self.decoder is not None
+        parts: list[pa.RecordBatch] = []
+        for letter in letters:
+            record = letter.record.encode() if isinstance(letter.record, str) else letter.record
+            self.context.replayed = letter.replayed + 1
+            decoded = self.decoder.decode(with_mark(letter.header, self.source.as_block(record)))
+            for bad in decoded.bad:
+                self.context.counters.rows_in += 1
+                self.context.reject(
+                    bad.reason, bad.raw, letter.origin, letter.line, letter.offset, header=letter.header
+                )
+            parts.append(decoded.columns)
+        self.context.replayed = 0
+        yield from self._rows(concat_columns(parts), partition, sequence)
+
+    def _rows(self, columns: pa.RecordBatch, partition: int, sequence: int) -> Iterator[Output]:
         if columns.num_rows == 0:
             return
         self.context.counters.rows_in += columns.num_rows
@@ -55,11 +77,14 @@ class Decode(Operator):
         if isinstance(payload, pa.RecordBatch):
             return payload if self.fields is None else self._read_of(payload, self.fields)
         assert self.decoder is not None
-        columns, bad = self.decoder.decode(block.text())
+        text = block.text()
+        columns, bad = self.decoder.decode(text)
+        header = (split_mark(as_bytes(text))[0] or b"") if bad else b""
         for record in bad:
             line = block.line + record.line if block.line else 0
             self.context.counters.rows_in += 1
-            self.context.reject(record.reason, record.raw, block.origin, line, block.offset + record.offset)
+            offset = block.offset + record.offset
+            self.context.reject(record.reason, record.raw, block.origin, line, offset, header=header)
         return columns
 
     @staticmethod

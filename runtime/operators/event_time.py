@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, IntArray
 from millstream.evaluate import evaluate_rows
+from millstream.letter_rows import encode_row
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.columnar import row_text
 from millstream.specs.base import MAIN
@@ -140,7 +141,7 @@ class EventTime(Operator):
         if not bad:
             return batch
         for row, reason in sorted(bad.items()):
-            self.context.reject(reason, row_text(batch.columns, row))
+            self.context.reject(reason, row_text(batch.columns, row), row=encode_row(batch, row))
         keep = np.ones(batch.num_rows, np.bool_)
         keep[list(bad)] = False
         return batch.where(keep)

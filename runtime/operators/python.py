@@ -7,6 +7,7 @@ live for a slice only. Between slices the operator pauses, for the loop to serve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from millstream.batch import Batch
 from millstream.errors import SchemaError, unknown_field
 from millstream.functions import Text
+from millstream.letter_rows import encode_row
 from millstream.operators.attempts import call_each, call_together
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.rows import Row, columns_of, joined, rows_of
@@ -57,7 +59,8 @@ class RowFunction(Operator):
         sources: list[np.ndarray[Any, np.dtype[np.intp]]] = []
         for start in range(0, batch.num_rows, SLICE_ROWS):
             rows = rows_of(batch.columns.slice(start, SLICE_ROWS))
-            made, failed = yield from call_each(self.function, rows, self.context, self.spec.on_error)
+            row_of = partial(_row_at, batch, start)
+            made, failed = yield from call_each(self.function, rows, self.context, self.spec.on_error, row_of=row_of)
             index = np.arange(start, start + len(rows))
             if failed:
                 index = np.delete(index, failed)
@@ -106,7 +109,7 @@ class MapBatches(Operator):
         if policy.then is OnError.FAIL:
             self.context.give_up(policy, error, Text(f"a batch of {batch.num_rows} events"))
         if batch.num_rows == 1:
-            self.context.give_up(policy, error, Text(batch.columns.to_pylist()[0]))
+            self.context.give_up(policy, error, Text(batch.columns.to_pylist()[0]), row=partial(encode_row, batch, 0))
             return
         middle = batch.num_rows // 2
         for half in (batch.slice(0, middle), batch.slice(middle, batch.num_rows - middle)):
@@ -158,8 +161,9 @@ class Handlers(Operator):
                 for handler in self._subscribed(row[field])
             ]
             made, failed = yield from call_each(
-                _handle, calls, self.context, self.spec.on_error, what="the handler", event_of=itemgetter(1)
-            )
+                _handle, calls, self.context, self.spec.on_error, what="the handler", event_of=itemgetter(1),
+                row_of=partial(self._row_of, batch, calls),
+            )  # fmt: skip
             gone = frozenset(failed)
             handled = (number for at, (_, _, number) in enumerate(calls) if at not in gone)
             for result, number in zip(made, handled, strict=True):
@@ -171,12 +175,22 @@ class Handlers(Operator):
         if results:
             yield MAIN, batch.take(np.array(sources)).with_columns(columns_of(results, None, self.context.name))
 
+    def _row_of(self, batch: Batch, calls: list[tuple[Callable[[Any], Any], Row, int]], at: int) -> bytes:
+        """Nothing where the event has other handlers, too: those would handle it twice."""
+        _, row, number = calls[at]
+        alone = len(self.handlers[row[self.spec.type_field]]) == 1
+        return encode_row(batch, number) if alone else b""
+
     def _subscribed(self, kind: Any) -> list[Callable[[Any], Any]]:
         found = self.handlers.get(kind)
         if found is None:
             self.context.counters.unmatched += 1
             return []
         return found
+
+
+def _row_at(batch: Batch, start: int, at: int) -> bytes:
+    return encode_row(batch, start + at)
 
 
 def _handle(call: tuple[Callable[[Any], Any], Row, int]) -> Any:

@@ -20,6 +20,7 @@ from millstream.checkpoints.store import CheckpointStore
 from millstream.coordinator.checkpointing import CheckpointPolicy
 from millstream.coordinator.core import State
 from millstream.coordinator.local import LocalCheckpoints, LocalRun
+from millstream.coordinator.replays import Replays
 from millstream.errors import CheckpointError, MillstreamError
 from millstream.flow import Flow
 from millstream.operators.base import DeadLetter
@@ -157,7 +158,8 @@ class History:
             dice.choice([1, 1, 600, 16 * 2**20]), dice.choice([1, 3, 50]), dice.choice([0.0, 0.3, 0.8]),
             hangs=dice.choice([0.0, 0.0, 0.01]), jumps=dice.choice([0.0, 0.01]),
         )  # fmt: skip
-        simulation = Simulation(plan, dice, conditions, LocalCheckpoints(self.store, policy, self._attempt(), recovery))
+        checkpoints = LocalCheckpoints(self.store, policy, self._attempt(), recovery)
+        simulation = Simulation(plan, dice, conditions, checkpoints, self._replays(manifest))
         story.last = simulation.trace
         here = simulation.processes
         simulation.queued.update({pair: q for pair, q in self._late_messages.items() if pair[1] in here})
@@ -222,6 +224,7 @@ class History:
             if simulation.turns == dying or CALLER in simulation.dead:
                 return f"{', '.join(sorted(simulation.dead))} killed"
             try:
+                self._ask(simulation)
                 simulation.turn()
             except Stuck:
                 if not simulation.dead:
@@ -232,6 +235,13 @@ class History:
         if not simulation.dead:
             simulation.settle()
         return "ended"
+
+    def _replays(self, manifest: Manifest | None) -> Replays | None:
+        """The dead letters that are to be replayed in a life that goes on from a checkpoint."""
+        return None
+
+    def _ask(self, simulation: Simulation) -> None:
+        """What somebody asks of the run before its next turn."""
 
     def _plan(self) -> PhysicalPlan:
         dice = self._dice

@@ -22,6 +22,7 @@ from millstream.coordinator.caller import Caller
 from millstream.coordinator.core import Coordinator, State
 from millstream.coordinator.local import LocalCheckpoints
 from millstream.coordinator.reading import Readers
+from millstream.coordinator.replays import Replays
 from millstream.errors import restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
@@ -67,6 +68,7 @@ class Simulation:
     """Args:
     seed: a number; or the dice to go on with.
     checkpoints: where checkpoints go, and which of them to go on from; None: there are none.
+    replays: dead letters that are to be replayed.
 
     Attributes:
         queued: messages on their way. Those of another attempt may be put in: nobody must mind them.
@@ -78,6 +80,7 @@ class Simulation:
         seed: int | random.Random,
         conditions: Conditions,
         checkpoints: LocalCheckpoints | None = None,
+        replays: Replays | None = None,
     ) -> None:
         self.plan = plan
         self.conditions = conditions
@@ -98,10 +101,10 @@ class Simulation:
         self._first_attempt = self.attempt
         self._attempts: dict[str, int] = {}
         budget = Budget(conditions.budget_bytes)
-        self._readers = Readers(plan, (), None, recovery)
+        self.readers = Readers(plan, (), None, recovery, replays=replays)
         self.coordinator = Coordinator(
             plan, now_us=self._now, dead_letter=self.letters.append, budget=budget, policy=policy,
-            attempt=self.attempt, recovery=recovery, offset_of=self._readers.offset,
+            attempt=self.attempt, recovery=recovery, offset_of=self.readers.offset, replayed=self.readers.replayed,
         )  # fmt: skip
         staged = checkpoints is not None
         self.workers = {
@@ -305,7 +308,7 @@ class Simulation:
             self.coordinator.on_block(partition, None, False, self._elapsed_us)
             return
         max_bytes = self.coordinator.partitions.read_bytes(partition)
-        block, ended = self._readers.read(partition, self.plan.batch_rows, max_bytes)
+        block, ended = self.readers.read(partition, self.plan.batch_rows, max_bytes)
         self._note(
             f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={ended}"
         )
