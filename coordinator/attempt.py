@@ -166,6 +166,7 @@ class Attempt:
         self._silence = Silence(life.hang_timeout_s + _START_GRACE_S)
         self._goes_on = False
         self._checkpoints_fail = False
+        self._told_of_rest = False
         self._link: Link | None = None
         self._over = threading.Event()
         self._stored: dict[int, ReadSpec] = {}
@@ -295,6 +296,13 @@ class Attempt:
             self.watch.recovered(text)
         if self._checkpoints_fail != bool(figures["checkpoint_failure"]):
             self._tell_of_checkpoints(figures["checkpoint_failure"], figures["checkpoint"])
+        if figures["not_removed"] and not self._told_of_rest:
+            self._told_of_rest = True
+            text = (
+                f"what old checkpoints need no more cannot all be removed, and takes up room: {figures['not_removed']}"
+            )
+            self.view.line(text)
+            self.watch.warned(text)
         self._show(figures)
 
     def _tell_of_checkpoints(self, failure: str, newest: int) -> None:

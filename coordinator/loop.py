@@ -6,7 +6,6 @@ import os
 import queue
 import time
 import traceback
-from contextlib import suppress
 from typing import Final
 
 from millstream.bootstrap import Bootstrap, next_plan
@@ -64,6 +63,8 @@ class _Shell:
         self.usage: dict[str, float] = {}
         self.reading_us: dict[int, int] = {}
         self.waited_us: dict[int, int] = {}
+        self.not_removed = ""
+        """Why what no checkpoint needs any more is still there; "" where it is not."""
 
     def serve(self) -> int:
         next_beat_s = 0.0
@@ -148,8 +149,13 @@ class _Shell:
     def _clean(self, epoch: int) -> None:
         """Remove what no checkpoint up to this one needs."""
         assert self.store is not None
-        with suppress(OSError):  # what cannot be removed now is so after the next one
-            self.store.clean(keep_data_of=lambda name: int(name[:8]) > epoch, pinned=self.core.asked_checkpoints.pinned)
+        newest = f"{epoch:08d}"
+        try:
+            self.store.clean(keep_data_of=lambda name: name[:8] > newest, pinned=self.core.asked_checkpoints.pinned)
+        except OSError as error:  # it is tried again after the next one
+            self.not_removed = str(error)
+        else:
+            self.not_removed = ""
 
     def _flush(self) -> None:
         outbox = self.core.outbox
@@ -195,6 +201,7 @@ class _Shell:
         add_counts(mine["waited_us"], {self.core.plan.nodes[n].name: us for n, us in self.waited_us.items()})
         end_s = time.monotonic() if self.ended_s is None else self.ended_s
         elapsed_s = 0.0 if self.started_s is None else end_s - self.started_s
+        figures["not_removed"] = self.not_removed
         figures["seconds"] = self.core.seconds_before + elapsed_s
         return figures
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import pyarrow as pa
 
 BytesLike = bytes | memoryview | pa.Buffer
+
+_PIECES_AT_ONCE: Final = 1_024
+"""Linux takes no more."""
 
 
 class Disk(Protocol):
@@ -21,6 +26,20 @@ class Disk(Protocol):
 
         Raises:
             OSError: it could not be made; what was there before still is.
+        """
+
+    def add(self, path: str, pieces: Iterable[BytesLike]) -> None:
+        """Make a file that is not there yet, and that nobody looks at before `sync` has returned.
+
+        Raises:
+            OSError: it could not be made; a part of it may be there.
+        """
+
+    def sync(self, folder: str) -> None:
+        """What was added to a folder is durable when this returns.
+
+        Raises:
+            OSError: it is not.
         """
 
     def read(self, path: str) -> pa.Buffer:
@@ -56,16 +75,26 @@ class DirectoryDisk:
         unfinished = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             with unfinished.open("wb", buffering=0) as file:
-                for piece in pieces:
-                    _write_all(file.fileno(), memoryview(piece))
+                _write_all(file.fileno(), pieces)
                 os.fsync(file.fileno())
             os.replace(unfinished, target)
         except BaseException:
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
-        with _opened(target.parent) as folder:
-            os.fsync(folder)  # or the name may be gone after a power cut, though its content is not
+        _sync_folder(target.parent)
+
+    def add(self, path: str, pieces: Iterable[BytesLike]) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), pieces)
+            os.fsync(file.fileno())
+
+    def sync(self, folder: str) -> None:
+        target = self.root / folder
+        if target.exists():
+            _sync_folder(target)
 
     def read(self, path: str) -> pa.Buffer:
         with pa.memory_map(str(self.root / path)) as file:
@@ -84,16 +113,21 @@ class DirectoryDisk:
         (self.root / path).rename(self.root / to)
 
 
-def _write_all(descriptor: int, data: memoryview) -> None:
-    data = data.cast("B")
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _write_all(descriptor: int, pieces: Iterable[BytesLike]) -> None:
+    """Write pieces as they lie: many of them in one call, since each call takes the interpreter's lock anew."""
+    left = deque(view for piece in pieces if len(view := memoryview(piece).cast("B")))
+    while left:
+        written = os.writev(descriptor, list(islice(left, _PIECES_AT_ONCE)))
+        while left and written >= len(left[0]):
+            written -= len(left.popleft())
+        if written:
+            left[0] = left[0][written:]
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def _sync_folder(folder: Path) -> None:
+    """Or a name may be gone after a power cut, though its content is not."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield descriptor
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -54,6 +54,7 @@ def write_snapshot(
     """
     plan, worker = runner.plan, runner.index
     files: list[TableFile] = []
+    written = False
     for stage, node, number, table in snapshot.tables():
         if isinstance(table, PendingTable):
             table = table.made(pause)
@@ -63,7 +64,10 @@ def write_snapshot(
             name = f"{snapshot.epoch:08d}-{attempt}-{process}-{stage}-{node}-{number}"
             operator = plan.nodes[node].name
             file = store.write_table(operator, table, worker=worker, workers=plan.workers, name=name)
+            written = True
         files.append(file)
+    if written:
+        store.sync_tables()
     return files
 
 

@@ -24,6 +24,7 @@ from millstream.errors import CheckpointError
 from millstream.keys import group_owners
 
 KEPT: Final = 3
+_DATA: Final = "data"
 _MANIFEST = re.compile(r"manifest-(\d{8})\.json")
 
 
@@ -39,20 +40,31 @@ class CheckpointStore:
     # --- writing ---
 
     def write_table(self, operator: str, table: StateTable, *, worker: int, workers: int, name: str) -> TableFile:
-        """Write one table, durably.
+        """Write one table; it is durable when `sync_tables` has returned.
 
         Args:
             name: unique among all tables that this flow ever writes.
         Raises:
             OSError: it could not be written.
         """
-        data = to_ipc(table)
-        path = f"data/{name}.arrow"
-        self.disk.write(path, [data])
-        checksum = xxhash.xxh3_128_hexdigest(memoryview(data))
+        pieces = to_ipc(table)
+        path = f"{_DATA}/{name}.arrow"
+        self.disk.add(path, pieces)
+        checksum = xxhash.xxh3_128()
+        for piece in pieces:
+            checksum.update(memoryview(piece))
         return TableFile(
-            operator, table.name, worker, workers, path, table.num_rows, data.size, checksum, change=table.change
-        )
+            operator, table.name, worker, workers, path, table.num_rows, sum(map(len, pieces)), checksum.hexdigest(),
+            change=table.change,
+        )  # fmt: skip
+
+    def sync_tables(self) -> None:
+        """See that the tables written so far survive whatever happens.
+
+        Raises:
+            OSError: they may not.
+        """
+        self.disk.sync(_DATA)
 
     def complete(self, manifest: Manifest) -> None:
         """Make a checkpoint exist, and remove what no kept one needs.
@@ -79,21 +91,36 @@ class CheckpointStore:
         Args:
             keep_data_of: tables of a checkpoint under way are not yet referred to; says of a name that it is one.
             pinned: epochs that are kept however old they are.
+        Raises:
+            OSError: some could not be removed; all others were. The error is the first.
         """
         epochs = self.epochs()
         kept = {*epochs[-self.kept :], *pinned}.intersection(epochs)
+        failures: list[OSError] = []
         for epoch in epochs:
-            if epoch not in kept:
-                self.disk.remove(_manifest_name(epoch))
-        needed: set[str] = set()
-        for epoch in kept:
-            try:
-                needed.update(t.path for t in self.manifest(epoch).tables)
-            except CheckpointError:
-                return  # which tables it needs cannot be told: keep them all
-        for name in self.disk.names("data"):
-            if f"data/{name}" not in needed and not keep_data_of(name):
-                self.disk.remove(f"data/{name}")
+            if epoch not in kept and not self._remove(_manifest_name(epoch), failures):
+                kept.add(epoch)
+        needed = self._needed(kept)
+        for name in self.disk.names(_DATA):
+            if needed is not None and f"{_DATA}/{name}" not in needed and not keep_data_of(name):
+                self._remove(f"{_DATA}/{name}", failures)
+        if failures:
+            raise failures[0]
+
+    def _needed(self, epochs: Iterable[int]) -> set[str] | None:
+        """The paths of the tables that checkpoints consist of; None where those of one of them cannot be told."""
+        try:
+            return {t.path for epoch in epochs for t in self.manifest(epoch).tables}
+        except CheckpointError:
+            return None
+
+    def _remove(self, path: str, failures: list[OSError]) -> bool:
+        try:
+            self.disk.remove(path)
+        except OSError as error:
+            failures.append(error)
+            return False
+        return True
 
     # --- reading ---
 

@@ -7,10 +7,11 @@ nothing but what is written: a snapshot of immutable columns costs the operator 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -128,8 +129,8 @@ Part = StateTable | PendingTable | TableFile
 """A part of an operator's state: as it is now, the same yet to be made, or the file in which a complete checkpoint has it."""
 
 
-def to_ipc(table: StateTable) -> pa.Buffer:
-    """The table as an Arrow IPC file."""
+def to_ipc(table: StateTable) -> list[bytes | pa.Buffer]:
+    """The table as an Arrow IPC file, in pieces: those that are long are columns as they lie in memory, and no copies."""
     names: list[str] = []
     arrays: list[Array] = []
     keys = None if table.keys is None else _used(table.keys)
@@ -141,10 +142,29 @@ def to_ipc(table: StateTable) -> pa.Buffer:
     batch = make_columns(names, arrays)
     described = None if keys is None else keys.distinct.schema.names
     batch = batch.replace_schema_metadata({_KEYS: json.dumps(described).encode()})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
+    pieces = _Pieces()
+    with pa.ipc.new_file(pa.PythonFile(pieces, "w"), batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue()
+    return pieces.written
+
+
+class _Pieces(io.RawIOBase):
+    """A file that keeps what is written to it as it is given; Arrow gives columns by reference, and their headers as bytes."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes | pa.Buffer] = []
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self.written.append(piece)
+        self._size += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._size
 
 
 def from_ipc(name: str, data: pa.Buffer) -> StateTable:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from harness.tables import as_file
 
 from millstream import commands, wire
 from millstream.batch import Batch, Keys, make_columns
 from millstream.checkpoints.manifest import Manifest, PartitionState, SinkState, TableFile
-from millstream.checkpoints.tables import StateTable, from_ipc, to_ipc
+from millstream.checkpoints.tables import StateTable, from_ipc
 from millstream.connectors.base import Block
 from millstream.connectors.blocks import csv_ends
 from millstream.connectors.csv import CsvDecoder
@@ -163,7 +164,7 @@ def _a_journal() -> bytes:
 def _tables() -> tuple[bytes, ...]:
     keys = Keys(make_columns(["k"], [pa.array(["a", "b"])]), np.array([0, 1], np.int32))
     flat = make_columns(["n", "s"], [pa.array([1, 2]), pa.array(["x", None])])
-    return tuple(to_ipc(StateTable("t", k, flat)).to_pybytes() for k in (keys, None))
+    return tuple(as_file(StateTable("t", k, flat)).to_pybytes() for k in (keys, None))
 
 
 _CODEC = StateCodec("here")

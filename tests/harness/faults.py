@@ -66,7 +66,8 @@ class SimulatedDisk:
     """A `millstream.checkpoints.disk.Disk` in memory that keeps the promises of one, and nothing beyond them.
 
     A write that fails or is cut short leaves what was there before, and perhaps half a file under a name that
-    `names` does not show; one that is killed, or fails, after the renaming leaves the new file.
+    `names` does not show; one that is killed, or fails, after the renaming leaves the new file. What is added may be
+    there in half when that fails or is killed.
     """
 
     def __init__(self, trouble: Trouble) -> None:
@@ -83,6 +84,19 @@ class SimulatedDisk:
                 self.files[f"{folder}/.{name}.1".lstrip("/")] = data[: len(data) // 2]
             raise
         self.files[path] = data
+        self._trouble.after()
+
+    def add(self, path: str, pieces: Iterable[BytesLike]) -> None:
+        data = b"".join(bytes(memoryview(piece)) for piece in pieces)
+        try:
+            self._trouble.before()
+        except BaseException:
+            if self._trouble.torn():
+                self.files[path] = data[: len(data) // 2]
+            raise
+        self.files[path] = data
+
+    def sync(self, folder: str) -> None:
         self._trouble.after()
 
     def read(self, path: str) -> pa.Buffer:

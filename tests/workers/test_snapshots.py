@@ -53,10 +53,10 @@ class SlowDisk(DirectoryDisk):
         super().__init__(path)
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def write(self, name: str, parts: Iterable[bytes | memoryview | pa.Buffer]) -> None:
+    def add(self, path: str, pieces: Iterable[bytes | memoryview | pa.Buffer]) -> None:
         self.begun.set()
         assert self.go_on.wait(20)
-        super().write(name, parts)
+        super().add(path, pieces)
 
 
 def test_a_snapshot_that_waits_behind_a_slow_disk_makes_room_for_that_of_a_later_checkpoint(tmp_path: Path) -> None:

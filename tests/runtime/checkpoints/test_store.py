@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from harness.faults import Injected, SimulatedDisk, Trouble
+from harness.tables import as_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +22,7 @@ from millstream.batch import Keys, make_columns
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.manifest import Manifest, PartitionState, SinkState
 from millstream.checkpoints.store import CheckpointStore
-from millstream.checkpoints.tables import StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import StateTable, from_ipc, owned
 from millstream.errors import CheckpointError
 
 
@@ -34,6 +37,18 @@ def a_table(rows: int = 100, name: str = "windows") -> StateTable:
 def rows_of(table: StateTable) -> list[tuple[Any, ...]]:
     keys = [] if table.keys is None else table.keys.columns()
     return list(zip(*(c.to_pylist() for c in [*keys, *table.columns.columns]), strict=True))
+
+
+class Clinging(SimulatedDisk):
+    """One that does not let go of the first manifest."""
+
+    def __init__(self) -> None:
+        super().__init__(Trouble(random.Random(1)))
+
+    def remove(self, path: str) -> None:
+        if path == "manifest-00000001.json":
+            raise Injected(path)
+        super().remove(path)
 
 
 @pytest.fixture
@@ -77,8 +92,8 @@ def test_a_slice_of_a_large_run_carries_only_its_own_keys() -> None:
     assert table.keys is not None
     many = make_columns(["name"], [pa.array([f"key {i}" for i in range(100_000)])])
     part = StateTable("windows", Keys(many, np.array([5, 99_999, 5], np.int32)), table.columns.slice(0, 3))
-    assert to_ipc(part).size < 5_000
-    assert rows_of(from_ipc("windows", to_ipc(part))) == rows_of(part)
+    assert as_file(part).size < 5_000
+    assert rows_of(from_ipc("windows", as_file(part))) == rows_of(part)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
@@ -90,7 +105,7 @@ def test_workers_of_any_number_share_the_rows_among_them(workers: int) -> None:
 
 def test_rows_without_a_key_belong_to_everyone() -> None:
     table = StateTable("clock", None, make_columns(["watermark_us"], [pa.array([5])]))
-    assert [rows_of(owned(from_ipc("clock", to_ipc(table)), w, 3)) for w in range(3)] == [[(5,)]] * 3
+    assert [rows_of(owned(from_ipc("clock", as_file(table)), w, 3)) for w in range(3)] == [[(5,)]] * 3
 
 
 def test_without_a_checkpoint_there_is_nothing_to_go_on_with(store: CheckpointStore) -> None:
@@ -173,6 +188,29 @@ def test_old_checkpoints_go_and_take_only_the_tables_that_nobody_else_needs(
     assert newest(store)[1] == []
 
 
+def test_what_cannot_be_removed_does_not_keep_the_rest(store: CheckpointStore, tmp_path: Path) -> None:
+    for epoch in range(1, 7):
+        a_checkpoint(store, epoch)
+    stubborn = tmp_path / "data" / "1-agg.arrow"
+    stubborn.unlink()
+    stubborn.mkdir()  # which is not removed as a file is
+    with pytest.raises(OSError, match=r"data/1-agg\.arrow"):
+        store.clean()
+    assert store.epochs() == [4, 5, 6]
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [f"{n}-agg.arrow" for n in (1, 4, 5, 6)]
+
+
+def test_a_checkpoint_whose_manifest_cannot_be_removed_keeps_its_tables() -> None:
+    disk = Clinging()
+    store = CheckpointStore(disk)
+    for epoch in range(1, 7):
+        a_checkpoint(store, epoch)
+    with pytest.raises(Injected):
+        store.clean()
+    assert store.epochs() == [1, 4, 5, 6]
+    assert disk.names("data") == [f"{n}-agg.arrow" for n in (1, 4, 5, 6)]
+
+
 def test_tables_of_a_checkpoint_under_way_are_left_alone(store: CheckpointStore, tmp_path: Path) -> None:
     a_checkpoint(store, 1)
     store.write_table("agg", a_table(), worker=0, workers=1, name="2-agg")
@@ -189,7 +227,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     def full(descriptor: int, data: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "writev", full)
     with pytest.raises(OSError, match="No space left"):
         disk.write("x", [b"after"])
     monkeypatch.undo()
@@ -209,7 +247,7 @@ def test_no_damage_to_a_manifest_does_anything_but_raise_its_own_error(data: st.
 
 @given(st.data())
 def test_no_damage_to_a_table_does_anything_but_raise_its_own_error(data: st.DataObject) -> None:
-    whole = to_ipc(a_table(20)).to_pybytes()
+    whole = as_file(a_table(20)).to_pybytes()
     at = data.draw(st.integers(0, len(whole) - 1))
     spoilt = whole[:at] + data.draw(st.binary(min_size=1, max_size=8)) + whole[at + data.draw(st.integers(0, 8)) :]
     with suppress(CheckpointError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from harness.tables import as_file
 from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.batch import Keys, make_columns
-from millstream.checkpoints.tables import StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import StateTable, from_ipc, owned
 from millstream.operators.free_windows import _start_into_keys, _start_out_of_keys
 
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "b", None]), st.integers()), min_size=1)
@@ -28,7 +29,7 @@ def test_starts_leave_the_keys_and_come_back(rows: list[tuple[int, str | None, i
     assert out.keys.distinct.num_rows == len(set(keys))
     found: list[tuple[int, str | None, int]] = []
     for worker in range(workers):
-        back = _start_into_keys(owned(from_ipc("windows", to_ipc(out)), worker, workers))
+        back = _start_into_keys(owned(from_ipc("windows", as_file(out)), worker, workers))
         assert back.keys is not None and back.columns.schema.names == ["v"]
         start, key = back.keys.columns()
         found += zip(start.to_pylist(), key.to_pylist(), back.columns.column(0).to_pylist(), strict=True)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from harness.tables import as_file
 
 import millstream as ms
 from millstream.batch import Batch, Keys, make_columns
-from millstream.checkpoints.tables import from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import from_ipc, owned
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.counting import CountWindow
@@ -87,7 +88,7 @@ def test_an_operator_goes_on_from_its_state_with_any_number_of_workers(
 
     first = [maker() for _ in range(before)]
     out = fed(first, some[:7])
-    tables = [(t.name, to_ipc(t)) for o in first for t in o.snapshot()]
+    tables = [(t.name, as_file(t)) for o in first for t in o.snapshot()]
     second = [maker() for _ in range(after)]
     for number, operator in enumerate(second):
         operator.restore([owned(from_ipc(name, data), number, after) for name, data in tables])

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from harness.tables import as_file
 
 import millstream as ms
 from millstream.batch import Batch, Keys
 from millstream.checkpoints.manifest import TableFile
-from millstream.checkpoints.tables import Part, PendingTable, StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import Part, PendingTable, StateTable, from_ipc, owned
 from millstream.functions import UserFunction
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.base import Context, Operator, Output
@@ -137,7 +138,7 @@ class Stage:
 def on_disk(parts: list[Part]) -> list[StateTable]:
     """What is read of a snapshot that is written now."""
     made = [p.made() if isinstance(p, PendingTable) else p for p in parts]
-    return [from_ipc(t.name, to_ipc(t)) for t in made if isinstance(t, StateTable)]
+    return [from_ipc(t.name, as_file(t)) for t in made if isinstance(t, StateTable)]
 
 
 def by_key(rows: Rows) -> dict[str, Rows]:

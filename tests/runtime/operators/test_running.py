@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from harness.tables import as_file
 from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream import aggregates as ms
 from millstream.batch import Batch, Keys
-from millstream.checkpoints.tables import from_ipc, to_ipc
+from millstream.checkpoints.tables import from_ipc
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.expiring import ExpiringAggregate
 from millstream.operators.running import RunningAggregate
@@ -145,7 +146,7 @@ def test_values_that_were_kept_are_known_after_a_restore() -> None:
         spec = RunningAggregateSpec(DISTINCT, retracts=signed, signed=signed)
         before, after = RunningAggregate(spec, context()), RunningAggregate(spec, context())
         push(before, batch([("a", 1, 1), ("a", 1, 1), ("b", 2, 1)]))
-        after.restore([from_ipc(table.name, to_ipc(table)) for table in before.snapshot()])
+        after.restore([from_ipc(table.name, as_file(table)) for table in before.snapshot()])
         rows = batch([("a", 1, 1), ("a", 2, 1), ("b", 2, 1)])
         assert push(after, rows) == push(before, rows)
 

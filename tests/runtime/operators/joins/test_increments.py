@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from harness.joins import JOINS, Driver
+from harness.tables import as_file
 from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.checkpoints.folding import folded
 from millstream.checkpoints.manifest import TableFile
-from millstream.checkpoints.tables import Part, StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import Part, StateTable, from_ipc, owned
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.joins import as_of, base, sides
 from millstream.operators.joins.updating import UpdatingJoin
@@ -43,7 +44,7 @@ class Disk:
             return part
         assert isinstance(part, StateTable)
         path = f"data/{len(self._tables)}"
-        table = from_ipc(part.name, to_ipc(part))
+        table = from_ipc(part.name, as_file(part))
         self._tables[path] = StateTable(part.name, table.keys, table.columns, change=part.change)
         file = TableFile("join", part.name, 0, 1, path, part.num_rows, 0, "", change=part.change)
         if part.keys is not None:

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from harness.joins import JOINS, Driver
+from harness.tables import as_file
 
-from millstream.checkpoints.tables import Part, StateTable, from_ipc, owned, to_ipc
+from millstream.checkpoints.tables import Part, StateTable, from_ipc, owned
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.operators.joins import growing
 from millstream.operators.joins.updating import UpdatingJoin
@@ -17,7 +18,7 @@ from millstream.specs.joins import UpdatingJoinSpec
 
 
 def written(parts: Sequence[Part]) -> list[tuple[str, pa.Buffer]]:
-    return [(t.name, to_ipc(t)) for t in parts if isinstance(t, StateTable)]
+    return [(t.name, as_file(t)) for t in parts if isinstance(t, StateTable)]
 
 
 def taken_up(files: Sequence[tuple[str, pa.Buffer]], name: str, workers: int = 1) -> list[Driver]:
