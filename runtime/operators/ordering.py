@@ -10,33 +10,74 @@ A row is late when its time is before the watermark of its own source partition 
 there are in order already. So neither the order nor what is late depends on how a stream was cut.
 
 What waits is kept as in a log-structured merge tree: each batch sorted by itself, so that what falls due is
-the beginning of each, and put together when there are many. A watermark never looks at rows that stay.
+the beginning of each, and the small ones put together when there are many. A watermark never looks at rows that stay, and
+a checkpoint does not write them again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
 from millstream.batch import Batch, IntArray, concat
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, Saved, StateTable
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.lateness import with_reason
 from millstream.operators.row_tables import fields_in, numbered_rows
-from millstream.runs import trimmed, unify_keys
+from millstream.runs import first_small, trimmed, unify_keys
 from millstream.specs.base import LATE
 from millstream.specs.ordering import OrderedSpec
 from millstream.times import MAX_US, MIN_US
 
-_RUNS_KEPT: Final = 32
+RUNS_KEPT: Final = 32
 _SLICE_ROWS: Final = 65_536
 
 _BESIDE: Final = ("time_us", "position")
 _WAITING: Final = "waiting"
 _GATHER_US: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRun:
+    """Rows that wait, sorted, of which the first leave first.
+
+    Attributes:
+        place_us: int64[n], ascending: when it is the turn of each.
+        saved: where the run lies on disk, or that of which it is the end; first: where it begins in that.
+        in_memory: how many rows there were when their memory was taken.
+    """
+
+    place_us: IntArray
+    rows: Batch
+    saved: Saved = field(default_factory=Saved, compare=False)
+    first: int = 0
+    in_memory: int = 0
+
+    def __len__(self) -> int:
+        return len(self.place_us)
+
+    def split(self, until_us: int) -> tuple[WaitingRun | None, WaitingRun | None]:
+        """The rows before a time, and the others; None: there are none."""
+        at, count = int(np.searchsorted(self.place_us, until_us)), len(self)
+        if at in (0, count):
+            return (None, self) if at == 0 else (self, None)
+        ready, left, place_us = self.rows.slice(0, at), self.rows.slice(at, count - at), self.place_us[at:]
+        in_memory = max(self.in_memory, count)
+        if 2 * (count - at) < in_memory:
+            left, place_us, in_memory = compacted(left.take(np.arange(count - at))), place_us.copy(), count - at
+        return (
+            WaitingRun(self.place_us[:at], ready),
+            WaitingRun(place_us, left, self.saved, self.first + at, in_memory),
+        )
+
+
+def take_before(runs: Sequence[WaitingRun], until_us: int) -> tuple[list[WaitingRun], list[WaitingRun]]:
+    """The rows of runs before a time, and what is left."""
+    parts = [run.split(until_us) for run in runs]
+    return [ready for ready, _ in parts if ready is not None], [left for _, left in parts if left is not None]
 
 
 class InOrder:
@@ -49,7 +90,7 @@ class InOrder:
 
     def __init__(self) -> None:
         self.watermark_us = MIN_US
-        self.runs: list[Batch] = []
+        self.runs: list[WaitingRun] = []
 
     def add(self, batch: Batch) -> Batch | None:
         """Take rows in any order; returns those that are too late for theirs, with ``late_reason``, or None."""
@@ -64,9 +105,11 @@ class InOrder:
                 late_rows = with_reason(rejected, behind_us[late], "its time", rejected.time_us)
                 batch = batch.where(~late)
         if batch.num_rows:
-            self.runs.append(in_order(replace(batch, before_us=None)))
-            if len(self.runs) > _RUNS_KEPT:
-                self.runs = [compacted(in_order(together(self.runs)))]
+            self.runs.append(_run(in_order(replace(batch, before_us=None))))
+            if len(self.runs) > RUNS_KEPT:
+                small = first_small([len(run) for run in self.runs])
+                merged = in_order(together([run.rows for run in self.runs[small:]]))
+                self.runs[small:] = [_run(compacted(merged))]
         return late_rows
 
     def due(self, watermark_us: int) -> Batch | None:
@@ -74,17 +117,8 @@ class InOrder:
         if watermark_us <= self.watermark_us:
             return None
         self.watermark_us = watermark_us
-        ready: list[Batch] = []
-        left: list[Batch] = []
-        for run in self.runs:
-            assert run.time_us is not None
-            at = int(np.searchsorted(run.time_us, watermark_us))
-            if at:
-                ready.append(run.slice(0, at))
-            if at < run.num_rows:
-                left.append(run.slice(at, run.num_rows - at))
-        self.runs = left
-        return in_order(together(ready)) if ready else None
+        ready, self.runs = take_before(self.runs, watermark_us)
+        return in_order(together([run.rows for run in ready])) if ready else None
 
     def snapshot(self, name: str) -> list[StateTable]:
         """What waits, a table for each run."""
@@ -92,19 +126,24 @@ class InOrder:
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         """Take what waited before. What has been given out is told by the watermarks of the rows to come."""
-        self.runs += [in_order(_from_table(table)) for table in tables if table.num_rows]
+        for table in tables:
+            if table.num_rows:
+                waited = _from_table(table)
+                rows = in_order(waited)
+                run = _run(rows)
+                self.runs.append(replace(run, saved=table.saved, first=table.first) if rows is waited else run)
 
     def ready(self, watermark_us: int) -> int:
         """How many rows `due` would give out."""
-        return sum(int(np.searchsorted(run.time_us, watermark_us)) for run in self.runs if run.time_us is not None)
+        return sum(int(np.searchsorted(run.place_us, watermark_us)) for run in self.runs)
 
     @property
     def rows(self) -> int:
-        return sum(r.num_rows for r in self.runs)
+        return sum(map(len, self.runs))
 
     @property
     def nbytes(self) -> int:
-        return sum(r.nbytes for r in self.runs)
+        return sum(run.rows.nbytes for run in self.runs)
 
     def _behind(self, batch: Batch) -> IntArray | None:
         """The watermark that each row is judged by, or None when no row is behind it.
@@ -119,10 +158,16 @@ class InOrder:
         return None
 
 
-def _as_table(name: str, run: Batch) -> StateTable:
-    assert run.time_us is not None and run.position is not None
-    notes = dict(zip(_BESIDE, (run.time_us, run.position), strict=True))
-    return StateTable(name, run.keys, numbered_rows(notes, run.columns))
+def _run(rows: Batch) -> WaitingRun:
+    assert rows.time_us is not None
+    return WaitingRun(rows.time_us, rows)
+
+
+def _as_table(name: str, run: WaitingRun) -> StateTable:
+    rows = run.rows
+    assert rows.time_us is not None and rows.position is not None
+    notes = dict(zip(_BESIDE, (rows.time_us, rows.position), strict=True))
+    return StateTable(name, rows.keys, numbered_rows(notes, rows.columns), run.saved, run.first)
 
 
 def _from_table(table: StateTable) -> Batch:

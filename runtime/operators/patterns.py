@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from millstream.batch import Array, Batch, IntArray, Keys, concat, index_array, make_columns, struct_fields
-from millstream.checkpoints.tables import Part, StateTable
+from millstream.checkpoints.tables import Part, StateTable, in_memory
 from millstream.errors import MillstreamError, SchemaError
 from millstream.functions import UserFunction, user_error
 from millstream.operators.automaton import Automaton, KeyState, Match, Partial, rows_of_partials
@@ -28,6 +28,7 @@ from millstream.operators.scan import key_values, keys_from, widened
 from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.patterns import MATCH_FIELDS, MatchSpec
+from millstream.state.pieces import ChangedKeys
 from millstream.times import STAMP
 
 _MATCHES: Final = "matches"
@@ -36,6 +37,8 @@ _KEPT_LEAST: Final = 1 << 14
 
 
 class MatchPattern(OrderedOperator):
+    keeps_to_groups = True
+
     def __init__(self, spec: MatchSpec, context: Context) -> None:
         super().__init__(spec, context)
         self.pattern = spec.pattern
@@ -46,6 +49,7 @@ class MatchPattern(OrderedOperator):
         self._all_count = any(s.strict for s in spec.pattern.steps)
         self.states: dict[Any, KeyState] = {}
         self.kept = _Kept(with_rows=bool(self._asked))
+        self._pieces: ChangedKeys[KeyState] = ChangedKeys()
         self._key_schema: pa.Schema | None = None
         self._due: list[tuple[int, int, Any]] = []
         self._tie = count()
@@ -116,6 +120,7 @@ class MatchPattern(OrderedOperator):
 
     def _settle(self, key: Any, state: KeyState) -> None:
         """Forget a key without matches under way; note when the next thing is due for any other."""
+        self._pieces.changed((key,))
         if state.empty:
             del self.states[key]
             return
@@ -180,17 +185,26 @@ class MatchPattern(OrderedOperator):
 
     def snapshot(self) -> Sequence[Part]:
         """Each match under way by itself, with its events: what refers to them by number means nothing elsewhere."""
-        tables = super().snapshot()
-        under_way = [
-            (code, step, partial)
-            for code, state in enumerate(self.states.values())
-            for step, waiting in enumerate(state.waiting)
-            for partial in waiting
-        ]
-        if not under_way:
-            return tables
+        waiting = super().snapshot()
+        schema = self._key_schema
+        if schema is None:
+            return waiting
+        matches = self._pieces.snapshot_at_once(
+            _MATCHES, self.states, lambda keys: keys_from(keys, schema), self._matches_of
+        )
+        return [*waiting, *matches]
+
+    def _matches_of(self, keys: list[Any]) -> tuple[Keys, pa.RecordBatch]:
         assert self._key_schema is not None
-        codes, steps, partials = zip(*under_way, strict=True)
+        codes, steps, partials = zip(
+            *(
+                (code, step, partial)
+                for code, key in enumerate(keys)
+                for step, waiting in enumerate(self.states[key].waiting)
+                for partial in waiting
+            ),
+            strict=True,
+        )
         offsets = index_array(np.cumsum([0, *(len(p.rows) for p in partials)]).astype(np.int32))
         numbers = np.concatenate([p.rows for p in partials]).astype(np.int64)
         columns: list[Array] = [
@@ -200,9 +214,12 @@ class MatchPattern(OrderedOperator):
             pa.ListArray.from_arrays(offsets, pa.array(numbers)),  # type: ignore[call-overload]  # the stubs miss it
             pa.ListArray.from_arrays(offsets, self.kept.events(numbers)),  # type: ignore[call-overload]
         ]
-        keys = keys_from(list(self.states), self._key_schema)
-        codes_of = np.array(codes, np.int32)
-        return [*tables, StateTable(_MATCHES, Keys(keys.distinct, codes_of), make_columns(_MATCH_COLUMNS, columns))]
+        distinct = keys_from(keys, self._key_schema).distinct
+        return Keys(distinct, np.array(codes, np.int32)), make_columns(_MATCH_COLUMNS, columns)
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self._pieces.forget()
+        return in_memory(self.snapshot())
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)

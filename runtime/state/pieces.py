@@ -1,15 +1,16 @@
 """State by key in checkpoints: what has changed since the last one, as one more piece beside those that are on disk.
 
-For each slot it is known in which piece its rows lie (`SlotPieces`), and for each piece of Python state which keys are
-in it (`KeyPieces`), so a snapshot costs what has changed and not what there is. A piece takes the place of the rows
-that earlier ones have for the same keys, and may say which keys are gone. Small pieces are written again as one when
-there are many, and all of them when most of what they hold does not count any more.
+For each slot it is known in which piece its rows lie (`SlotPieces`), for each row where rows have no slots (`RowPieces`), and
+for each piece of Python state which keys are in it (`KeyPieces`), so a snapshot costs what has changed and not what there is.
+A piece takes the place of the rows that earlier ones have for the same keys, and may say which keys are gone. Small pieces
+are written again as one when there are many, and all of them when most of what they hold does not count any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Any, Final, Generic, Protocol, TypeVar
 from weakref import ref
@@ -18,23 +19,35 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from millstream.batch import EMPTY_COLUMNS, BoolArray, CodeArray, IntArray, Keys, concat_columns, make_columns
+from millstream.batch import (
+    EMPTY_COLUMNS,
+    BoolArray,
+    CodeArray,
+    IntArray,
+    Keys,
+    concat_columns,
+    index_array,
+    make_columns,
+)
 from millstream.checkpoints.manifest import Change
 from millstream.checkpoints.tables import Part, Pause, PendingTable, Saved, StateTable
-from millstream.runs import first_small
+from millstream.runs import first_small, unify_keys
 from millstream.state.columns import grown
 from millstream.state.frozen import CHUNK_KEYS, Frozen
 
 S = TypeVar("S")
 E = TypeVar("E")
 
-_NEVER: Final = -1
+NEVER: Final = -1
 """In no piece."""
-_CHANGED: Final = -2
+CHANGED: Final = -2
 """In a piece, but not as it is now."""
 _PIECES_KEPT: Final = 24
 _SPARE_KEYS: Final = 4_096
 _MOST_BINARY_BYTES: Final = 1 << 31
+
+PieceArray = npt.NDArray[np.int32]
+"""By slot or row, the number of its piece, or `NEVER` or `CHANGED`."""
 
 KeyedRows = tuple[Keys, pa.RecordBatch]
 """Rows: the key of each, and the rest."""
@@ -49,6 +62,13 @@ KeysOf = Callable[[IntArray], pa.RecordBatch]
 class _TablesOf(Protocol):
     def __call__(self, slots: IntArray, gone: list[pa.RecordBatch], *, first: bool) -> Iterable[StateTable]:
         """The tables of a piece: rows of slots, and keys that are gone; ``first``: there is no other piece."""
+
+
+class _TablesOfKeys(Protocol):
+    def __call__(
+        self, there: Collection[Any], gone: list[Any], change: Change, /
+    ) -> Sequence[StateTable | PendingTable]:  # fmt: skip
+        """The tables of a piece: what keys that are there have now, and keys that are gone."""
 
 
 @dataclass(slots=True)
@@ -75,36 +95,78 @@ class _Piece:
         return found if len(found) == len(files) else None
 
 
+class _NumberedPieces:
+    """Pieces by number, of which slots or rows say in which they lie.
+
+    Attributes:
+        gone: keys that pieces have rows of and that have none since the last snapshot, or others.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[_Piece] = []
+        self._next = 0
+        self.gone: list[pa.RecordBatch] = []
+
+    @property
+    def empty(self) -> bool:
+        return not self._pieces
+
+    def forget(self) -> None:
+        self._pieces, self.gone = [], []
+
+    def kept(self, live: int) -> tuple[list[Part], int]:
+        """What is on disk of the pieces that stay, and the number from which on they are written again.
+
+        Args:
+            live: how many slots or rows there are.
+        """
+        kept = _kept(self._pieces, live)
+        left = self._pieces[len(kept) :]
+        gone = [batch for piece in left for batch in piece.gone] + self.gone
+        self.gone = gone if kept else []
+        number = 0 if not kept else left[0].number if left else self._next
+        del self._pieces[len(kept) :]
+        return [part for parts in kept for part in parts], number
+
+    def written(self, tables: Sequence[StateTable], slots: int) -> int:
+        """There is another piece, of these tables with the rows of so many slots; returns its number."""
+        number, gone = self._next, self.gone
+        if tables:
+            size = slots + sum(batch.num_rows for batch in gone)
+            self._pieces.append(_Piece(number, [(t.saved, t.num_rows) for t in tables], size, gone))
+            self._next += 1
+        self.gone = []
+        return number
+
+
 class SlotPieces:
     """Which slots have changed since which snapshot."""
 
     def __init__(self) -> None:
-        self._piece: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self._pieces: list[_Piece] = []
-        self._gone: list[pa.RecordBatch] = []
-        self._next = 0
+        self._piece: PieceArray = np.zeros(0, np.int32)
+        self._pieces = _NumberedPieces()
 
     @property
     def empty(self) -> bool:
         """Whether there is no piece in which slots could have rows."""
-        return not self._pieces
+        return self._pieces.empty
 
     def reach(self, capacity: int) -> None:
         """All slots are below this."""
-        self._piece = grown(self._piece, capacity, _NEVER)
+        self._piece = grown(self._piece, capacity, NEVER)
 
     def changed(self, slots: IntArray) -> None:
         """The rows of these slots are others now."""
-        if self._pieces:
-            self._piece[slots[self._piece[slots] >= 0]] = _CHANGED
+        if not self.empty:
+            self._piece[slots[self._piece[slots] >= 0]] = CHANGED
 
     def freed(self, slots: IntArray, keys_of: KeysOf) -> None:
         """These slots have no rows any more, nor their keys."""
-        if self._pieces:
-            known = slots[self._piece[slots] != _NEVER]
+        if not self.empty:
+            known = slots[self._piece[slots] != NEVER]
             if len(known):
-                self._gone.append(keys_of(known))
-            self._piece[known] = _NEVER
+                self._pieces.gone.append(keys_of(known))
+            self._piece[known] = NEVER
 
     def keep(self, slots: IntArray) -> None:
         """Only these slots are left, ascending, and are numbered anew from 0; the others have been freed."""
@@ -115,15 +177,12 @@ class SlotPieces:
 
         Called in the order in which they were written. Those of other workers are not on disk as they are now.
         """
-        self._pieces.append(_Piece(self._next, [(table.saved, table.num_rows)], table.num_rows, self._gone))
-        self._piece[slots] = self._next
-        self._gone = []
-        self._next += 1
+        self._piece[slots] = self._pieces.written([table], len(slots))
 
     def forget(self) -> None:
         """Nothing is in any piece: the next snapshot has the rows of all slots."""
-        self._pieces, self._gone = [], []
-        self._piece[:] = _NEVER
+        self._pieces.forget()
+        self._piece[:] = NEVER
 
     def snapshot(self, name: str, live: BoolArray, rows_of: RowsOf) -> list[Part]:
         """The rows of all slots that are live: what is on disk by its files, the rest as tables of this name."""
@@ -152,38 +211,131 @@ class SlotPieces:
         return self._snapshot(live, tables)
 
     def _snapshot(self, live: BoolArray, tables_of: _TablesOf) -> list[Part]:
-        kept = _kept(self._pieces, int(live.sum()))
-        gone = [batch for piece in self._pieces[len(kept) :] for batch in piece.gone] + self._gone
-        number = self._pieces[len(kept)].number if len(kept) < len(self._pieces) else self._next
+        kept, number = self._pieces.kept(int(live.sum()))
         held = self._piece[: len(live)]
         slots = np.flatnonzero(live & ((held < 0) | (held >= number)))
-        del self._pieces[len(kept) :]
-        gone = gone if kept else []
-        tables = list(tables_of(slots, gone, first=not kept))
-        if tables:
-            size = len(slots) + sum(batch.num_rows for batch in gone)
-            self._pieces.append(_Piece(self._next, [(t.saved, t.num_rows) for t in tables], size, gone))
-            held[slots] = self._next
-            self._next += 1
-        self._gone = []
-        return [*(part for parts in kept for part in parts), *tables]
+        tables = list(tables_of(slots, self._pieces.gone, first=not kept))
+        held[slots] = self._pieces.written(tables, len(slots))
+        return [*kept, *tables]
 
     @property
     def nbytes(self) -> int:
         return self._piece.nbytes
 
 
-class KeyPieces(Generic[S, E]):
-    """The same for state in Python that is a dict by key; its rows are made beside the operator (`Frozen`).
+class RowPieces:
+    """The same for rows without slots, which carry with them in which piece they lie.
+
+    A row that is new is in none (`NEVER`), and one that was made of rows in pieces has `CHANGED`. A key of which any row
+    has changed or has left is written anew, with all its rows.
+    """
+
+    def __init__(self) -> None:
+        self._pieces = _NumberedPieces()
+
+    def left(self, keys: Keys, piece: PieceArray) -> None:
+        """Rows of these keys, in these pieces, are not there any more."""
+        known = np.flatnonzero(piece != NEVER)
+        if len(known) and not self._pieces.empty:
+            self._pieces.gone.append(keys.distinct.take(index_array(np.unique(keys.codes[known]))))
+
+    def forget(self) -> None:
+        """Nothing is in any piece: the next snapshot has all rows."""
+        self._pieces.forget()
+
+    def snapshot(
+        self, name: str, keys: Keys, piece: PieceArray, rows_of: RowsOf
+    ) -> tuple[list[Part], PieceArray]:  # fmt: skip
+        """All rows, of these keys and in these pieces: what is on disk by its files, the rest as tables of this name.
+
+        Returns:
+            The parts, and in which piece each row is now.
+        """
+        kept, number = self._pieces.kept(len(piece))
+        anew = (piece < 0) | (piece >= number)
+        tables: list[StateTable] = []
+        if kept:
+            touched, of_rows = self._touched(keys, piece)
+            anew |= of_rows
+            self._pieces.gone = [touched] if touched.num_rows else []
+            if touched.num_rows:
+                tables.append(_removal(name, _all_of(touched)))
+        rows = np.flatnonzero(anew)
+        if len(rows):
+            tables.append(StateTable(name, *rows_of(rows)))
+        now = np.where(anew, np.int32(self._pieces.written(tables, len(rows))), piece)
+        return [*kept, *tables], now
+
+    def _touched(self, keys: Keys, piece: PieceArray) -> tuple[pa.RecordBatch, BoolArray]:
+        """The keys of which rows have changed or are gone, and which rows there are of them."""
+        gone = self._pieces.gone
+        together = unify_keys([keys, *map(_all_of, gone)]) if gone else keys
+        touched = np.zeros(together.distinct.num_rows, np.bool_)
+        codes = together.codes[: len(piece)]
+        touched[together.codes[len(piece) :]] = True
+        touched[codes[piece == CHANGED]] = True
+        of_rows: BoolArray = touched[codes]
+        return together.distinct.take(index_array(np.flatnonzero(touched))), of_rows
+
+
+class ChangedKeys(Generic[S]):
+    """The same for state in Python that is a dict by key: which keys have changed since which snapshot."""
+
+    def __init__(self) -> None:
+        self._pieces: list[_Piece] = []
+        self._changed: set[Any] = set()
+
+    def changed(self, keys: Collection[Any]) -> None:
+        """The state of these keys is another one, or gone."""
+        if self._pieces:
+            self._changed.update(keys)
+
+    def forget(self) -> None:
+        """Nothing is in any piece: the next snapshot has the states of all keys."""
+        self._pieces, self._changed = [], set()
+
+    def parts(self, states: dict[Any, S], tables_of: _TablesOfKeys) -> list[Part]:
+        """The rows of all keys that have a state: what is on disk by its files, the rest as tables."""
+        kept = _kept(self._pieces, len(states))
+        touched = dict.fromkeys([*(k for piece in self._pieces[len(kept) :] for k in piece.keys), *self._changed])
+        there: Collection[Any] = [k for k in touched if k in states] if kept else states
+        gone = [k for k in touched if k not in states] if kept else []
+        del self._pieces[len(kept) :]
+        tables = tables_of(there, gone, "replaces" if kept else "adds")
+        if tables:
+            keys = list(touched) if kept else []
+            size = len(there) + len(gone)
+            self._pieces.append(_Piece(0, [(t.saved, t.num_rows) for t in tables], size, keys=keys))
+        self._changed = set()
+        return [*(part for parts in kept for part in parts), *tables]
+
+    def snapshot_at_once(
+        self, name: str, states: dict[Any, S], keys_of: Callable[[list[Any]], Keys],
+        rows_of: Callable[[list[Any]], KeyedRows],
+    ) -> list[Part]:  # fmt: skip
+        """The same with rows that are made at once, any number for each key.
+
+        Args:
+            keys_of, rows_of: for keys.
+        """
+
+        def tables(there: Collection[Any], gone: list[Any], change: Change) -> list[StateTable]:
+            made = [StateTable(name, *rows_of(list(there)), change=change)] if there else []
+            return [_removal(name, keys_of(gone)), *made] if gone else made
+
+        return self.parts(states, tables)
+
+
+class KeyPieces(ChangedKeys[S], Generic[S, E]):
+    """The same with rows that are made beside the operator (`Frozen`), one for each key.
 
     Args:
         encode: what is kept of the state of a key.
     """
 
     def __init__(self, encode: Callable[[Any, S], E]) -> None:
+        super().__init__()
         self._encode, self._lock = encode, Lock()
-        self._pieces: list[_Piece] = []
-        self._changed: set[Any] = set()
         self._being_written: list[ref[Frozen[S, E]]] = []  # no WeakSet: the thread that writes lets go of them
 
     def changing(self, keys: Collection[Any]) -> None:
@@ -192,8 +344,7 @@ class KeyPieces(Generic[S, E]):
         Raises:
             StateError: one that a snapshot has to have as it is cannot be kept.
         """
-        if self._pieces:
-            self._changed.update(keys)
+        self.changed(keys)
         for reference in self._being_written:
             if (frozen := reference()) is not None:
                 frozen.keep(keys)
@@ -207,29 +358,20 @@ class KeyPieces(Generic[S, E]):
         Args:
             rows_of: the columns of states that have been encoded.
         """
-        kept = _kept(self._pieces, len(states))
-        touched = dict.fromkeys([*(k for piece in self._pieces[len(kept) :] for k in piece.keys), *self._changed])
-        there: Collection[Any] = [k for k in touched if k in states] if kept else states
-        gone = [k for k in touched if k not in states] if kept else []
-        del self._pieces[len(kept) :]
-        tables: list[PendingTable] = []
-        if gone:
-            tables.append(
-                PendingTable(name, len(gone), lambda pause: _keys_alone(gone, keys_of, pause), change="removes")
-            )
-        if there:
-            frozen = Frozen(states, there if kept else None, self._encode, self._lock)
-            self._being_written = [*(r for r in self._being_written if r() is not None), ref(frozen)]
-            change: Change = "replaces" if kept else "adds"
-            tables.append(
-                PendingTable(name, len(there), lambda pause: _rows_made(frozen, keys_of, rows_of, pause), change=change)
-            )
-        if tables:
-            keys = list(touched) if kept else []
-            size = len(there) + len(gone)
-            self._pieces.append(_Piece(0, [(t.saved, t.num_rows) for t in tables], size, keys=keys))
-        self._changed = set()
-        return [*(part for parts in kept for part in parts), *tables]
+
+        def tables(there: Collection[Any], gone: list[Any], change: Change) -> list[PendingTable]:
+            made: list[PendingTable] = []
+            if gone:
+                keys = partial(_keys_alone, gone, keys_of)
+                made.append(PendingTable(name, len(gone), keys, change="removes"))
+            if there:
+                frozen = Frozen(states, None if there is states else there, self._encode, self._lock)
+                self._being_written = [*(r for r in self._being_written if r() is not None), ref(frozen)]
+                rows = partial(_rows_made, frozen, keys_of, rows_of)
+                made.append(PendingTable(name, len(there), rows, change=change))
+            return made
+
+        return self.parts(states, tables)
 
 
 def _rows_made(

@@ -120,6 +120,16 @@ def sessions(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     put(panes.late, ledger, "late")
 
 
+def late_sessions(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Sessions that say what they have so far, grow together, and are kept when they have been put out."""
+    panes = (
+        timed(flow, seed).key_by("k")
+        .window(ms.session(span(7)), allowed_lateness=span(20), early=ms.every_count(2), panes="retracting")
+        .agg(n=ms.count(), s=ms.sum("n"))
+    )  # fmt: skip
+    put(panes, ledger, "changes of sessions")
+
+
 def two_windows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     """Two keyed stages behind one source, one of which is far faster."""
     stream = timed(flow, seed)
@@ -225,6 +235,16 @@ def small_then_large(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     put(timed(flow, seed).key_by("k").match(wanted), ledger, "matches")
 
 
+def followed_or_not(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Matches that wait for several events, for one that a function wants, and for time in which there is none."""
+    wanted = (
+        ms.pattern("a", col("n") < 5)
+        .then("b", lambda e, so_far: e.n > so_far["a"].n, within=span(60))
+        .without("c", col("n") == 9, within=span(15))
+    )
+    put(timed(flow, seed).key_by("k").match(wanted, overlapping=False), ledger, "matches")
+
+
 # --- joins ---
 
 
@@ -244,6 +264,11 @@ def joined_within(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
 def joined_in_windows(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     left, right = sides(flow, seed)
     put(left.window(ms.tumbling(span(20))).join(right, "full"), ledger, "pairs")
+
+
+def joined_in_sessions(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    left, right = sides(flow, seed)
+    put(left.window(ms.session(span(9)), allowed_lateness=span(5)).join(right, "full"), ledger, "pairs")
 
 
 def joined_as_of(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
@@ -317,7 +342,7 @@ FLOWS: list[MakeFlow] = [
     stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, united, ends_early, far_ahead,
     scanned, timers, deduplicated, ranked, previous, small_then_large,
     joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself, refusing,
-    refused_as_rows,
+    refused_as_rows, late_sessions, followed_or_not, joined_in_sessions,
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from millstream import aggregates as ms
 from millstream.batch import Array, Batch, BoolArray, IntArray, Keys, index_array, make_columns
+from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import unknown_field
 from millstream.expr import col
@@ -79,6 +80,8 @@ class SessionJoin(JoinOperator):
     """Attributes:
     sessions: those that have not expired, with the rows of both sides.
     """
+
+    keeps_to_groups = True
 
     def __init__(self, spec: SessionJoinSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context, with_position)
@@ -237,8 +240,11 @@ class SessionJoin(JoinOperator):
     # --- checkpoints ---
 
     def snapshot(self) -> list[Part]:
-        held = (replace(table, name=_IN_CHECKPOINTS + table.name) for table in self.sessions.snapshot())
-        return [*self._known_tables(), *held]
+        return [*self._known_tables(), *map(_named, self.sessions.snapshot())]
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        held = self.sessions.hand_over()
+        return None if held is None else [*self._known_tables(), *(_named(t) for t in held)]
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)
@@ -248,3 +254,11 @@ class SessionJoin(JoinOperator):
     def figures(self) -> dict[str, Any]:
         held = self.sessions.figures()
         return {**Operator.figures(self), **{n: held[n] for n in ("groups", "state_bytes") if n in held}}
+
+
+P = TypeVar("P", bound=Part)
+
+
+def _named(part: P) -> P:
+    """A part of the sessions' state as one of the join's; what is on disk has this name there."""
+    return part if isinstance(part, TableFile) else replace(part, name=_IN_CHECKPOINTS + part.name)

@@ -8,7 +8,7 @@ everything before it has ended. No key is looked up one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from millstream.batch import BoolArray, IntArray, Keys
 from millstream.grouping import Groups
 from millstream.operators.windows.panes import TimingArray
 from millstream.runs import unify_keys
+from millstream.state.pieces import CHANGED, NEVER, PieceArray
 from millstream.times import MAX_US
 
 OPEN: Final = -1
@@ -39,6 +40,7 @@ class SessionParts:
         pane: int64[n], the number of the pane that has shown the part, -1 for none.
         timing: int8[n], of that pane.
         columns: the accumulators.
+        piece: int32[n], in which piece of checkpoints it lies (`RowPieces`).
     """
 
     keys: Keys
@@ -48,6 +50,7 @@ class SessionParts:
     pane: IntArray
     timing: TimingArray
     columns: list[Column]
+    piece: PieceArray
 
     def __len__(self) -> int:
         return len(self.start_us)
@@ -55,7 +58,7 @@ class SessionParts:
     def take(self, rows: npt.NDArray[np.integer]) -> SessionParts:
         return SessionParts(
             self.keys.take(rows), self.start_us[rows], self.end_us[rows], self.tie[rows], self.pane[rows],
-            self.timing[rows], [take(c, rows) for c in self.columns],
+            self.timing[rows], [take(c, rows) for c in self.columns], self.piece[rows],
         )  # fmt: skip
 
     def where(self, mask: BoolArray) -> SessionParts:
@@ -63,14 +66,15 @@ class SessionParts:
 
     @property
     def nbytes(self) -> int:
-        beside = (self.keys.codes, self.start_us, self.end_us, self.tie, self.pane, self.timing)
+        beside = (self.keys.codes, self.start_us, self.end_us, self.tie, self.pane, self.timing, self.piece)
         return int(self.keys.distinct.nbytes) + sum(a.nbytes for a in beside) + sum(map(nbytes, self.columns))
 
 
 def unshown(keys: Keys, start_us: IntArray, end_us: IntArray, tie: IntArray, columns: list[Column]) -> SessionParts:
     """Parts that no pane has shown yet."""
     count = len(start_us)
-    return SessionParts(keys, start_us, end_us, tie, np.full(count, -1, np.int64), np.zeros(count, np.int8), columns)
+    unseen, timing, piece = np.full(count, -1, np.int64), np.zeros(count, np.int8), np.full(count, NEVER, np.int32)
+    return SessionParts(keys, start_us, end_us, tie, unseen, timing, columns, piece)
 
 
 def concat_parts(parts: Sequence[SessionParts]) -> SessionParts:
@@ -80,7 +84,7 @@ def concat_parts(parts: Sequence[SessionParts]) -> SessionParts:
         unify_keys([p.keys for p in parts]), np.concatenate([p.start_us for p in parts]),
         np.concatenate([p.end_us for p in parts]), np.concatenate([p.tie for p in parts]),
         np.concatenate([p.pane for p in parts]), np.concatenate([p.timing for p in parts]),
-        [concat(c) for c in zip(*(p.columns for p in parts), strict=True)],
+        [concat(c) for c in zip(*(p.columns for p in parts), strict=True)], np.concatenate([p.piece for p in parts]),
     )  # fmt: skip
 
 
@@ -194,19 +198,40 @@ def joined(
     Returns:
         The parts, not shown; and the session of each, ascending.
     """
+    rows = np.arange(len(parts)) if which is None else np.flatnonzero(which)
+    every = len(rows) == len(parts)
     of, columns = sessions.of, parts.columns
-    if which is not None and not which.all():
-        rows = np.flatnonzero(which)
+    if not every:
         of, columns = of[rows], [take(c, rows) for c in columns]
     present = np.zeros(len(sessions), np.bool_)
     present[of] = True
     numbers = np.flatnonzero(present)
+    codes = of if len(numbers) == len(sessions) else (np.cumsum(present) - 1)[of]
     if len(numbers) == len(of):
-        order = np.empty(len(sessions), np.int64)
-        order[of] = np.arange(len(of))
-        columns = [take(c, order[numbers]) for c in columns]
+        order = np.empty(len(of), np.int64)
+        order[codes] = np.arange(len(of))
+        columns = [take(c, order) for c in columns]
     else:
-        codes = of if len(numbers) == len(sessions) else (np.cumsum(present) - 1)[of]
         columns = accumulators.combine(columns, Groups(codes, len(numbers)))
     keys = Keys(parts.keys.distinct, sessions.codes[numbers].astype(np.int32, copy=False))
-    return unshown(keys, sessions.start_us[numbers], sessions.end_us[numbers], sessions.tie[numbers], columns), numbers
+    whole = unshown(keys, sessions.start_us[numbers], sessions.end_us[numbers], sessions.tie[numbers], columns)
+    known = np.flatnonzero(parts.piece[rows] != NEVER)
+    if len(known):
+        whole = replace(whole, piece=_pieces_of(whole, codes, known, parts.take(rows[known])))
+    return whole, numbers
+
+
+def _pieces_of(whole: SessionParts, codes: Codes, known: npt.NDArray[np.integer], parts: SessionParts) -> PieceArray:
+    """In which pieces that lies what was made of parts: what was made of a single one, and is the same, where that lies.
+
+    Args:
+        codes: what each part went into.
+        known: which of them are the ``parts`` that are in pieces, or have been.
+    """
+    piece, into = whole.piece.copy(), codes[known]
+    piece[into] = CHANGED
+    same = np.bincount(codes, minlength=len(whole))[into] == 1
+    for name in ("start_us", "end_us", "tie", "pane"):
+        same &= getattr(parts, name) == getattr(whole, name)[into]
+    piece[into[same]] = parts.piece[same]
+    return piece

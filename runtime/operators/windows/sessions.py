@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from millstream.accumulators import AccumulatorSet
 from millstream.batch import Batch, BoolArray, IntArray, Keys, index_array, make_columns
-from millstream.checkpoints.tables import StateTable
+from millstream.checkpoints.tables import Part, StateTable, in_memory
 from millstream.grouping import Groups
 from millstream.operators.base import Context, Output
 from millstream.operators.windows import overdue, panes
@@ -47,6 +47,7 @@ from millstream.operators.windows.waiting import WaitingRows
 from millstream.queries import Question
 from millstream.runs import group_run, unify_keys
 from millstream.specs.windows import SessionWindows, WindowAggregateSpec
+from millstream.state.pieces import CHANGED, NEVER, RowPieces
 from millstream.times import MAX_US, MIN_US
 
 _BATCHES_KEPT: Final = 48
@@ -65,7 +66,10 @@ class SessionOperator(WindowOperator):
     parts: what is held, since it was last put together one part for each batch.
     waiting: overdue rows, whose watermark (in ``before_us``) has not been passed yet.
     settled_us: the watermark up to which sessions have fired.
+    pieces: what of the parts is in checkpoints.
     """
+
+    keeps_to_groups = True
 
     def __init__(self, spec: WindowAggregateSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(spec, context, with_position)
@@ -76,6 +80,7 @@ class SessionOperator(WindowOperator):
         self.waiting = WaitingRows()
         self.settled_us = MIN_US
         self.accumulators: AccumulatorSet | None = None
+        self.pieces = RowPieces()
         self._held = 0
         self._new_parts = 0
         self._settle_us: int | None = None
@@ -304,17 +309,22 @@ class SessionOperator(WindowOperator):
         last = last_panes(len(sessions), shown, shown_of)
         firing = self.delays.at(watermark_us, before_us, sessions.end_us, changed, full, last)
         due, expired = firing.due, firing.expired
-        kept = [fresh.where((~due & ~expired)[fresh_of]), shown.where((~due & ~expired)[shown_of])]
+        kept = []
+        for held, held_of in ((fresh, fresh_of), (shown, shown_of)):
+            stays = (~due & ~expired)[held_of]
+            kept.append(held.where(stays))
+            self.pieces.left(held.keys.take(np.flatnonzero(~stays)), held.piece[~stays])
         if due.any():
             whole = self._whole(fresh, fresh_of, shown, shown_of, sessions, due, accumulators)
             numbers = np.flatnonzero(due)
-            whole = replace(whole, pane=firing.pane[numbers], timing=firing.timing[numbers])
+            anew = np.where(whole.piece == NEVER, whole.piece, np.int32(CHANGED))
+            whole = replace(whole, pane=firing.pane[numbers], timing=firing.timing[numbers], piece=anew)
             back = shown.where(due[shown_of]) if self.retracts else None
             if self.spec.fires_again:
-                stays = whole.where(~expired[numbers])
+                again = whole.where(~expired[numbers])
                 if self.discarding:
-                    stays = replace(stays, columns=without_rows(accumulators, len(stays)))
-                kept.append(stays)
+                    again = replace(again, columns=without_rows(accumulators, len(again)))
+                kept.append(again)
         self.parts = [concat_parts(some)] if (some := [k for k in kept if len(k)]) else []
         if due.any():
             order = np.argsort(whole.end_us, kind="stable")
@@ -359,13 +369,29 @@ class SessionOperator(WindowOperator):
 
     # --- checkpoints ---
 
-    def snapshot(self) -> list[StateTable]:
-        tables = [*self.clock_table(self.settled_us), *self.tables.snapshot()]
-        for parts in self.parts:
-            beside = {name: index_array(getattr(parts, name)) for name in _BESIDE_PARTS}
-            arrays = {**beside, **self.tables.columns(parts.columns)}
-            tables.append(StateTable(_PARTS, parts.keys, make_columns(list(arrays), list(arrays.values()))))
-        return tables + self.waiting.tables(_WAITING)
+    def snapshot(self) -> list[Part]:
+        tables = [*self.clock_table(self.settled_us), *self.tables.snapshot(), *self.waiting.tables(_WAITING)]
+        return [*tables, *self._part_tables()]
+
+    def _part_tables(self) -> list[Part]:
+        if not self.parts:
+            self.pieces.forget()
+            return []
+        parts = concat_parts(self.parts)
+
+        def rows_of(rows: IntArray) -> tuple[Keys, pa.RecordBatch]:
+            asked = parts if len(rows) == len(parts) else parts.take(rows)
+            beside = {name: index_array(getattr(asked, name)) for name in _BESIDE_PARTS}
+            arrays = {**beside, **self.tables.columns(asked.columns)}
+            return asked.keys, make_columns(list(arrays), list(arrays.values()))
+
+        tables, piece = self.pieces.snapshot(_PARTS, parts.keys, parts.piece, rows_of)
+        self.parts = [replace(parts, piece=piece)]
+        return tables
+
+    def hand_over(self) -> Sequence[StateTable] | None:
+        self.pieces.forget()
+        return in_memory(self.snapshot())
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         if marks := self.restored_clock(tables):
@@ -378,8 +404,8 @@ class SessionOperator(WindowOperator):
                 self.waiting.restore(table)
                 continue
             start_us, end_us, tie, pane, timing = (table.columns.column(name).to_numpy() for name in _BESIDE_PARTS)
-            columns = self.tables.from_table(table)
-            self._add(SessionParts(table.keys, start_us, end_us, tie, pane, timing, columns))
+            parts = unshown(table.keys, start_us, end_us, tie, self.tables.from_table(table))
+            self._add(replace(parts, pane=pane, timing=timing))
         if self.parts:
             now_us = self.context.now_us()
             self._settle_us = now_us + self._wait_us
