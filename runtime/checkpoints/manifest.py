@@ -111,7 +111,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         content = {"format": FORMAT, **asdict(self)}
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1).encode()
+        # Not indented: that is done in Python, and leaves cycles which are not collected for a long time.
+        return json.dumps({**content, "checksum": _checksum(content)}).encode()
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
