@@ -110,8 +110,8 @@ class Dedupe(Operator):
 
     def _put(self, slots: IntArray, fields: Mapping[str, Array], time_us: IntArray, position: IntArray) -> None:
         """Let these rows stand; ``fields`` are those that are kept."""
-        self.time_us = grown(self.time_us, self.keys.capacity)
-        self.position = grown(self.position, self.keys.capacity)
+        self.time_us = grown(self.time_us, self.keys.room)
+        self.position = grown(self.position, self.keys.room)
         self.time_us[slots], self.position[slots] = time_us, position
         self.keys.changed(slots)
         names = list(fields)
@@ -123,7 +123,7 @@ class Dedupe(Operator):
                 "say schema= where they are made"
             )
         for column, values in zip(self.fields, fields.values(), strict=True):
-            column.put(slots, values)
+            column.put(slots, values, self.keys.room)
 
     def _said(self, slots: IntArray) -> Batch:
         """The rows that stand for these slots."""

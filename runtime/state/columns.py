@@ -172,7 +172,10 @@ def grown(values: npt.NDArray[Any], capacity: int, fill: int = 0) -> npt.NDArray
     """The array, or a copy at least twice as long where it is shorter than ``capacity``."""
     if capacity <= len(values):
         return values
-    longer = np.empty(max(capacity, 2 * len(values), _FIRST_CAPACITY), values.dtype)
+    size = max(capacity, 2 * len(values), _FIRST_CAPACITY)
+    # Zeros take no memory before something is put in their place.
+    longer = np.empty(size, values.dtype) if fill else np.zeros(size, values.dtype)
     longer[: len(values)] = values
-    longer[len(values) :] = fill
+    if fill:
+        longer[len(values) :] = fill
     return longer

@@ -58,7 +58,7 @@ class KeyTable:
 
     def reserve(self, keys: int) -> None:
         """So many keys are about to be added: what grows by and by touches all of its memory several times."""
-        self.room = self.capacity + keys
+        self.room = self.capacity + keys + keys // 8  # some more are likely to follow
 
     def find(self, keys: pa.RecordBatch) -> IntArray:
         """The slot of each key, -1 for one that has none, int64[n]."""
