@@ -6,18 +6,20 @@ A flow counts and adds up by a key that is new with every event, with a checkpoi
 so long that processes are kept ready beside it, and a checkpoint of so many megabytes is complete, a worker is killed
 with signal 9. Told is the time from then until the first row that the new processes write: until the loss is noticed,
 others are in the place of the processes that were there, state is read, output is cut back to the checkpoint, and rows
-flow again.
+flow again. Below it is told what of that the run itself says that it was for; the rest is from the kill until it is
+noticed, and from the moment in which all work until the first row.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import statistics
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,10 +58,16 @@ class Loss:
     Attributes:
         state_bytes: of the checkpoint that was the newest then.
         stood_still_s: from the kill to the first new row; 0: there was none in time.
+        phases: what the run says that it was for, in seconds.
     """
 
     state_bytes: int = 0
     stood_still_s: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def all_phases(self) -> dict[str, float]:
+        return {**self.phases, "noticing it, and the first row": self.stood_still_s - sum(self.phases.values())}
 
 
 class Killer(threading.Thread):
@@ -117,14 +125,22 @@ class Killer(threading.Thread):
 
 def lose_a_worker(megabytes: int, workers: int) -> Loss:
     with TemporaryDirectory() as folder:
-        out, state = Path(folder, "out.jsonl"), Path(folder, "state")
+        out, state, log = Path(folder, "out.jsonl"), Path(folder, "state"), Path(folder, "log.jsonl")
         killer = Killer(state, out, megabytes * 1_000_000)
         killer.start()
         growing_state(out, megabytes * 1e6 / _BYTES_PER_KEY / _GOES_ON_S).run(
-            workers=workers, state=state, checkpoint_interval="1s"
+            workers=workers, state=state, checkpoint_interval="1s", log=log
         )
         killer.join()
+        killer.loss.phases = told_phases(log)
         return killer.loss
+
+
+def told_phases(log: Path) -> dict[str, float]:
+    """How long each phase of the standstill took, as the run has told."""
+    told = [line["text"] for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == "recovered"]
+    phases = told[0].partition(": ")[2].split(", ") if told else []
+    return {phase: float(took_s) for phase, took_s, _ in (said.rsplit(" ", 2) for said in phases)}
 
 
 @click.command(help=__doc__)
@@ -132,17 +148,20 @@ def lose_a_worker(megabytes: int, workers: int) -> Loss:
 @click.option("--workers", default=2, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(megabytes: str, workers: int, repeats: int) -> None:
-    table = Table(box=None)
+    console, table = Console(), Table(box=None)
     for column in ("state", "stands still for (median)", "from", "to"):
         table.add_column(column, justify="right")
     for size in map(int, megabytes.split(",")):
         losses = [lose_a_worker(size, workers) for _ in range(repeats)]
         seconds = [loss.stood_still_s for loss in losses]
+        for loss in losses:
+            phases = ", ".join(f"{phase} {took_s:.2f} s" for phase, took_s in loss.all_phases.items())
+            console.print(f"{loss.state_bytes / 1e6:,.0f} MB, {loss.stood_still_s:.2f} s: {phases}", soft_wrap=True)
         state = statistics.median(loss.state_bytes for loss in losses) / 1e6
         table.add_row(
             f"{state:,.0f} MB", f"{statistics.median(seconds):.2f} s", f"{min(seconds):.2f} s", f"{max(seconds):.2f} s"
         )
-    Console().print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from millstream.coordinator.guarantee import end_to_end
 from millstream.coordinator.hosting import host_in_thread
 from millstream.coordinator.silence import Silence
 from millstream.coordinator.spares import Spares
+from millstream.coordinator.standstill import Standstill
 from millstream.coordinator.state_directory import StateDirectory
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.ui.watching import Watch
@@ -105,7 +106,7 @@ class Life:
         drain: when it is asked to stop, open windows fire and the output is finished; else a checkpoint is made
             from which it can go on.
         import_paths: where the user's modules are, beside those of this process.
-        lost_s: when a process of the life before was lost, by `time.monotonic`; None: this is the first.
+        standstill: since a process of the life before was lost; None: this is the first.
     """
 
     attempt: int
@@ -115,7 +116,7 @@ class Life:
     hang_timeout_s: float
     drain: bool
     import_paths: tuple[str, ...]
-    lost_s: float | None = None
+    standstill: Standstill | None = None
 
 
 def _socket_directory() -> Path:
@@ -132,6 +133,7 @@ class Attempt:
 
     Attributes:
         interrupts: how often the user asked to stop, in this life or before it.
+        failed_s: when it was seen that this life is over before its time, by `time.monotonic`.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class Attempt:
         self.interrupts = self._handled = int(steering.stopping is not None)
         self._gone_since_s: dict[str, float] = {}
         self._silence = Silence(life.hang_timeout_s + _START_GRACE_S)
+        self.failed_s = 0.0
         self._goes_on = False
         self._checkpoints_fail = False
         self._told_of_rest = False
@@ -187,6 +190,7 @@ class Attempt:
                 guarantee=end_to_end(self.plan, checkpoints=self.life.checkpoint_us is not None),
             )  # fmt: skip
         except BaseException:
+            self.failed_s = time.monotonic()
             self.caller.abort()
             for child in self.children:
                 child.process.kill()
@@ -289,11 +293,14 @@ class Attempt:
         self._silence.limit_s = self.life.hang_timeout_s
         if figures["state"] == State.RUNNING.value and self.life.checkpoint_us is not None:
             self.spares.keep(1 + self.plan.workers, time.monotonic())
-        if self.life.lost_s is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
-            self._goes_on = True
-            text = f"the run goes on, {time.monotonic() - self.life.lost_s:.1f} s after the loss"
-            self.view.line(text)
-            self.watch.recovered(text)
+        if self.life.standstill is not None and not self._goes_on and figures["state"] == State.RUNNING.value:
+            workers = [figures["processes"][worker_name(i)] for i in range(self.plan.workers)]
+            if all("restoring_us" in told for told in workers):
+                self._goes_on = True
+                restoring_s = max(told["restoring_us"] for told in workers) / 1e6
+                text = self.life.standstill.sentence(restoring_s, time.monotonic())
+                self.view.line(text)
+                self.watch.recovered(text)
         if self._checkpoints_fail != bool(figures["checkpoint_failure"]):
             self._tell_of_checkpoints(figures["checkpoint_failure"], figures["checkpoint"])
         if figures["not_removed"] and not self._told_of_rest:

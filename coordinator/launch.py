@@ -23,6 +23,7 @@ from millstream.coordinator.local import LocalRun
 from millstream.coordinator.replaying import Entries, take_up
 from millstream.coordinator.restarts import Restarts
 from millstream.coordinator.spares import Spares
+from millstream.coordinator.standstill import Standstill
 from millstream.coordinator.state_directory import COLLECTED, StateDirectory, locked
 from millstream.coordinator.steering import Steering
 from millstream.coordinator.ui.address import parse_address
@@ -139,7 +140,7 @@ def _lead(
         savepoint=None if options.savepoint is None else Path(options.savepoint), drop_state=options.drop_state,
     )  # fmt: skip
     restarts = Restarts(options.restarts)
-    lost_s: float | None = None
+    standstill: Standstill | None = None
     while True:
         recovery = None
         if manifest is not None:
@@ -152,13 +153,15 @@ def _lead(
                     view.line(line)
         life = Life(
             directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
-            options.drain, options.import_paths, lost_s,
+            options.drain, options.import_paths, standstill,
         )  # fmt: skip
         watch.begin(life.attempt, None if manifest is None else manifest.epoch)
+        attempt = Attempt(plan, life, view, steering, scaling, watch, spares)
         try:
-            result = Attempt(plan, life, view, steering, scaling, watch, spares).run()
+            result = attempt.run()
         except ProcessLost as error:
-            lost_s = time.monotonic()
+            standstill = Standstill(attempt.failed_s)
+            standstill.passed("the others end", time.monotonic())
             watch.lost(error)
             if checkpoint_us is None:
                 raise ProcessLost(f"{error}; the run ends, and is run again from its start") from error
@@ -173,11 +176,13 @@ def _lead(
                 manifest = taken_up(
                     plan, directory, manifest, options.drop_state
                 )  # it may be one from before the change
+            standstill.passed("the checkpoint is looked through", time.monotonic())
             where = "from its start" if manifest is None else f"from checkpoint {manifest.epoch}"
             view.line(f"{error}; the run goes on {where} in {pause_s:.1f} s")
             plan = scaling.plan_for(scaling.workers)  # a rescale that it did not come to is made up for
             steering.scaled(f"{error}; the run goes on {where}, with {plan.workers} workers")
             time.sleep(pause_s)
+            standstill.passed("pause", time.monotonic())
         else:
             if checkpoint_us is not None and result.stopped_at is None:
                 directory.note_end()

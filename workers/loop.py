@@ -13,7 +13,7 @@ from millstream.deadletters import DeadLetterFile
 from millstream.errors import described
 from millstream.marking import mark_output
 from millstream.plan import PhysicalPlan
-from millstream.process import ProcessMeter, now_us, spare_the_collector
+from millstream.process import ProcessMeter, monotonic_us, now_us, spare_the_collector
 from millstream.runner import Runner
 from millstream.topology import COORDINATOR, worker_index, worker_name
 from millstream.transport import LAST_WORDS_MS, Link
@@ -38,6 +38,7 @@ class _Shell:
         self.link = Link(bootstrap.directory, self.name, bootstrap.attempt)
         self.writer: SnapshotWriter | None = None
         self.runner: Runner | None = None
+        self.restoring_us = 0
 
     def run(self) -> int:
         """Work until the coordinator says stop. Returns the exit status."""
@@ -62,7 +63,9 @@ class _Shell:
         worker = Worker(plan, self.index, now_us=now_us, dead_letter=self.letters, checkpoints=staged)
         recovery = recovery or self.bootstrap.recovery()
         if recovery is not None:
+            since_us = monotonic_us()
             worker.runner.restore(recovery)
+            self.restoring_us = monotonic_us() - since_us
         if staged:
             store = self.bootstrap.checkpoint_store()
             self.writer = SnapshotWriter(worker.runner, store, self.name, self.link.attempt, self.link.poller)
@@ -124,7 +127,7 @@ class _Shell:
             now_s = time.monotonic()
             if now_s >= next_beat_s:
                 beat = worker.beat()
-                beat.figures.update(meter.read(), idle_us=link.idle_us)
+                beat.figures.update(meter.read(), idle_us=link.idle_us, restoring_us=self.restoring_us)
                 worker.outbox.append((COORDINATOR, beat))
                 next_beat_s = now_s + _BEAT_S
             while worker.outbox:
