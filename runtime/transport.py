@@ -7,7 +7,9 @@ high-water mark. All marks are off; credits are the only bound.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +67,30 @@ class Link:
         for frame in first:
             _send(socket, frame, zmq.SNDMORE)
         _send(socket, last, 0)
+
+    @contextmanager
+    def repeating(self, peer: str, message: Message, every_s: float) -> Iterator[None]:
+        """Send a message again and again while the caller is at something that may take long, and sends nothing itself."""
+        frames = message.encode(self.attempt)
+        over = threading.Event()
+
+        def repeat() -> None:
+            if over.wait(every_s):
+                return
+            socket = self._socket(zmq.DEALER)  # by no other thread may those of the link be used
+            socket.connect(self._endpoint(peer))
+            socket.send_multipart(frames)
+            while not over.wait(every_s):
+                socket.send_multipart(frames)
+            socket.close()
+
+        thread = threading.Thread(target=repeat, name="signs of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def received(self) -> Iterator[Message]:
         """What has arrived, without waiting."""

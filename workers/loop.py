@@ -17,7 +17,7 @@ from millstream.process import ProcessMeter, monotonic_us, now_us, spare_the_col
 from millstream.runner import Runner
 from millstream.topology import COORDINATOR, worker_index, worker_name
 from millstream.transport import LAST_WORDS_MS, Link
-from millstream.wire import Failed, Hello, Stop, Switch
+from millstream.wire import Completed, Failed, Hello, Message, Stop, Switch
 from millstream.workers.snapshots import SnapshotWriter
 from millstream.workers.task import Worker
 
@@ -112,7 +112,7 @@ class _Shell:
         while not worker.stopped:
             try:
                 for message in link.received():
-                    worker.receive(message)
+                    self._receive(worker, message)
                     if worker.switch is not None:
                         after = self._switched(worker, worker.switch)
                         if after is None:
@@ -136,6 +136,14 @@ class _Shell:
                 link.wait(_timeout_ms(worker, next_beat_s - now_s))
         worker.runner.abort()
         return 0
+
+    def _receive(self, worker: Worker, message: Message) -> None:
+        if not isinstance(message, Completed):
+            worker.receive(message)
+            return
+        # What sinks do now is theirs, and may take longer than a process may be silent: a database is waited for.
+        with self.link.repeating(COORDINATOR, worker.beat(), _BEAT_S):
+            worker.receive(message)
 
 
 def _hand_over(worker: Worker, writer: SnapshotWriter) -> None:

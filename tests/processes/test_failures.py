@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
+import time
+from contextlib import closing
 
 import psutil
 import pytest
@@ -250,6 +253,41 @@ def test_checkpoints_that_cannot_be_written_are_told_of_and_so_is_the_next_that_
     failing, well = warnings()
     assert "File too large" in failing and "goes back to checkpoint" in failing and failing in errors
     assert "checkpoints are written again" in well and well in errors
+
+
+INTO_A_DATABASE = """
+import millstream as ms
+from millstream.connectors import Counter
+
+flow = ms.Flow("stored")
+events = flow.generate({"key": list("abcdefgh"), "n": Counter()}, rate=2_000)
+events.key_by("key").agg(events=ms.count()).write_sqlite("out.sqlite", "counts")
+"""
+
+
+def test_a_worker_whose_commit_takes_longer_than_a_hang_is_not_taken_for_one_that_hangs(start: Start) -> None:
+    run = start(INTO_A_DATABASE, "--workers", "1", "--hang-timeout", "2s", "--checkpoint-interval", "1s")
+
+    def newest() -> int:
+        return max(
+            (int(m.stem[-8:]) for m in run.directory.glob(".millstream/stored/checkpoints/manifest-*")), default=0
+        )
+
+    run.wait_for(lambda: newest() >= 2, "commits")
+    worker = run.roles["worker-0"].pid
+    with closing(sqlite3.connect(run.directory / "out.sqlite", timeout=20, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        until_s = time.monotonic() + 6
+        run.wait_for(lambda: time.monotonic() > until_s, "a worker that waits for longer than it may be silent")
+        before = newest()
+        other.execute("rollback")
+    run.wait_for(lambda: newest() >= before + 2, "checkpoints, and commits before them")
+    assert run.roles["worker-0"].pid == worker
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130, errors
+    assert "no sign of life" not in errors
+    assert run.survivors() == []
 
 
 CANNOT_BE_KEPT = """
