@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from millstream.breaker import kind_of
-from millstream.deadletters import LETTERS
+from millstream.coordinator.replaying import asked_for
+from millstream.deadletters import LETTERS, name_of
 
 _REASONS_SHOWN: Final = 50
 
@@ -21,19 +22,22 @@ def counted(state: Path) -> Table:
     """How many there are by operator and reason; reasons that differ only in values are one, of which the first is shown."""
     counts: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
+    again: Counter[tuple[str, str]] = Counter()
+    asked = asked_for(state)
     for letter in _letters(state):
         operator, reason = str(letter.get("operator")), str(letter.get("reason"))
         kind = operator, kind_of(reason)
         counts[kind] += 1
         first.setdefault(kind, reason)
+        again[kind] += letter.get("id", "") in asked
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("operator", "letters", "such as"):
-        shown.add_column(column, justify="right" if column == "letters" else "left", overflow="fold")
+    for column in ("operator", "letters", "replayed", "such as"):
+        shown.add_column(column, justify="right" if column in ("letters", "replayed") else "left", overflow="fold")
     for kind, count in counts.most_common(_REASONS_SHOWN):
-        shown.add_row(Text(kind[0]), f"{count:,}", Text(first[kind]))
+        shown.add_row(Text(kind[0]), f"{count:,}", f"{again[kind]:,}", Text(first[kind]))
     others = counts.total() - sum(count for _, count in counts.most_common(_REASONS_SHOWN))
     if others:
-        shown.add_row("", f"{others:,}", "for other reasons")
+        shown.add_row("", f"{others:,}", "", "for other reasons")
     shown.caption = f"{counts.total():,} in all, in {state / LETTERS}"
     shown.caption_justify = "left"
     return shown
@@ -46,7 +50,9 @@ def last(state: Path, operator: str | None, most: int) -> Iterator[dict[str, Any
         operator: only those of this one, by its name; None: all.
     """
     kept: deque[dict[str, Any]] = deque(maxlen=most)
-    kept.extend(letter for letter in _letters(state) if operator is None or _name_of(letter) == operator)
+    kept.extend(
+        letter for letter in _letters(state) if operator is None or name_of(str(letter.get("operator"))) == operator
+    )
     return iter(kept)
 
 
@@ -55,13 +61,11 @@ def as_text(letter: dict[str, Any]) -> str:
     where = [str(letter.get("operator"))]
     if "origin" in letter:
         where.append(str(letter["origin"]) + (f", line {letter['line']}" if "line" in letter else ""))
-    record = letter.get("record", letter.get("record_base64"))
-    return f"{'; '.join(where)}: {letter.get('reason')}\n    {record}"
-
-
-def _name_of(letter: dict[str, Any]) -> str:
-    """The operator's name without the user's line."""
-    return str(letter.get("operator")).partition(" ")[0]
+    if "id" in letter:
+        where.append(str(letter["id"]))
+    record, replayed = letter.get("record", letter.get("record_base64")), letter.get("replayed", 0)
+    again = f" (replayed {'once' if replayed == 1 else f'{replayed} times'} before)" if replayed else ""
+    return f"{'; '.join(where)}: {letter.get('reason')}{again}\n    {record}"
 
 
 def _letters(state: Path) -> Iterator[dict[str, Any]]:

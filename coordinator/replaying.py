@@ -119,7 +119,7 @@ def _letters(count: int) -> str:
     return f"{count:,} dead letter{'' if count == 1 else 's'}"
 
 
-class _Known:
+class Ids:
     """Ids of letters, of which there may be millions: by process and life, a byte for each number."""
 
     def __init__(self) -> None:
@@ -136,7 +136,16 @@ class _Known:
     def __contains__(self, letter_id: str) -> bool:
         writer, _, number = letter_id.rpartition("-")
         marks = self._by_writer.get(writer, b"")
-        return int(number) < len(marks) and bool(marks[int(number)])
+        return bool(marks) and int(number) < len(marks) and bool(marks[int(number)])
+
+
+def asked_for(state: Path) -> Ids:
+    """The letters that have been replayed, or are about to be."""
+    known = Ids()
+    for path in sorted((state / REPLAYS).glob("*.jsonl")):
+        for letter in _read(path):
+            known.add(letter["id"])
+    return known
 
 
 def replay(state: Path, command: Replay, entries: Entries, manifest: Manifest | None) -> Outcome:
@@ -149,15 +158,12 @@ def replay(state: Path, command: Replay, entries: Entries, manifest: Manifest | 
     """
     outcome = Outcome()
     ended = frozenset[str]() if manifest is None else _ended(manifest)
-    known = _Known()
-    for path in sorted((state / REPLAYS).glob("*.jsonl")):
-        for letter in _read(path):
-            known.add(letter["id"])
+    known = asked_for(state)
     with ExitStack() as stack:
         logs: dict[str, IO[bytes]] = {}
         for letter in _meant(state, command):
             operator = name_of(str(letter["operator"]))
-            if letter.get("id", "-0") in known:
+            if letter.get("id", "") in known:
                 outcome.before += 1
                 continue
             if manifest is not None and not command.dry and after(letter) >= manifest.epoch:

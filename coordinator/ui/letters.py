@@ -9,6 +9,8 @@ from typing import Any, Final
 _TAIL_BYTES: Final = 256 * 1024
 _FILES: Final = 64
 _VALUE_LENGTH: Final = 2_000
+_UNREAD: Final = frozenset(("row", "header"))
+"""Of a dead letter, what only its operator can read."""
 
 
 def newest_letters(folder: Path, most: int) -> list[dict[str, Any]]:
@@ -47,7 +49,7 @@ def _last_lines(path: Path, name: str, most: int) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(fields, dict):
-            found.append({"file": name, "fields": {k: _shortened(v) for k, v in fields.items()}})
+            found.append({"file": name, "fields": {k: _shortened(v) for k, v in fields.items() if k not in _UNREAD}})
     return found
 
 

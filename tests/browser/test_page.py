@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -115,6 +116,57 @@ def test_an_answer_that_another_has_overtaken_is_not_shown(page: Page) -> None:
 
 def test_dead_letters_are_shown_with_their_reason(page: Page) -> None:
     expect(page.locator("#letters tbody tr").first).to_contain_text("no price for order", timeout=60 * SECONDS)
+
+
+MENDED = """
+from pathlib import Path
+import millstream as ms
+from millstream.connectors.generate import Counter
+
+flow = ms.Flow("orders")
+
+
+def price(row):
+    if row.number % 100 == 7 and not Path("prices").exists():
+        raise ValueError(f"no price for order {row.number}")
+    return {"number": row.number}
+
+
+orders = flow.generate({"number": Counter()}, rate=500.0)
+orders.map(price, schema={"number": int}, on_error="dead_letter").write_jsonl("out.jsonl")
+"""
+
+
+def test_dead_letters_are_replayed_by_a_button_once_what_refused_them_is_mended(
+    browser: Browser, tmp_path: Path
+) -> None:
+    run = start(tmp_path, flow=MENDED)
+    try:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        asked: list[str] = []
+        page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+        page.goto(run.url)
+        row = page.locator("#letters tbody tr", has_text="no price for order").first
+        expect(row).to_be_visible(timeout=60 * SECONDS)
+        number = int(re.findall(r"number=(\d+)", row.inner_text())[0])
+        (tmp_path / "prices").touch()
+        page.locator("#letters tbody tr", has_text=f"number={number})").get_by_role("button", name="Replay").click()
+        expect(page.locator("#said")).to_contain_text(
+            "1 dead letter goes again to the operator that had refused it: 1 of map", timeout=60 * SECONDS
+        )
+        assert asked[0].startswith("1 dead letter goes again to the operator that had refused it: 1 of map")
+        page.locator("#replay-all").click()
+        expect(page.locator("#said")).to_contain_text("1 dead letter had been replayed before", timeout=60 * SECONDS)
+        page.locator("#replay-all").click()
+        expect(page.locator("#said.error")).to_contain_text("no dead letter is replayed", timeout=60 * SECONDS)
+        page.locator("button[data-command=stop]").click()
+        run.process.wait(60)
+    finally:
+        run.process.kill()
+        run.process.wait()
+    written = [json.loads(line)["number"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(written) == list(range(len(written))), "each order is there once, also those that had been refused"
+    assert number in written
 
 
 def test_a_checkpoint_is_made_by_a_button_and_appears(page: Page) -> None:

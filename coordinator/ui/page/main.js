@@ -146,7 +146,9 @@ const loadLists = async () => {
   panels.checkpoints($("checkpoints"), made);
   if (kind !== state.letters) return; // another tab was chosen meanwhile
   panels.letters($("letters"), letters, kind === "late"
-    ? "No late events are kept in the state directory." : "There are no dead letters.");
+    ? "No late events are kept in the state directory." : "There are no dead letters.",
+    kind !== "late" && state.replays ? replay : null);
+  $("replay-all").hidden = kind === "late" || !state.replays || !letters.length;
 };
 
 const take = (picture) => {
@@ -203,6 +205,24 @@ const obey = async (name, text, button) => {
   }
 };
 
+/** Gives dead letters, or all of them, again to who had refused them; says before how many they are. */
+const replay = async (ids, button) => {
+  const choice = { do: "replay", ...(ids ? { letters: ids } : {}) };
+  button.disabled = true;
+  try {
+    const would = await api.command({ ...choice, dry: true });
+    if (!confirm(`${would.said}. Their events are late where windows have closed. Go on?`)) return;
+    tell("Replay…");
+    tell((await api.command(choice)).said);
+    loadLists().catch(() => {});
+  } catch (error) {
+    tell(error.message, true);
+  } finally {
+    button.disabled = false;
+  }
+};
+$("replay-all").addEventListener("click", (event) => replay(null, event.target));
+
 // --- tabs ---
 
 const tabs = [["tab-dead", "dead-letters"], ["tab-late", "late"]];
@@ -229,6 +249,7 @@ const begin = async () => {
   if (!run.graph) { say($("meta"), "Nothing has run here yet."); return; }
   state.run = run.run;
   state.graph = run.graph;
+  state.replays = run.live && run.commands.includes("replay");
   say($("flow"), run.graph.flow);
   graph.show(run.graph);
   showCommands(run.live ? run.commands : []);
@@ -253,6 +274,7 @@ const begin = async () => {
 
 const over = () => {
   state.over = true;
+  state.replays = false;
   showCommands([]);
   $("state-section").hidden = true;
   const last = state.timeline.points.at(-1);

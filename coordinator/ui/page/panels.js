@@ -102,15 +102,19 @@ export const happenings = (element, all) => {
     h.detail ? make("pre", { tabindex: 0 }, h.detail) : null)));
 };
 
-export const letters = (element, found, none) => {
+export const letters = (element, found, none, replay) => {
   const rows = found.map(({ file, fields }) => {
     const { operator, reason, record, record_base64, ...rest } = fields;
     const what = record ?? record_base64 ?? JSON.stringify(rest);
     const more = record == null ? {} : rest;
     const where = [more.origin, more.line && `line ${more.line}`].filter(Boolean).join(", ");
-    return make("tr", {}, td(operator ?? file.replace(/\.jsonl$/, "")), td(reason ?? ""), td(String(what), { class: "record" }), td(where));
+    const again = rest.replayed ? ` (replayed ${rest.replayed === 1 ? "once" : `${rest.replayed} times`} before)` : "";
+    const cells = [td(operator ?? file.replace(/\.jsonl$/, "")), td((reason ?? "") + again), td(String(what), { class: "record" }), td(where)];
+    if (replay) cells.push(make("td", {}, rest.id ? make("button", { type: "button", title: "Give it again to the operator that had refused it", onclick: (event) => replay([rest.id], event.target) }, "Replay") : null));
+    return make("tr", {}, ...cells);
   });
-  element.replaceChildren(rows.length ? table(["operator", "reason", "record", "from"], rows) : empty(none));
+  const columns = ["operator", "reason", "record", "from", ...(replay ? [""] : [])];
+  element.replaceChildren(rows.length ? table(columns, rows) : empty(none));
 };
 
 export const detail = (element, operator, picture, sample, close) => {
