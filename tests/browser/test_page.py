@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browser.conftest import FLOW, Running, start
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -144,7 +144,12 @@ def test_dead_letters_are_replayed_by_a_button_once_what_refused_them_is_mended(
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         asked: list[str] = []
-        page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+
+        def accept(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            dialog.accept()
+
+        page.on("dialog", accept)
         page.goto(run.url)
         row = page.locator("#letters tbody tr", has_text="no price for order").first
         expect(row).to_be_visible(timeout=60 * SECONDS)
