@@ -14,6 +14,7 @@ from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import unknown_field
 from millstream.operators.base import Context, Operator
 from millstream.operators.base import Output as Produced
+from millstream.operators.joins.increments import StreamIncrements
 from millstream.operators.joins.key_index import NO_KEY, KeyIndex
 from millstream.operators.joins.output import Beside, Output, Picked, mixed
 from millstream.operators.joins.rows import RowNumbers, SideRows, keyed_on, rows_of
@@ -118,10 +119,16 @@ class JoinOperator(Operator):
             batch = replace(batch, time_us=None, before_us=None)
         if self._spec.broadcast is not None and port == 0:
             assert batch.keys is not None
-            self._stream_key = batch.keys.distinct.schema.names
+            self._travel_by(batch.keys.distinct.schema.names)
         batch = keyed_on(batch, self._on[port] if self._spec.broadcast is not None else None, self.context.name)
         self._discover(batch, port)
         return batch
+
+    def _travel_by(self, stream_key: list[str]) -> None:
+        """The key of the left side's stream, where that is not what is compared."""
+        if stream_key != self._stream_key:
+            self._stream_key, kept = stream_key, self.sides[0].kept
+            kept.increments = StreamIncrements(lambda rows: stream_keys(kept, stream_key, rows))
 
     def _rows(self, batch: Batch, port: int) -> SideRows:
         names = self._payload[port]
@@ -251,8 +258,9 @@ class JoinOperator(Operator):
         kept, past = side.kept, self._past(port)
         done: BoolArray = kept.gone.values if past is None else kept.gone.values | past
         if self._spec.broadcast is not None:
-            return list(self._broadcast_tables(port, done))
-        key, keys = kept.key.values, len(self.index)
+            return list(self._right_tables(done)) if port else self._left_tables(done)
+        key, keys, increments = kept.key.values, len(self.index), kept.increments
+        assert not isinstance(increments, StreamIncrements)
 
         def tables_of(rows: BoolArray) -> Iterator[tuple[Keys, pa.RecordBatch]]:
             for start, stop in kept.columns.pieces():
@@ -263,21 +271,38 @@ class JoinOperator(Operator):
                     asked = start + np.flatnonzero(rows[start:stop])
                     yield self._table(key[asked], few_columns(kept, asked, side.notes()))
 
-        return kept.increments.snapshot(_SIDES[port], key, keys, done, side.notes(), self._key_fields, tables_of)
+        return increments.snapshot(_SIDES[port], key, keys, done, side.notes(), self._key_fields, tables_of)
 
     def _table(self, key: IntArray, columns: dict[str, Array]) -> tuple[Keys, pa.RecordBatch]:
         keys = compared_keys(key, self.index, self._on[0])
         return keys, make_columns(list(columns), list(columns.values()))
 
-    def _broadcast_tables(self, port: int, done: BoolArray) -> Iterator[StateTable]:
-        """All rows of a side of which the right one is with every worker, and the left ones travel by another key."""
-        side = self.sides[port]
-        kept, name = side.kept, f"{_SIDES[port]}.{self.context.worker}" if port else _SIDES[port]
-        for start, stop in kept.columns.pieces():
-            columns = state_columns(kept, done, side.notes(), start, stop)
-            columns |= key_columns(compared_keys(kept.key.values[start:stop], self.index, self._on[0]))
-            keys = None if port else stream_keys(kept, self._stream_key, start, stop)
-            yield StateTable(name, keys, make_columns(list(columns), list(columns.values())))
+    def _left_tables(self, done: BoolArray) -> list[Part]:
+        """The rows of a left side that travel by the key of their stream."""
+        side = self.sides[0]
+        kept, increments = side.kept, side.kept.increments
+        if not isinstance(increments, StreamIncrements) or not kept.columns.names:
+            return []  # no row has been kept yet
+
+        def rows_of(rows: IntArray) -> pa.RecordBatch:
+            columns = few_columns(kept, rows, side.notes())
+            columns |= key_columns(self._compared(kept.key.values[rows]))
+            return make_columns(list(columns), list(columns.values()))
+
+        return increments.snapshot(_SIDES[0], done, side.notes(), rows_of)
+
+    def _compared(self, key: IntArray) -> Keys:
+        """The keys that are compared, of some rows, and no others."""
+        numbers, codes = np.unique(key, return_inverse=True)
+        return Keys(self._key_fields(numbers), codes.astype(np.int32))
+
+    def _right_tables(self, done: BoolArray) -> Iterator[StateTable]:
+        """All rows of a right side that is with every worker, whole each time: it is small, or would not be."""
+        side, name = self.sides[1], f"{_SIDES[1]}.{self.context.worker}"
+        for start, stop in side.kept.columns.pieces():
+            columns = state_columns(side.kept, done, side.notes(), start, stop)
+            columns |= key_columns(self._compared(side.kept.key.values[start:stop]))
+            yield StateTable(name, None, make_columns(list(columns), list(columns.values())))
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         clocks = [int(t.columns.column(0)[0].as_py()) for t in tables if t.name == _CLOCK]
@@ -291,7 +316,7 @@ class JoinOperator(Operator):
             for table in kept:
                 rows, state = rows_in(table, self.index)
                 if self._spec.broadcast is not None and table.keys is not None:
-                    self._stream_key = table.keys.distinct.schema.names
+                    self._travel_by(table.keys.distinct.schema.names)
                 if len(rows):
                     self._take_up(port, rows, state)
 

@@ -24,7 +24,7 @@ from millstream.errors import unknown_field
 from millstream.grouping import factorize
 from millstream.operators.joins.arrays import GrowingArray, RareArray
 from millstream.operators.joins.growing import GrowingColumns, plain
-from millstream.operators.joins.increments import Increments
+from millstream.operators.joins.increments import Increments, StreamIncrements
 from millstream.operators.joins.key_index import KeyIndex
 from millstream.times import MIN_US
 
@@ -118,7 +118,7 @@ class KeptRows:
         self.gone = GrowingArray(np.bool_)
         self.gone_count = 0
         self.counts_matches = counts_matches
-        self.increments = Increments()
+        self.increments: Increments | StreamIncrements = Increments()
 
     def __len__(self) -> int:
         return len(self.key)

@@ -65,12 +65,12 @@ def compared_keys(key: IntArray, index: KeyIndex, names: Sequence[str]) -> Keys:
     return Keys(index.all(names), key.astype(np.int32))
 
 
-def stream_keys(kept: KeptRows, names: Sequence[str], start: int, stop: int) -> Keys:
+def stream_keys(kept: KeptRows, names: Sequence[str], rows: RowNumbers) -> Keys:
     """The key of the stream that rows came by, whose fields are among theirs."""
-    columns = [kept.columns.slice(n, start, stop) for n in names]
+    columns = [kept.columns.take(n, rows) for n in names]
     codes, first = factorize(columns)
-    rows = index_array(first)
-    return Keys(make_columns(names, [c.take(rows) for c in columns]), codes.astype(np.int32, copy=False))
+    at = index_array(first)
+    return Keys(make_columns(names, [c.take(at) for c in columns]), codes.astype(np.int32, copy=False))
 
 
 def key_columns(keys: Keys) -> dict[str, Array]:

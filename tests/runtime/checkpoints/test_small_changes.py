@@ -67,8 +67,8 @@ def joined(make: Callable[[ms.KeyedStream, ms.KeyedStream], Any]) -> Make:
 
 
 def joined_to_all(flow: ms.Flow) -> ms.Stream:
-    right = events(flow).select("k", "t", other=col("id"))
-    return events(flow).key_by("id").join_broadcast(right, on="k", within=("-1h", "1h"))
+    few = events(flow).filter(col("id") < 100).select("t", place=col("id"))
+    return events(flow).key_by("k").join_broadcast(few, on={"id": "place"}, how="left", within=("-1h", "1h"))
 
 
 class Summed(ms.Process):
@@ -111,7 +111,7 @@ CASES: dict[type[Operator], list[Make]] = {
     Scan: [keyed(lambda s: s.scan(0, counted)), keyed(lambda s: s.scan(0, counted, order="event_time"), "1h")],
     ProcessOperator: [keyed(lambda s: s.process(Summed))],
     MatchPattern: [keyed(lambda s: s.match(two_steps())), keyed(lambda s: s.match(two_steps()), "1h")],
-    IntervalJoin: [joined(lambda a, b: a.join(b, within=("-1h", "1h")))],
+    IntervalJoin: [joined(lambda a, b: a.join(b, within=("-1h", "1h"))), joined_to_all],
     UpdatingJoin: [joined(lambda a, b: a.join(b))],
     WindowJoin: [joined(lambda a, b: a.window(ms.tumbling("1h")).join(b))],
     SessionJoin: [joined(lambda a, b: a.window(ms.session("1h")).join(b))],
