@@ -73,11 +73,11 @@ class Loss:
 class Killer(threading.Thread):
     """Waits for a checkpoint that is large enough, kills a worker, waits for output, and stops the run."""
 
-    def __init__(self, state: Path, out: Path, wanted_bytes: int) -> None:
+    def __init__(self, state: Path, out: Path, log: Path, wanted_bytes: int) -> None:
         super().__init__(daemon=True)
         self.loss = Loss()
         self._store = CheckpointStore(DirectoryDisk(state / "recovery" / "checkpoints"))
-        self._out, self._wanted_bytes = out, wanted_bytes
+        self._out, self._log, self._wanted_bytes = out, log, wanted_bytes
 
     def run(self) -> None:
         try:
@@ -93,6 +93,8 @@ class Killer(threading.Thread):
                 cut = self._out.stat().st_size
                 if self._until(lambda: self._out.stat().st_size > cut):
                     self.loss.stood_still_s = time.monotonic() - killed_s
+                    self._until(lambda: bool(told_phases(self._log)), 0.1)
+                    self.loss.phases = told_phases(self._log)
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -126,13 +128,12 @@ class Killer(threading.Thread):
 def lose_a_worker(megabytes: int, workers: int) -> Loss:
     with TemporaryDirectory() as folder:
         out, state, log = Path(folder, "out.jsonl"), Path(folder, "state"), Path(folder, "log.jsonl")
-        killer = Killer(state, out, megabytes * 1_000_000)
+        killer = Killer(state, out, log, megabytes * 1_000_000)
         killer.start()
         growing_state(out, megabytes * 1e6 / _BYTES_PER_KEY / _GOES_ON_S).run(
             workers=workers, state=state, checkpoint_interval="1s", log=log
         )
         killer.join()
-        killer.loss.phases = told_phases(log)
         return killer.loss
 
 

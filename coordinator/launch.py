@@ -181,7 +181,7 @@ def _lead(
             view.line(f"{error}; the run goes on {where} in {pause_s:.1f} s")
             plan = scaling.plan_for(scaling.workers)  # a rescale that it did not come to is made up for
             steering.scaled(f"{error}; the run goes on {where}, with {plan.workers} workers")
-            time.sleep(pause_s)
+            time.sleep(max(0.0, attempt.failed_s + pause_s - time.monotonic()))
             standstill.passed("pause", time.monotonic())
         else:
             if checkpoint_us is not None and result.stopped_at is None:

@@ -149,7 +149,8 @@ class ExpiringAggregate(OrderedOperator):
     def restore(self, tables: Sequence[StateTable]) -> None:
         super().restore(tables)
         self.accumulators = self.tables.restore(tables)
-        slots = self.standing.restore(tables, self.tables)
+        self.standing.restore(tables, self.tables)
+        slots = self.standing.keys.live()
         self.expiry.set(slots, self.standing.time_us[slots] + self.spec.ttl_us)
 
     def figures(self) -> dict[str, Any]:

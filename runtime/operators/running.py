@@ -145,10 +145,10 @@ class RunningAggregate(Operator):
 
     def restore(self, tables: Sequence[StateTable]) -> None:
         self.accumulators = self.tables.restore(tables)
-        slots = self.standing.restore(tables, self.tables)
+        self.standing.restore(tables, self.tables)
         for held in self.values:
             held.restore(tables, self.standing.keys)
-        self.timed = bool((self.standing.time_us[slots] > MIN_US).any())
+        self.timed = bool((self.standing.time_us > MIN_US).any())
 
     def figures(self) -> dict[str, Any]:
         standing = self.standing.figures()

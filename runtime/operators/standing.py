@@ -100,14 +100,13 @@ class Standing:
 
         return self.keys.snapshot(STANDING, rows_of)
 
-    def restore(self, tables: Sequence[StateTable], from_table: AccumulatorTables) -> IntArray:
-        """Take what stood before; returns all slots."""
+    def restore(self, tables: Sequence[StateTable], from_table: AccumulatorTables) -> None:
+        """Take what stood before."""
 
         def put(slots: IntArray, rows: StateTable) -> None:
             self.put(slots, from_table.from_table(rows), rows.columns.column(_TIME).to_numpy())
 
         self.keys.restore([table for table in tables if table.name == STANDING], put, self.free)
-        return self.keys.live()
 
     def figures(self) -> dict[str, int]:
         state_bytes = self.keys.nbytes + self.time_us.nbytes + sum(c.nbytes for c in self.columns)
