@@ -63,6 +63,8 @@ class ProcessOperator(Operator):
         with_position: whether something behind this operator depends on order.
     """
 
+    restored_as_written = (_RECORDS,)
+
     def __init__(self, spec: ProcessSpec, context: Context, with_position: bool = False) -> None:
         super().__init__(context)
         self.spec = spec
@@ -404,10 +406,11 @@ class ProcessOperator(Operator):
                 self.outputs.key_schema = widened(self.outputs.key_schema, table.keys.distinct.schema)
             if table.name == _WAITING:
                 self.lines[EVENTS].restore(table)
-            elif table.name == _RECORDS and table.keys is not None:
-                keys = key_values(table.keys.distinct)
-                for code, record in zip(table.keys.codes.tolist(), python_values(table.columns.column(0)), strict=True):
-                    self.table.restore(keys[code], record)
+        for keys, rows in self.table.pieces.restored([t for t in tables if t.name == _RECORDS], key_values):
+            for key, record in zip(keys, python_values(rows.column(0)), strict=True):
+                self.table.restore(key, record)
+        if self.table.restored_others:
+            self.table.pieces.forget()  # no later flow should meet what was brought to what this one declares
         control = [t for t in tables if t.name.startswith(_CONTROL)]
         for table in control:
             if table.name == min(t.name for t in control):

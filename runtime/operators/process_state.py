@@ -100,6 +100,7 @@ class ProcessState:
         records: by key, in the order in which keys came.
         expiries: by clock.
         suspects: records that may have nothing any more.
+        restored_others: whether a record that was restored was of other states than those that are declared, or other versions.
     """
 
     def __init__(self, declared: Mapping[str, StateDeclaration], timed: bool, codec: StateCodec, where: str) -> None:
@@ -120,6 +121,8 @@ class ProcessState:
         self._migrators = {n: Migrator(where, n, d.version, d.migrate) for n, d in declared.items()}
         self._versions = {n: d.version for n, d in keyed.items() if d.version != 1}
         self._shared_versions = {n: d.version for n, d in self._shared_declared.items()}
+        self._names_kept = frozenset(self.names)
+        self.restored_others = False
         self.pieces: KeyPieces[KeyRecord, bytes] = KeyPieces(self._encoder())
         self._looks = 0
         self._seen_keys = 0
@@ -252,6 +255,7 @@ class ProcessState:
                 if isinstance(handle, TtlHandle):
                     handle.clear()
         states, timers, versions = self.codec.decode(encoded)
+        self.restored_others |= versions != self._versions or states.keys() != self._names_kept
         record = self.record(key)
         for name, handle in zip(self.names, record.handles, strict=True):
             if name not in states:

@@ -72,6 +72,8 @@ def keys_from(values: Sequence[Any], schema: pa.Schema) -> Keys:
 
 
 class Scan(Operator):
+    restored_as_written = (_STATES,)
+
     def __init__(self, spec: ScanSpec, context: Context) -> None:
         super().__init__(context)
         self.spec = spec
@@ -256,13 +258,16 @@ class Scan(Operator):
             self._key_schema = widened(self._key_schema, table.keys.distinct.schema)
             if table.name == _WAITING:
                 self.line.restore(table)
-                continue
-            values = key_values(table.keys.distinct)
-            columns = (python_values(table.columns.column(name)) for name in _STATE_FIELDS)
-            for code, state, expires_us, version in zip(table.keys.codes.tolist(), *columns, strict=True):
-                self.states[values[code]] = self._migrated(values[code], self.codec.decode(state), version)
+        versions = {self.spec.version}
+        for keys, rows in self._pieces.restored([t for t in tables if t.name == _STATES], key_values):
+            columns = (python_values(rows.column(name)) for name in _STATE_FIELDS)
+            for key, state, expires_us, version in zip(keys, *columns, strict=True):
+                self.states[key] = self._migrated(key, self.codec.decode(state), version)
+                versions.add(version)
                 if self.deadlines is not None and expires_us is not None:
-                    self.deadlines.set(values[code], expires_us)
+                    self.deadlines.set(key, expires_us)
+        if len(versions) > 1:
+            self._pieces.forget()  # no later flow should meet what was brought to this version
 
     def _migrated(self, key: Any, state: Any, version: int) -> Any:
         migrated = self.migrated(state, version)

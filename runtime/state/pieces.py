@@ -28,6 +28,7 @@ from millstream.batch import (
     concat_columns,
     index_array,
     make_columns,
+    take_columns,
 )
 from millstream.checkpoints.manifest import Change
 from millstream.checkpoints.tables import Part, Pause, PendingTable, Saved, StateTable
@@ -293,6 +294,31 @@ class ChangedKeys(Generic[S]):
     def forget(self) -> None:
         """Nothing is in any piece: the next snapshot has the states of all keys."""
         self._pieces, self._changed = [], set()
+
+    def restored(
+        self, tables: Sequence[StateTable], values_of: Callable[[pa.RecordBatch], list[Any]]
+    ) -> Iterator[tuple[list[Any], pa.RecordBatch]]:
+        """The rows that count, with their keys, of tables that earlier snapshots wrote; where they lie on disk is noted.
+
+        Args:
+            tables: in the order in which they were written.
+            values_of: makes keys of the dict of those of a table.
+        """
+        settled: set[Any] = set()  # what becomes of them is said by later tables
+        for table in reversed(tables):
+            assert table.keys is not None
+            values = values_of(table.keys.distinct)
+            keys = [values[code] for code in table.keys.codes.tolist()]
+            self._pieces.insert(0, _Piece(0, [(table.saved, len(keys))], len(keys), keys=keys))
+            counting = [row for row, key in enumerate(keys) if key not in settled]
+            if table.change != "adds":
+                settled.update(keys)
+            if len(counting) == len(keys) and table.change != "removes":
+                yield keys, table.columns
+            elif counting and table.change != "removes":
+                yield [keys[row] for row in counting], take_columns(table.columns, index_array(np.array(counting)))
+        if self._pieces:
+            self._pieces[0].keys = []
 
     def parts(self, states: dict[Any, S], tables_of: _TablesOfKeys) -> list[Part]:
         """The rows of all keys that have a state: what is on disk by its files, the rest as tables."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,14 @@ def table_of(rows: int) -> StateTable:
     return StateTable("windows", keys, make_columns(["n"], [pa.array(np.arange(rows) * 2)]))
 
 
+class Sums(ms.Process):
+    total = ms.value_state(0)
+
+    def on_event(self, event: Any, ctx: ms.ProcessContext) -> None:
+        self.total.value += event.t
+        ctx.emit({"k": event.k, "sum": self.total.value})
+
+
 KINDS: dict[str, tuple[str, Callable[[ms.KeyedStream], ms.Stream]]] = {
     "windows": ("windows", lambda keyed: keyed.window(ms.tumbling("1h")).agg(n=ms.count())),
     "running": ("standing", lambda keyed: keyed.agg(n=ms.count(), last=ms.max("t"))),
@@ -42,6 +51,7 @@ KINDS: dict[str, tuple[str, Callable[[ms.KeyedStream], ms.Stream]]] = {
     "first in a while": ("seen", lambda keyed: keyed.dedupe(within="1h")),
     "ranking": ("rows", lambda keyed: keyed.top_n(2, ms.desc("t"))),
     "scan": ("states", lambda keyed: keyed.scan(0, lambda state, e: (state + e.t, {"k": e.k, "sum": state + e.t}))),
+    "process": ("records", lambda keyed: keyed.process(Sums)),
     "neighbours": ("history", lambda keyed: keyed.with_previous(before=ms.lag("t"))),
 }
 """The name of the table that grows, and what is made of a keyed stream."""
@@ -105,7 +115,7 @@ def test_every_kind_of_state_by_key_refers_to_what_was_written_before(store: Che
     assert sum(again) >= 3 * ROWS_A_BATCH
 
 
-@pytest.mark.parametrize("kind", ["windows", "running", "expiring", "lasts", "first in a while"])
+@pytest.mark.parametrize("kind", ["windows", "running", "expiring", "lasts", "first in a while", "scan", "process"])
 def test_a_life_that_goes_on_refers_to_what_the_one_before_wrote(store: CheckpointStore, kind: str) -> None:
     *_, last = checkpoints_of(run_of(store, kind=kind), store, 3)
     after, *_ = checkpoints_of(run_of(store, 2, Recovery(last, store), kind=kind), store, 1)

@@ -135,7 +135,10 @@ class States(Numbers):
 
     def after(self, files: Sequence[TableFile]) -> Numbers:
         after = States()
-        after.disk, after.states = self.disk, self.read(files)
+        after.disk = self.disk
+        tables = [replace(self.disk[f.path], saved=Saved(f)) for f in files]
+        for keys, rows in after.pieces.restored(tables, lambda distinct: distinct.column(0).to_pylist()):
+            after.states.update(zip(keys, rows.column(0).to_pylist(), strict=True))
         return after
 
 
@@ -179,8 +182,9 @@ def test_a_checkpoint_holds_what_there_is(
         pieces._PIECES_KEPT, pieces._SPARE_KEYS = before  # type: ignore[misc]
 
 
-def test_after_a_loss_only_what_has_changed_since_is_written() -> None:
-    counts: Numbers = Counts()
+@pytest.mark.parametrize("kind", [Counts, States])
+def test_after_a_loss_only_what_has_changed_since_is_written(kind: type[Numbers]) -> None:
+    counts = kind()
     counts.put({k: k for k in range(10_000)})
     counts.snapshot(completes=True)
     counts.put({1: 5})
