@@ -106,6 +106,9 @@ class RunningFlow:
             most: how many rows there may be, 100,000 at most.
         Returns:
             Named columns, the key fields among them; without rows where nothing is held of these keys.
+        Raises:
+            QueryError: ``at`` is no moment.
+            CommandError: the run has no answer: there is no such operator, or a key does not fit.
         """
         named: list[AskedKey] | None = None if keys is None else [_plain_key(key) for key in keys]
         answer = self.ask(Query(operator, named, None if at is None else moment_us(at), most))

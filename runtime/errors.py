@@ -59,7 +59,7 @@ class CommandError(MillstreamError):
     """A command to a running flow cannot be carried out: there is no such run, it is over, or it said no."""
 
 
-class QueryError(MillstreamError):
+class QueryError(CommandError):
     """A question about state has no answer: a key that does not fit, an operator that keeps nothing of the kind."""
 
 

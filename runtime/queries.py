@@ -23,6 +23,9 @@ MOST_ROWS: Final = 100_000
 MOST_BYTES: Final = 8 << 20
 MOST_KEYS: Final = 100
 
+EVENT_TIME: Final = "event_time"
+"""The column with the event times of rows that are told."""
+
 KeyValue = str | int | float | bool | None
 AskedKey = str | Sequence[KeyValue]
 """Text, as of a command line; or a value for each key field."""
@@ -154,7 +157,8 @@ def answer_of(batches: Iterable[pa.RecordBatch], most: int) -> tuple[pa.RecordBa
         left -= parts[-1].num_rows
     if not parts:
         return None, False
-    whole = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+    tables = [pa.Table.from_batches([part]) for part in parts]  # rows of one side of a join have fields of their own
+    whole = pa.concat_tables(tables, promote_options="permissive").combine_chunks().to_batches()[0]
     while whole.nbytes > MOST_BYTES:
         if whole.num_rows == 1:
             raise QueryError(f"a row has {whole.nbytes:,} bytes, and an answer {MOST_BYTES:,} at most")
@@ -164,6 +168,14 @@ def answer_of(batches: Iterable[pa.RecordBatch], most: int) -> tuple[pa.RecordBa
 
 def _filled(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     return (b for b in batches if b.num_rows)
+
+
+def beside(taken: Iterable[str], name: str) -> str:
+    """What is told beside the user's own fields, under a name that none of them has: underscores make it another."""
+    taken = set(taken)
+    while name in taken:
+        name += "_"
+    return name
 
 
 def as_text(values: Iterable[Any]) -> Array:

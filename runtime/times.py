@@ -13,7 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from millstream.errors import FlowError
+from millstream.errors import FlowError, QueryError
 
 MIN_US: Final = -(2**63)
 MAX_US: Final = 2**63 - 1
@@ -75,12 +75,12 @@ def moment_us(value: datetime | str) -> int:
     """A moment in microseconds since the epoch: a datetime, or ISO 8601; a naive one is UTC.
 
     Raises:
-        FlowError: the text is not a moment.
+        QueryError: the text is not a moment.
     """
     try:
         return datetime_us(datetime.fromisoformat(value) if isinstance(value, str) else value)
     except ValueError:
-        raise FlowError(
+        raise QueryError(
             f"{value!r} is not a moment; write it as in '2026-01-31T12:00' (UTC) or with its offset"
         ) from None
 

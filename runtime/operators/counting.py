@@ -20,6 +20,7 @@ from millstream.operators.base import Context, Output
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.range_aggregates import RangeAggregates
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.counting import CountWindowSpec
 from millstream.specs.windows import RESERVED
@@ -63,21 +64,29 @@ class CountWindow(OrderedOperator):
         """Put out the windows that end with these rows."""
         if not len(last):
             return
-        first = np.maximum(last - self.size + 1, seen.starts[last])
-        if self.size == self.every:
-            first = last - seen.number[last] % self.size
+        self.context.counters.panes += len(last)
+        result = self._windows(seen, last)
+        if self.by_event_time:
+            yield MAIN, Batch(result, seen.time_us[last], position=seen.position[last])
+        else:
+            yield MAIN, Batch(result)
+
+    def _windows(self, seen: KeyRows, last: IndexArray) -> pa.RecordBatch:
+        """The windows that end with these rows."""
+        first = self._first(seen, last)
         keys = self.history.keys.keys(seen.slots[last])
         start, end = self._times(seen, first, last)
         arrays: list[Array] = [
             start, end, pa.array(np.zeros(len(last), np.int64)), pa.repeat("on_time", len(last)),
             *keys.columns, *self.aggregates.results(seen, first, last + 1),
         ]  # fmt: skip
-        self.context.counters.panes += len(last)
-        result = make_columns([*RESERVED, *keys.schema.names, *self.aggregates.names], arrays)
-        if self.by_event_time:
-            yield MAIN, Batch(result, seen.time_us[last], position=seen.position[last])
-        else:
-            yield MAIN, Batch(result)
+        return make_columns([*RESERVED, *keys.schema.names, *self.aggregates.names], arrays)
+
+    def _first(self, seen: KeyRows, last: IndexArray) -> IndexArray:
+        """The first row of each window that ends with these."""
+        if self.size == self.every:
+            return last - seen.number[last] % self.size
+        return np.maximum(last - self.size + 1, seen.starts[last])
 
     def _times(self, seen: KeyRows, first: IndexArray, last: IndexArray) -> tuple[Array, Array]:
         """When the windows start and end; null where events have no time."""
@@ -85,6 +94,17 @@ class CountWindow(OrderedOperator):
             nothing = pa.nulls(len(last), STAMP)
             return nothing, nothing
         return pa.array(seen.time_us[first]).view(STAMP), pa.array(seen.time_us[last] + 1).view(STAMP)
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """Of each key the window that ends with its last event so far: what would come out if the input ended here."""
+        for seen in self.history.asked(question):
+            last = seen.bounds[1:] - 1
+            if self.by_event_time and question.at_us is not None:
+                ends_behind = last[seen.time_us[last] >= question.at_us]
+                first_us = seen.time_us[self._first(seen, ends_behind)]
+                last = ends_behind[first_us <= question.at_us]
+            windows = self._windows(seen, last)
+            yield windows.select([n for n in windows.schema.names if n not in RESERVED[2:]])
 
     def snapshot(self) -> list[Part]:
         return [*super().snapshot(), *self.history.snapshot(_HISTORY)]

@@ -25,7 +25,7 @@ from millstream.operators.base import Context, Operator, Output
 from millstream.operators.changes import CHANGE_ROWS, changes
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.row_tables import notes_and_fields, row_columns
-from millstream.queries import Question
+from millstream.queries import Question, beside
 from millstream.specs.base import MAIN
 from millstream.specs.ranking import DedupeSpec, FirstSpec
 from millstream.state.columns import SlotColumn, grown
@@ -263,7 +263,9 @@ class FirstInOrder(OrderedOperator):
         slots = self.keys.asked(question)
         keys = self.keys.keys(slots)
         if len(slots) and self.within_us is not None:
-            keys = keys.append_column("accepted", pa.array(self.accepted_us[slots]).view(STAMP))
+            keys = keys.append_column(
+                beside(keys.schema.names, "accepted"), pa.array(self.accepted_us[slots]).view(STAMP)
+            )
         yield keys
 
     # --- checkpoints ---

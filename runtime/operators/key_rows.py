@@ -8,7 +8,7 @@ next, so that adding a batch costs a logarithm and reading touches only the keys
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
@@ -29,6 +29,7 @@ from millstream.batch import (
 from millstream.checkpoints.tables import Saved, StateTable
 from millstream.grouping import Groups, IndexArray
 from millstream.operators.row_tables import fields_in, numbered_rows
+from millstream.queries import Question
 from millstream.ranges import ranges
 from millstream.state.key_table import KeyTable
 from millstream.times import MIN_US
@@ -38,6 +39,7 @@ ROWS_LOOKED_AT_EACH: Final = 32
 
 _NEARLY_ALL: Final = 0.8
 _SLOTS_LEAST: Final = 1_024
+_ASKED_AT_ONCE: Final = 256
 
 _BESIDE: Final = ("time_us", "position", "number")
 
@@ -210,6 +212,17 @@ class KeyHistory:
                 part = level.take(ranges(first, np.maximum(after - first, 0)))
                 found.append(part.where(part.time_us >= self.horizon_us))
         return found
+
+    def asked(self, question: Question) -> Iterator[KeyRows]:
+        """The rows of the keys that are asked for and have any, some keys at a time."""
+        slots = self.keys.live() if question.keys is None else self.keys.asked(question)
+        for start in range(0, len(slots), _ASKED_AT_ONCE):
+            some = slots[start : start + _ASKED_AT_ONCE]
+            found = self.of(some)
+            if found is not None:
+                rows = self._of_use(found.where(np.isin(found.slots, some)), bottom=True)
+                if len(rows):
+                    yield rows
 
     def add(self, rows: KeyRows) -> None:
         """Remember rows that come behind all that are here."""

@@ -25,6 +25,7 @@ from millstream.operators.base import SLICE_ROWS, Context, Output
 from millstream.operators.columnar import evaluate_all
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.scan import key_values, keys_from, widened
+from millstream.queries import Question, beside
 from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.patterns import MATCH_FIELDS, MatchSpec
@@ -34,6 +35,7 @@ from millstream.times import STAMP
 _MATCHES: Final = "matches"
 _MATCH_COLUMNS: Final = ("step", "first_us", "last_us", "numbers", "events")
 _KEPT_LEAST: Final = 1 << 14
+_TOLD_AT_ONCE: Final = 1_024
 
 
 class MatchPattern(OrderedOperator):
@@ -160,6 +162,48 @@ class MatchPattern(OrderedOperator):
                 column = pa.ListArray.from_arrays(offsets, column)  # type: ignore[call-overload]  # the stubs miss it
             arrays.append(column)
         return Batch(make_columns(names, arrays), end_us[order] if timed else None, position=last[order])
+
+    # --- questions ---
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """The matches under way, as they would come out now, and what each of them waits for."""
+        if self._key_schema is None:
+            return
+        wanted = question.of(self._key_schema)
+        asked = self.states if wanted is None else dict.fromkeys(key_values(wanted))
+        under_way = (
+            (key, step, partial)
+            for key in asked
+            if key in self.states
+            for step, waiting in enumerate(self.states[key].waiting)
+            for partial in waiting
+        )
+        while some := list(islice(under_way, _TOLD_AT_ONCE)):
+            yield self._under_way(some, self._key_schema)
+
+    def _under_way(self, partials: list[tuple[Any, int, Partial]], key_schema: pa.Schema) -> pa.RecordBatch:
+        keys = keys_from([key for key, _, _ in partials], key_schema)
+        told: dict[str, Array] = dict(zip(key_schema.names, keys.columns(), strict=True))
+        for name, us in zip(MATCH_FIELDS, ("first_us", "last_us"), strict=True):
+            moments = pa.array([getattr(p, us) for _, _, p in partials], pa.int64()).view(STAMP)
+            told[name] = moments if self.by_event_time else pa.nulls(len(partials), STAMP)
+        nothing = "no " + " or ".join(name for name, _ in self.pattern.absent)  # behind the last step, for a while
+        steps = [*(step.name for step in self.pattern.steps), nothing]
+        awaited = [steps[number] for _, number, _ in partials]
+        told[beside([*told, *self.pattern.names], "waits_for")] = pa.array(awaited, pa.string())
+        for name in self.pattern.names:
+            places = [i for i, s in enumerate(self.pattern.steps) if s.name == name]
+            found = [[p.rows[i] for i in places if i < len(p.rows)] for _, _, p in partials]
+            counts = np.array([len(rows) for rows in found])
+            events = self.kept.take(np.array([n for rows in found for n in rows], np.int64))
+            column: Array = pa.StructArray.from_arrays(events.columns, fields=list(self.kept.schema))
+            if name in self.pattern.repeated:
+                offsets = index_array(np.cumsum([0, *counts]).astype(np.int32))
+                column = pa.ListArray.from_arrays(offsets, column)  # type: ignore[call-overload]  # the stubs miss it
+            else:
+                column = column.take(index_array(np.cumsum(counts) - 1, counts == 0))
+            told[name] = column
+        return make_columns(list(told), list(told.values()))
 
     # --- conditions in Python ---
 

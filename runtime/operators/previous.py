@@ -18,15 +18,16 @@ import pyarrow.compute as pc
 from millstream.batch import Array, Batch, BoolArray, IntArray, index_array, make_columns, take_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.evaluate import evaluate_rows
-from millstream.expr import col
+from millstream.expr import Column, col
 from millstream.grouping import IndexArray
 from millstream.operators.base import Context, Output
 from millstream.operators.columnar import evaluate_all, row_text, with_arrays
 from millstream.operators.key_rows import KeyHistory, KeyRows, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
+from millstream.queries import EVENT_TIME, Question, beside
 from millstream.specs.base import MAIN
 from millstream.specs.previous import Look, Neighbour, WithPreviousSpec
-from millstream.times import MAX_US, MIN_US, saturating_add
+from millstream.times import MAX_US, MIN_US, STAMP, saturating_add
 
 _HISTORY: Final = "history"
 _EXPIRED: Final = "expired"
@@ -139,6 +140,25 @@ class WithPrevious(OrderedOperator):
         difference = pc.subtract(now, before)
         elapsed = pa.array(elapsed_us / per_us, mask=elapsed_us <= 0)  # of two events at one time there is no rate
         return pc.divide(difference, elapsed)
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """The last events of each key that others will look at: of those that wait for later ones all that they are,
+        else the values that are looked at."""
+        for seen in self.history.asked(question):
+            keys = self.history.keys.keys(seen.slots)
+            told = dict(zip(keys.schema.names, keys.columns, strict=True))
+            names = seen.columns.schema.names
+            if self.ahead:
+                values = {n: seen.columns.column(n) for n in names if n not in told and not n.startswith("\0")}
+            else:
+                looked = (
+                    look.value.column if isinstance(look.value, Column) else str(look.value) for _, look in self.fields
+                )
+                values = {n: c for n, c in zip(looked, seen.columns.columns, strict=True) if n not in told}
+            if self.by_event_time:
+                told[beside([*told, *values], EVENT_TIME)] = pa.array(seen.time_us).view(STAMP)
+            told |= values
+            yield make_columns(list(told), list(told.values()))
 
     def snapshot(self) -> list[Part]:
         expired = make_columns(["expired_before_us"], [pa.array([self.expired_before_us])])

@@ -38,7 +38,7 @@ from millstream.operators.process_state import KeyRecord, NoKey, ProcessState
 from millstream.operators.scan import key_values, keys_from, widened
 from millstream.operators.timers import Due
 from millstream.processing import Process, Timer, TimerClock, declared_states
-from millstream.queries import Question, as_text
+from millstream.queries import Question, as_text, beside
 from millstream.rows import Row, python_values, rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.on_error import OnError
@@ -372,9 +372,10 @@ class ProcessOperator(Operator):
             columns = keys_from(keys, schema).distinct
             views = [self.table.view(k) or {} for k in keys]
             for name in self.table.names:
-                columns = columns.append_column(name, as_text(view[name] for view in views))
+                named = beside(columns.schema.names, name)
+                columns = columns.append_column(named, as_text(view[name] for view in views))
             timers = ([[t.time.isoformat(), t.name, t.clock] for t in self.timers_of(k)] for k in keys)
-            yield columns.append_column("timers", as_text(timers))
+            yield columns.append_column(beside(columns.schema.names, "timers"), as_text(timers))
 
     def snapshot(self) -> list[Part]:
         tables: list[Part] = [

@@ -26,7 +26,7 @@ from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.line import Line, place_us
 from millstream.operators.migration import Migrator
 from millstream.operators.ttl import Deadlines
-from millstream.queries import Question, as_text
+from millstream.queries import Question, as_text, beside
 from millstream.rows import Row, columns_of, python_values, rows_of
 from millstream.specs.base import MAIN
 from millstream.specs.keyed import ScanSpec
@@ -226,7 +226,7 @@ class Scan(Operator):
         keys = [k for k in asked if k in self.states]
         if keys:
             columns = keys_from(keys, self._key_schema).distinct
-            yield columns.append_column("state", as_text(self.states[k] for k in keys))
+            yield columns.append_column(beside(columns.schema.names, "state"), as_text(self.states[k] for k in keys))
 
     # --- checkpoints ---
 

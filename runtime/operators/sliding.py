@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
-from millstream.batch import Batch, index_array
+from millstream.batch import Array, Batch, index_array, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.grouping import IndexArray
 from millstream.operators.base import Context, Output
@@ -20,9 +21,11 @@ from millstream.operators.columnar import with_arrays
 from millstream.operators.key_rows import ROWS_LOOKED_AT_EACH, KeyHistory, KeyRows, TimesByKey, sorted_by_key
 from millstream.operators.ordering import OrderedOperator
 from millstream.operators.range_aggregates import RangeAggregates
+from millstream.queries import Question, beside
 from millstream.specs.base import MAIN
 from millstream.specs.sliding import SlidingSpec
-from millstream.times import saturating_add
+from millstream.specs.windows import RESERVED
+from millstream.times import STAMP, saturating_add
 
 _HISTORY: Final = "history"
 
@@ -73,6 +76,24 @@ class Sliding(OrderedOperator):
         time_us = seen.time_us[at]
         moments = TimesByKey(seen)
         return moments.first_from(starts, time_us - self.size_us), moments.first_from(starts, time_us + 1)
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """What the next event of each key will find behind it: when that began and ended, and its aggregates."""
+        for seen in self.history.asked(question):
+            first, after = seen.bounds[:-1], seen.bounds[1:]
+            if self.by_event_time and question.at_us is not None:
+                there = (seen.time_us[first] <= question.at_us) & (question.at_us <= seen.time_us[after - 1])
+                first, after = first[there], after[there]
+            keys = self.history.keys.keys(seen.slots[first])
+            users = [*keys.schema.names, *self.aggregates.names]
+            told: dict[str, Array] = {}
+            if self.by_event_time:
+                bounds_us = (seen.time_us[first], seen.time_us[after - 1] + 1)
+                for name, us in zip(RESERVED[:2], bounds_us, strict=True):
+                    told[beside(users, name)] = pa.array(us).view(STAMP)
+            told |= dict(zip(keys.schema.names, keys.columns, strict=True))
+            results = self.aggregates.results(seen, first, after)
+            yield with_arrays(make_columns(list(told), list(told.values())), self.aggregates.names, results)
 
     def snapshot(self) -> list[Part]:
         return [*super().snapshot(), *self.history.snapshot(_HISTORY)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from millstream.errors import QueryError
+from millstream.control import RunningFlow
+from millstream.errors import CommandError, QueryError
 from millstream.queries import MOST_BYTES, Question, answer_of, as_text
 
 
@@ -93,3 +95,10 @@ def test_python_state_is_told_as_json_and_what_has_no_such_form_as_it_is_shown()
         '"{1, 2}"',
         '[1, "a"]',
     ]
+
+
+@pytest.mark.parametrize("text", ["nonsense", "", "2026-13-01", "12:00"])
+def test_a_moment_that_is_none_is_told_as_a_question_that_cannot_be_asked(text: str, tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match=f"{text!r} is not a moment; write it as in '2026-01-31T12:00'"):
+        RunningFlow(tmp_path).query("agg", at=text)
+    assert issubclass(QueryError, CommandError), "whoever handles what a run refuses handles this"

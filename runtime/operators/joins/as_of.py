@@ -16,15 +16,17 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, IntArray
+from millstream.batch import Batch, IntArray, Keys
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.operators.base import Context, Output
 from millstream.operators.joins.base import JoinOperator
+from millstream.operators.joins.held import ROWS_AT_ONCE, rows_of_keys
 from millstream.operators.joins.output import Beside, Picked
 from millstream.operators.joins.rows import RowNumbers, SideRows
 from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import make_segment
 from millstream.operators.ordering import InOrder
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.joins import AsOfJoinSpec, JoinKind
 from millstream.times import MAX_US, saturating_add
@@ -142,6 +144,44 @@ class AsOfJoin(JoinOperator):
         if len(kept):
             numbers = np.arange(len(kept))
             self.versions.where.add(make_segment(kept.key.values, numbers, numbers))
+
+    # --- questions ---
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """The versions that can still be asked for, those to come, and the left rows that wait for their answer."""
+        yield from super().lookup(question)
+        for port, waiting in enumerate(self.waiting):
+            if port and self._spec.broadcast is not None and self.context.worker:
+                return
+            for run in waiting.runs:
+                assert run.keys is not None
+                keys = Keys(run.keys.distinct.rename_columns(self._on[0]), run.keys.codes)
+                rows = np.flatnonzero(question.rows_of(keys))
+                for start in range(0, len(rows), ROWS_AT_ONCE):
+                    some = run.take(rows[start : start + ROWS_AT_ONCE])
+                    assert some.keys is not None
+                    picked = Picked(some.columns, np.arange(some.num_rows))
+                    yield self.held_rows.columns(port, some.keys.columns(), picked, some.time_us)
+
+    def _held(self, port: int, keys: IntArray | None) -> Iterator[RowNumbers]:
+        """Of each key the version that holds at the watermark, which nothing before it can be asked for any more."""
+        every = np.arange(len(self.index)) if keys is None else keys
+        for start in range(0, len(every), ROWS_AT_ONCE):
+            found = list(rows_of_keys(self.sides[port], every[start : start + ROWS_AT_ONCE]))
+            if found:
+                yield self._of_use(np.sort(np.concatenate(found)))
+
+    def _of_use(self, rows: RowNumbers) -> RowNumbers:
+        """Args:
+        rows: versions of some keys, all that there are, in their order.
+        """
+        kept = self.versions.kept
+        _, last = np.unique(kept.key.values[rows][::-1], return_index=True)
+        useful = np.zeros(len(rows), np.bool_)
+        useful[len(rows) - 1 - last] = True
+        if self.watermark_us != MAX_US and self.tolerance_us < _FAR_US:
+            useful &= kept.time_us.values[rows] >= self.watermark_us - self.tolerance_us
+        return rows[useful]
 
     # --- checkpoints ---
 

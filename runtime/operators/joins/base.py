@@ -14,6 +14,7 @@ from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import unknown_field
 from millstream.operators.base import Context, Operator
 from millstream.operators.base import Output as Produced
+from millstream.operators.joins.held import ROWS_AT_ONCE, HeldRows, asked_keys, rows_of_keys
 from millstream.operators.joins.increments import StreamIncrements
 from millstream.operators.joins.key_index import NO_KEY, KeyIndex
 from millstream.operators.joins.output import Beside, Output, Picked, mixed
@@ -30,6 +31,7 @@ from millstream.operators.joins.tables import (
     stream_keys,
 )
 from millstream.operators.lateness import with_reason
+from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.joins import (
     LATE_LEFT,
@@ -212,6 +214,38 @@ class JoinOperator(Operator):
         alone = batch.where(keyless) if self.how.keeps(port) else None
         return rows.where(~keyless), alone
 
+    # --- questions ---
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """The rows of both sides that may still be matched."""
+        if not len(self.index):
+            return
+        keys = asked_keys(question, self.index, self._on[0])
+        for port in (0, 1):
+            if port and self._spec.broadcast is not None and self.context.worker:
+                return  # every worker has these rows, and one says so
+            for rows in self._held(port, keys):
+                for start in range(0, len(rows), ROWS_AT_ONCE):
+                    yield from self._told(port, rows[start : start + ROWS_AT_ONCE], question)
+
+    def _held(self, port: int, keys: IntArray | None) -> Iterator[RowNumbers]:
+        """The rows of a side that may still be matched, of some keys or of all (None)."""
+        kept, limit_us = self.sides[port].kept, self._limit_us(port)
+        for rows in rows_of_keys(self.sides[port], keys):
+            yield rows[~kept.gone.values[rows] & (kept.time_us.values[rows] >= limit_us)]
+
+    def _told(self, port: int, rows: RowNumbers, question: Question) -> Iterator[pa.RecordBatch]:
+        """Rows that are kept, as an answer."""
+        kept = self.sides[port].kept
+        time_us = kept.time_us.values[rows] if self._spec.timed else None
+        keys = self.index.columns(kept.key.values[rows])
+        yield self.held_rows.columns(port, keys, Picked(kept.columns, rows), time_us)
+
+    @property
+    def held_rows(self) -> HeldRows:
+        """How rows are told."""
+        return HeldRows(self._on[0], None if self._output is None else self._output.fields, self._payload)
+
     # --- state ---
 
     def _forget_keys(self) -> None:
@@ -234,9 +268,17 @@ class JoinOperator(Operator):
         """The keys of these numbers, as they are in tables of state."""
         return make_columns(self._on[0], self.index.columns(numbers))
 
+    def _limit_us(self, port: int) -> int:
+        """Rows of a side with an earlier time can meet nothing any more."""
+        return MIN_US
+
     def _past(self, port: int) -> BoolArray | None:
         """The rows of a side that are kept though no match can come any more; None: there are none."""
-        return None
+        limit_us = self._limit_us(port)
+        if limit_us == MIN_US:
+            return None
+        past: BoolArray = self.sides[port].kept.time_us.values < limit_us
+        return past
 
     def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         """Keep rows again that were kept before; ``state`` has the columns that `Side.notes` gave for them."""

@@ -132,7 +132,6 @@ class IntervalJoin(JoinOperator):
             self._forget_keys()
 
     def _limit_us(self, port: int) -> int:
-        """Rows of a side with an earlier time can meet nothing any more."""
         return saturating_add(self.watermark_us, -self.reach_us[port])
 
     def held_back_us(self) -> int:
@@ -141,10 +140,6 @@ class IntervalJoin(JoinOperator):
         )
 
     # --- checkpoints ---
-
-    def _past(self, port: int) -> BoolArray:
-        past: BoolArray = self.sides[port].kept.time_us.values < self._limit_us(port)
-        return past
 
     def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         assert rows.time_us is not None

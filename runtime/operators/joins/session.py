@@ -30,6 +30,7 @@ from millstream.operators.joins.output import Beside, Picked, mixed
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE
 from millstream.operators.windows.gaps import Gaps
 from millstream.operators.windows.sessions import SessionOperator
+from millstream.queries import Question
 from millstream.specs.base import LATE, LATE_REASON, MAIN
 from millstream.specs.joins import LATE_LEFT, LATE_RIGHT, WINDOW_FIELDS, JoinKind, SessionJoinSpec
 from millstream.specs.windows import SessionWindows, WindowAggregateSpec
@@ -236,6 +237,20 @@ class SessionJoin(JoinOperator):
         beside = Beside(end_us - 1, rows.before_us, position)
         keys = [rows.columns.column(n) for n in self._on[0]]
         return MAIN, self.output.batch(keys, left, right, beside, dict(zip(WINDOW_FIELDS, bounds, strict=True)))
+
+    # --- questions ---
+
+    def lookup(self, question: Question) -> Iterator[pa.RecordBatch]:
+        """The rows of both sides in the sessions that have not expired."""
+        for sessions in self.sessions.lookup(question):
+            for port, name in enumerate(_SIDES):
+                members = _members(sessions.column(name))
+                if len(members):
+                    at = index_array(members.session)
+                    keys = [sessions.column(n).take(at) for n in self._on[0]]
+                    window = {n: sessions.column(n).take(at) for n in WINDOW_FIELDS}
+                    picked = Picked(members.rows, np.arange(len(members)))
+                    yield self.held_rows.columns(port, keys, picked, None, window)
 
     # --- checkpoints ---
 

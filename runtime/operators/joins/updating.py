@@ -270,7 +270,7 @@ class UpdatingJoin(JoinOperator):
         if watermark_us <= self.watermark_us:
             return
         self.watermark_us = watermark_us
-        limit_us = self._limit_us()
+        limit_us = self._limit_us(0)  # the same for both sides
         if limit_us == MIN_US:
             return
         if self.waits:
@@ -281,8 +281,7 @@ class UpdatingJoin(JoinOperator):
         if any(gone):
             self._forget_keys()
 
-    def _limit_us(self) -> int:
-        """Rows with an earlier time can meet nothing any more."""
+    def _limit_us(self, port: int) -> int:
         if self.watermark_us == MAX_US:
             return MAX_US
         return MIN_US if self.ttl_us is None else saturating_add(self.watermark_us, -2 * self.ttl_us)
@@ -297,13 +296,6 @@ class UpdatingJoin(JoinOperator):
         return MAX_US if self.ttl_us is None else 2 * self.ttl_us
 
     # --- checkpoints ---
-
-    def _past(self, port: int) -> BoolArray | None:
-        limit_us = self._limit_us()
-        if limit_us == MIN_US:
-            return None
-        past: BoolArray = self.sides[port].kept.time_us.values < limit_us
-        return past
 
     def _take_up(self, port: int, rows: SideRows, state: pa.RecordBatch) -> None:
         side = self.sides[port]

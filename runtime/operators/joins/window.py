@@ -21,11 +21,12 @@ from millstream.operators.base import Context, Output
 from millstream.operators.joins.arrays import GrowingArray
 from millstream.operators.joins.base import JoinOperator
 from millstream.operators.joins.output import Beside, Picked, mixed
-from millstream.operators.joins.rows import SideRows
+from millstream.operators.joins.rows import RowNumbers, SideRows
 from millstream.operators.joins.sides import Side
 from millstream.operators.joins.sorted_rows import PAIRS_AT_ONCE, Found, Segment, make_segment
 from millstream.operators.joins.tables import numbers_in
 from millstream.operators.windows.slices import WindowLayout
+from millstream.queries import Question
 from millstream.ranges import expand
 from millstream.specs.base import MAIN
 from millstream.specs.joins import WINDOW_FIELDS, JoinKind, WindowJoinSpec
@@ -230,6 +231,23 @@ class WindowJoin(JoinOperator):
         position = beside.position if self.with_position else None
         beside = Beside(end_us - 1, beside.before_us, position)
         return MAIN, self.output.batch(keys, left, right, beside, dict(zip(WINDOW_FIELDS, bounds, strict=True)))
+
+    # --- questions ---
+
+    def _told(self, port: int, rows: RowNumbers, question: Question) -> Iterator[pa.RecordBatch]:
+        """Rows in each of the windows that they are still to come out in."""
+        side = self.open[port]
+        kept = side.kept
+        of, windows = expand(side.first.values[rows], side.last.values[rows])
+        start_us, end_us = self.layout.bounds_us(windows)
+        if question.at_us is not None:
+            there = (start_us <= question.at_us) & (question.at_us < end_us)
+            of, start_us, end_us = of[there], start_us[there], end_us[there]
+        keys = self.index.columns(kept.key.values[rows[of]])
+        bounds: list[Array] = [pa.array(us).view(STAMP) for us in (start_us, end_us)]
+        yield self.held_rows.columns(
+            port, keys, Picked(kept.columns, rows[of]), None, dict(zip(WINDOW_FIELDS, bounds, strict=True))
+        )
 
     # --- checkpoints ---
 
