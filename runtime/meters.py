@@ -128,7 +128,12 @@ def last_rows(batch: Batch) -> list[Any]:
     names, values = list(columns.schema.names), [c.to_pylist() for c in columns.columns]
     if few.time_us is not None:
         names, values = [*names, "event time"], [*values, [format_us(int(t)) for t in few.time_us]]
-    return [names, [[_cut(str(v), _VALUE_LENGTH) for v in row] for row in zip(*values, strict=True)]]
+    return [names, [[shortened(v) for v in row] for row in zip(*values, strict=True)]]
+
+
+def shortened(value: object) -> str:
+    """A value as it is shown beside others."""
+    return _cut(str(value), _VALUE_LENGTH)
 
 
 def _cut(text: str, length: int) -> str:

@@ -481,6 +481,15 @@ class Runner:
         operators = [o for s in self.stages.values() for n, o in s.operators.items() if self._name(n) == query.operator]
         return answer_of((batch for o in operators for batch in o.lookup(question)), query.most)
 
+    def _late_events(self) -> dict[str, list[dict[str, Any]]]:
+        """By operator, the last events that came too late for it."""
+        told: dict[str, list[dict[str, Any]]] = {}
+        for stage in self.stages.values():
+            for node, operator in stage.operators.items():
+                if operator.context.counters.late:
+                    told.setdefault(self._name(node), []).extend(operator.context.late_events.told())
+        return {name: events for name, events in told.items() if events}
+
     def _rows_seen(self) -> dict[str, Any]:
         """By operator, its last rows as they are shown; empty where nobody looks."""
         if not self._look_until_us:
@@ -531,6 +540,7 @@ class Runner:
             "latency": {name: buckets for name, buckets in latency.items() if buckets},
             "hot_keys": self._hot_keys(),
             "rows_seen": self._rows_seen(),
+            "late_events": self._late_events(),
             "watermarks": watermarks,
             "queued_bytes": sum(i.held_bytes for i in {id(i): i for i in self._inboxes.values()}.values()),
             "in_flight_bytes": sum(c.in_flight_bytes for c in self._credits.values()),

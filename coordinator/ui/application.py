@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 import millstream
 from millstream.commands import decode_command, encode_answer
-from millstream.coordinator.ui.letters import newest_letters
+from millstream.coordinator.ui.letters import late_in_files, newest_letters
 from millstream.coordinator.ui.metrics import CONTENT_TYPE, exposition
 from millstream.coordinator.ui.past import Past
 from millstream.coordinator.ui.present import Present
@@ -115,7 +115,14 @@ class Application:
         return newest_letters(self.past.directory / "dead-letters", min(500, _number(request, "most", 50)))
 
     def late(self, request: Request) -> Any:
-        return newest_letters(self.past.directory / "late", min(500, _number(request, "most", 50)))
+        """The last late events, as the run that goes on has seen them; of a run that is over, and of operators of which
+        it has seen none, what their files hold."""
+        most = min(500, _number(request, "most", 50))
+        seen = [] if self.present is None else self.present.late_events(most)
+        known = {event["operator"] for event in seen}
+        return [*seen, *(e for e in late_in_files(self.past.directory / "late", most) if e["operator"] not in known)][
+            :most
+        ]
 
     def rows(self, request: Request) -> Any:
         """The last rows that left an operator; the first request asks for them, and later ones get them."""

@@ -29,6 +29,8 @@ LATENCY_OVER_S: Final = 10.0
 _RECORD_EVERY_US: Final = 1_000_000
 _THIN_OUT_EVERY: Final = 60
 _CLOSE_S: Final = 2.0
+LATE_KEPT: Final = 50
+"""Of each operator."""
 _ENDED: Final = ("done", "stopped", "failed")
 _STANDING: Final = ("cpu_share", "cpu_s", "rss_bytes", "measured_s", "idle_us")
 """What a process says of itself only now and then: it stands until it says something else."""
@@ -55,6 +57,10 @@ class Monitor:
         self._reports: deque[dict[str, Any]] = deque()
         self._processes: dict[str, dict[str, Any]] = {}
         self._moved: dict[tuple[str, str], tuple[int, int]] = {}
+        self._late: dict[str, deque[dict[str, Any]]] = {}
+        """By operator, its last late events."""
+        self._late_seen_us: dict[tuple[str, str], int] = {}
+        """By process and operator, when the newest of those that it told was seen."""
         self._epochs: set[int] = set()
         """The checkpoints of the last report. A life may make one of a number that one before it made in vain."""
         self._recorded_us = 0
@@ -136,8 +142,19 @@ class Monitor:
                 told = {**self._meter.read(), **told}
             known = self._processes.setdefault(name, {})
             known.update({k: told[k] for k in _STANDING if k in told})
-            processes[name] = {**known, **told}
+            processes[name] = {n: v for n, v in {**known, **told}.items() if n != "late_events"}
+            for operator, events in told.get("late_events", {}).items():
+                self._take_late(name, operator, events)
         return processes
+
+    def _take_late(self, process: str, operator: str, events: list[dict[str, Any]]) -> None:
+        """Keep those late events of a process, the newest first, that it has not told before."""
+        before_us = self._late_seen_us.get((process, operator), 0)
+        new = [event for event in events if event["seen_us"] > before_us]
+        if new:
+            self._late_seen_us[process, operator] = max(event["seen_us"] for event in new)
+            with self._lock:
+                self._late.setdefault(operator, deque(maxlen=LATE_KEPT)).extend(reversed(new))
 
     def _since(self, partition: Mapping[str, Any], time_us: int) -> dict[str, Any]:
         """A source partition, with the moment at which its watermark last rose."""
@@ -176,6 +193,12 @@ class Monitor:
                 columns, rows = figures["rows_seen"][name]
                 return {"columns": columns, "rows": rows}
         return {"columns": [], "rows": []}
+
+    def late_events(self, most: int) -> list[dict[str, Any]]:
+        """The last late events of all operators, the newest first; each says whose it is."""
+        with self._lock:
+            told = [{"operator": operator, **event} for operator, events in self._late.items() for event in events]
+        return sorted(told, key=lambda event: event["seen_us"], reverse=True)[:most]
 
     # --- the thread that writes ---
 

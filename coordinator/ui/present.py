@@ -48,5 +48,8 @@ class Present:
     def report(self) -> Mapping[str, Any] | None:
         return self._monitor.newest()
 
+    def late_events(self, most: int) -> list[dict[str, Any]]:
+        return self._monitor.late_events(most)
+
     def rows(self, operator: str) -> dict[str, Any]:
         return self._monitor.rows(operator)

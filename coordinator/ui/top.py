@@ -22,6 +22,7 @@ from millstream.times import format_us
 _EVERY_S: Final = 1.0
 _TIMEOUT_S: Final = 5.0
 _BAR: Final = 8
+_LATE_SHOWN: Final = 3
 
 
 class PageClient:
@@ -68,27 +69,37 @@ def watch(client: PageClient, console: Console, *, once: bool) -> None:
     """
     flow = client.get("run")["graph"]["flow"]
     if once or not console.is_terminal:
-        console.print(screen(flow, client.get("now"), console.width))
+        console.print(screen(flow, *_seen(client), console.width))
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
-        drawn = None
+        drawn: dict[str, Any] | None = None
+        late: list[dict[str, Any]] = []
         while True:
             try:
-                drawn = client.get("now")
+                drawn, late = _seen(client)
             except CommandError:
                 break  # it has ended: what was seen last stays
-            live.update(screen(flow, drawn, console.width), refresh=True)
+            live.update(screen(flow, drawn, late, console.width), refresh=True)
             time.sleep(_EVERY_S)
-    console.print(screen(flow, drawn, console.width))
+    console.print(screen(flow, drawn, late, console.width))
     console.print(Text("the run has ended", "dim"))
 
 
-def screen(flow: str, picture: dict[str, Any] | None, width: int) -> RenderableType:
+def _seen(client: PageClient) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The run as it is now, and its last late events, if it has any."""
+    picture = client.get("now")
+    return picture, client.get(f"late?most={_LATE_SHOWN}") if picture is not None and picture["late"] else []
+
+
+def screen(
+    flow: str, picture: dict[str, Any] | None, late: list[dict[str, Any]], width: int
+) -> RenderableType:  # fmt: skip
     if picture is None:
         return Text(f"{flow} starts")
+    below: list[RenderableType] = [Text(), _late(late)] if late else []
     return Group(
         _headline(flow, picture), _flow_line(picture), _limit(picture), Text(), _operators(picture), Text(),
-        _processes(picture),
+        _processes(picture), *below,
     )  # fmt: skip
 
 
@@ -141,6 +152,19 @@ def _processes(picture: dict[str, Any]) -> Table:
             "supervisor" if name == "caller" else name, _bar(p["busy"]), _percent(p["cpu"]),
             "" if p["rss_bytes"] is None else bytes_text(p["rss_bytes"]), _percent(p["credit"]),
         )  # fmt: skip
+    return table
+
+
+def _late(events: list[dict[str, Any]]) -> Table:
+    table = _table("came too late", "event time", "watermark then", "late by")
+    table.add_column("event", no_wrap=True, overflow="ellipsis")
+    for event in events:
+        known = event["event_time_us"] is not None
+        watermark = "end of the input" if known and event["watermark_us"] is None else _watermark(event["watermark_us"])
+        row = ", ".join(f"{name}: {value}" for name, value in event["row"].items())
+        table.add_row(
+            event["operator"], _watermark(event["event_time_us"]), watermark, _span(event["late_by_us"]), Text(row)
+        )
     return table
 
 

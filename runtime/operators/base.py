@@ -14,11 +14,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from millstream.batch import Batch
+from millstream.batch import Batch, IntArray
 from millstream.breaker import Breaker
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import FlowError, InternalError, QueryError, SchemaError
 from millstream.functions import user_error
+from millstream.late import LateEvents
 from millstream.queries import Question
 from millstream.specs.base import MAIN
 from millstream.specs.on_error import ErrorPolicy, OnError
@@ -112,6 +113,7 @@ class Context:
         checkpoints: whether the run makes checkpoints: sinks then show nothing that could come again.
         passed: of the operator's stage.
         breaker: ends the run where too many events fail; None: any number may.
+        late_events: the last of them, for whoever looks.
         letters: the dead letters that are to leave the stage as rows; None: nobody takes them.
         replayed: how often what the operator works on had been a dead letter of its before.
     """
@@ -125,6 +127,7 @@ class Context:
     checkpoints: bool = False
     counters: Counters = field(default_factory=Counters)
     passed: Passed = field(default_factory=Passed)
+    late_events: LateEvents = field(default_factory=LateEvents)
     breaker: Breaker | None = None
     letters: list[DeadLetter] | None = None
     replayed: int = 0
@@ -150,6 +153,16 @@ class Context:
         self.dead_letter(letter)
         if self.letters is not None:
             self.letters.append(letter)
+
+    def too_late(self, rows: Batch, watermark_us: IntArray, limit_us: IntArray) -> None:
+        """Count events that come too late, and keep the last to be looked at.
+
+        Args:
+            watermark_us: the watermark that made each of them late.
+            limit_us: what it had passed: the event's time, or the last end of a window that would have held it.
+        """
+        self.counters.late += rows.num_rows
+        self.late_events.note(rows, watermark_us, limit_us, self.now_us())
 
     def give_up(
         self,

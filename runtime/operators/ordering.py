@@ -3,7 +3,7 @@
 Several source partitions, and several workers before a second exchange, give rows in an order that depends
 on who was faster. An operator whose answer depends on order takes its rows through `InOrder`:
 
-    late = self.order.add(batch)            # to the late output, or None
+    late = self.order.add(batch)            # those that are too late for their place, or None
     rows = self.order.due(watermark_us)     # by time, then position; or None
 
 A row is late when its time is before the watermark of its own source partition just before it: rows up to
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -80,6 +80,18 @@ def take_before(runs: Sequence[WaitingRun], until_us: int) -> tuple[list[Waiting
     return [ready for ready, _ in parts if ready is not None], [left for _, left in parts if left is not None]
 
 
+class TooLate(NamedTuple):
+    """Rows whose time is before the watermark that each is judged by."""
+
+    rows: Batch
+    watermark_us: IntArray
+
+    def with_reason(self) -> Batch:
+        """As they leave by the late output."""
+        assert self.rows.time_us is not None
+        return with_reason(self.rows, self.watermark_us, "its time", self.rows.time_us)
+
+
 class InOrder:
     """Rows of one input of an operator, waiting for their turn. They have times and positions.
 
@@ -92,17 +104,15 @@ class InOrder:
         self.watermark_us = MIN_US
         self.runs: list[WaitingRun] = []
 
-    def add(self, batch: Batch) -> Batch | None:
-        """Take rows in any order; returns those that are too late for theirs, with ``late_reason``, or None."""
+    def add(self, batch: Batch) -> TooLate | None:
+        """Take rows in any order; returns those that are too late for theirs, or None."""
         late_rows = None
         behind_us = self._behind(batch)
         if behind_us is not None:
             assert batch.time_us is not None
             late = batch.time_us < behind_us
             if late.any():
-                rejected = batch.where(late)
-                assert rejected.time_us is not None
-                late_rows = with_reason(rejected, behind_us[late], "its time", rejected.time_us)
+                late_rows = TooLate(batch.where(late), behind_us[late])
                 batch = batch.where(~late)
         if batch.num_rows:
             self.runs.append(_run(in_order(replace(batch, before_us=None))))
@@ -238,8 +248,9 @@ class OrderedOperator(Operator):
             return
         late = self.order.add(batch)
         if late is not None:
-            self.context.counters.late += late.num_rows
-            yield LATE, late
+            assert late.rows.time_us is not None
+            self.context.too_late(late.rows, late.watermark_us, late.rows.time_us)
+            yield LATE, late.with_reason()
 
     def on_watermark(self, watermark_us: int) -> Iterator[Output]:
         if watermark_us <= self._watermark_us:

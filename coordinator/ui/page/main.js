@@ -145,9 +145,8 @@ const loadLists = async () => {
   panels.happenings($("happenings"), happened);
   panels.checkpoints($("checkpoints"), made);
   if (kind !== state.letters) return; // another tab was chosen meanwhile
-  panels.letters($("letters"), letters, kind === "late"
-    ? "No late events are kept in the state directory." : "There are no dead letters.",
-    kind !== "late" && state.replays ? replay : null);
+  if (kind === "late") panels.lateEvents($("letters"), letters, "No event has come too late.");
+  else panels.letters($("letters"), letters, "There are no dead letters.", state.replays ? replay : null);
   $("replay-all").hidden = kind === "late" || !state.replays || !letters.length;
 };
 

@@ -117,6 +117,16 @@ export const letters = (element, found, none, replay) => {
   element.replaceChildren(rows.length ? table(columns, rows) : empty(none));
 };
 
+export const lateEvents = (element, found, none) => {
+  const rows = found.map((e) => make("tr", {}, td(e.operator), number(eventTime(e.event_time_us)),
+    number(e.watermark_us == null && e.event_time_us != null ? "end of the input" : eventTime(e.watermark_us)),
+    number(span(e.late_by_us)),
+    td(Object.entries(e.row).map(([name, value]) => `${name}: ${value}`).join(", "), { class: "record" })));
+  element.replaceChildren(rows.length
+    ? table(["operator", { text: "event time", number: true }, { text: "watermark then", number: true }, { text: "late by", number: true }, "event"], rows)
+    : empty(none));
+};
+
 export const detail = (element, operator, picture, sample, close) => {
   const figures = picture.operators[operator.name];
   const facts = [

@@ -154,11 +154,11 @@ class AsOfJoin(JoinOperator):
             if port and self._spec.broadcast is not None and self.context.worker:
                 return
             for run in waiting.runs:
-                assert run.keys is not None
-                keys = Keys(run.keys.distinct.rename_columns(self._on[0]), run.keys.codes)
+                assert run.rows.keys is not None
+                keys = Keys(run.rows.keys.distinct.rename_columns(self._on[0]), run.rows.keys.codes)
                 rows = np.flatnonzero(question.rows_of(keys))
                 for start in range(0, len(rows), ROWS_AT_ONCE):
-                    some = run.take(rows[start : start + ROWS_AT_ONCE])
+                    some = run.rows.take(rows[start : start + ROWS_AT_ONCE])
                     assert some.keys is not None
                     picked = Picked(some.columns, np.arange(some.num_rows))
                     yield self.held_rows.columns(port, some.keys.columns(), picked, some.time_us)

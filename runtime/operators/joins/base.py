@@ -159,7 +159,7 @@ class JoinOperator(Operator):
         """Rows that came too late to be joined: alone, where their side is kept, else to the late output."""
         if port == 1 and self._spec.broadcast is not None and self.context.worker:
             return  # every worker has the row, and one says so
-        self.context.counters.late += batch.num_rows
+        self.context.too_late(batch, behind_us, limit_us)
         if self.how.keeps(port):
             yield from self._alone(replace(batch, before_us=behind_us), port)
         else:

@@ -22,6 +22,7 @@ from millstream.checkpoints.manifest import TableFile
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import unknown_field
 from millstream.expr import col
+from millstream.late import LateEvents
 from millstream.operators.base import Context, Counters, Operator, Output, Wait
 from millstream.operators.columnar import with_arrays
 from millstream.operators.joins.base import JoinOperator
@@ -88,13 +89,14 @@ class SessionJoin(JoinOperator):
         super().__init__(spec, context, with_position)
         self._gaps = Gaps(spec.windows, context)
         self._gap_us = spec.windows.gap if isinstance(spec.windows.gap, int) else None
+        self._allowed_lateness_us = spec.allowed_lateness_us
         self._kinds: list[pa.DataType] = [pa.null(), pa.null()]
         windows = SessionWindows(col(_GAP_US) if self._gap_us is None else self._gap_us)
         collected = tuple((name, ms.collect(name)) for name in _SIDES)
         inner = WindowAggregateSpec(
             windows, spec.allowed_lateness_us, collected, final_only=True, follows_keyed=spec.follows_keyed
         )
-        own = replace(context, wanted=frozenset((MAIN, LATE)), counters=Counters())
+        own = replace(context, wanted=frozenset((MAIN, LATE)), counters=Counters(), late_events=LateEvents())
         self.sessions = SessionOperator(inner, own)
 
     # --- input ---
@@ -205,7 +207,6 @@ class SessionJoin(JoinOperator):
     # --- late rows ---
 
     def _too_late(self, late: Batch) -> Iterator[Output]:
-        self.context.counters.late += late.num_rows
         for port, name in enumerate(_SIDES):
             mine = late.columns.column(name).is_valid().to_numpy(zero_copy_only=False)
             if not mine.any():
@@ -213,23 +214,41 @@ class SessionJoin(JoinOperator):
             rows = late.where(mine)
             values: Any = rows.columns.column(name)
             fields = pa.RecordBatch.from_struct_array(values)
+            self._note(rows, fields, port)
             if self.how.keeps(port):
                 yield self._late_alone(rows, fields, port)
             else:
                 yield (LATE_RIGHT if port else LATE_LEFT), self._with_reason(rows, fields, port)
 
-    def _with_reason(self, rows: Batch, fields: pa.RecordBatch, port: int) -> Batch:
-        """A late row as it came, and why it is late."""
+    def _note(self, rows: Batch, fields: pa.RecordBatch, port: int) -> None:
+        """Count late rows; the session that each would have been in ended by the gap behind it."""
+        assert rows.time_us is not None
+        passed = rows.before_us
+        if passed is None:
+            passed = np.full(rows.num_rows, self.watermark_us)
+        limit_us = self._ends_us(rows) + self._allowed_lateness_us
+        self.context.too_late(rows.with_columns(self._as_it_came(rows, fields, port)), passed, limit_us)
+
+    def _ends_us(self, rows: Batch) -> IntArray:
+        """When the session ends that a row is by itself."""
+        assert rows.time_us is not None
+        gap_us = self._gap_us
+        return rows.time_us + (rows.columns.column(_GAP_US).to_numpy() if gap_us is None else gap_us)
+
+    def _as_it_came(self, rows: Batch, fields: pa.RecordBatch, port: int) -> pa.RecordBatch:
         columns = fields.select([n for n in fields.schema.names if n != _POSITION])
         keys = [rows.columns.column(n) for n in self._on[0]]
-        columns = make_columns([*self._on[port], *columns.schema.names], [*keys, *columns.columns])
+        return make_columns([*self._on[port], *columns.schema.names], [*keys, *columns.columns])
+
+    def _with_reason(self, rows: Batch, fields: pa.RecordBatch, port: int) -> Batch:
+        """A late row as it came, and why it is late."""
+        columns = self._as_it_came(rows, fields, port)
         return rows.with_columns(with_arrays(columns, [LATE_REASON], [rows.columns.column(LATE_REASON)]))
 
     def _late_alone(self, rows: Batch, fields: pa.RecordBatch, port: int) -> Output:
         """Late rows of a side that the join keeps: each in the session that it is by itself."""
         assert rows.time_us is not None
-        gap_us = self._gap_us
-        end_us = rows.time_us + (rows.columns.column(_GAP_US).to_numpy() if gap_us is None else gap_us)
+        end_us = self._ends_us(rows)
         bounds: list[Array] = [pa.array(us).view(STAMP) for us in (rows.time_us, end_us)]
         picked = Picked(fields, np.arange(rows.num_rows))
         left, right = (picked, None) if port == 0 else (None, picked)

@@ -137,13 +137,13 @@ class WindowJoin(JoinOperator):
     def _late_in(
         self, batch: Batch, first: IntArray, last: IntArray, behind_us: IntArray, port: int
     ) -> Iterator[Output]:
+        waits = self.allowed_lateness_us
+        end_us = self.layout.bounds_us(last)[1]
         if self.how.keeps(port):
-            self.context.counters.late += batch.num_rows
+            self.context.too_late(batch, behind_us, end_us + waits)
             yield from self._alone_in(batch, first, last, behind_us, port)
             return
-        waits = self.allowed_lateness_us
         plus = f" plus the allowed lateness of {format_duration(waits)}" if waits else ""
-        end_us = self.layout.bounds_us(last)[1]
         yield from self._late(batch, port, behind_us, f"the end of its last window{plus}", end_us + waits)
 
     def _alone_in(

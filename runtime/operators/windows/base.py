@@ -89,10 +89,10 @@ class WindowOperator(Operator):
             watermark_us: what each was judged by.
             end_us: the end of the last window that each could have been in.
         """
-        self.context.counters.late += rows.num_rows
+        lateness_us = self.spec.allowed_lateness_us
+        self.context.too_late(rows, watermark_us, end_us + lateness_us)
         if LATE not in self.context.wanted:
             return
-        lateness_us = self.spec.allowed_lateness_us
         plus = f" plus the allowed lateness of {format_duration(lateness_us)}" if lateness_us else ""
         yield LATE, with_reason(rows, watermark_us, f"the end of its {window}{plus}", end_us + lateness_us)
 
