@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 import millstream as ms
+from millstream.connectors.stdin import StdinSource
 from millstream.expr import col
 
 from .history import MakeFlow
@@ -79,6 +81,37 @@ def mapped(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     stream = timed(flow, seed).map(lambda e: e.with_(n=e.n + 1))
     put(stream, ledger, "mapped")
     stream.collect("seen")
+
+
+async def answered(event: Any) -> dict[str, Any] | None:
+    if event.n == 3:
+        raise ValueError("three")
+    return None if event.n == 4 else {"id": event.id, "k": event.k, "n": event.n + 1}
+
+
+def asked(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Answers from outside, in the order of their events or in any: some events get none, and some calls fail."""
+    answers = timed(flow, seed).map_async(
+        answered, capacity=3, ordered=seed % 2 == 0, on_error="dead_letter", schema={"id": int, "k": str, "n": int}
+    )
+    put(answers, ledger, "answers")
+    put(answers.key_by("k").window(ms.tumbling(span(20))).agg(n=ms.count(), s=ms.sum("n")), ledger, "panes")
+
+
+def kept_in_a_journal(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    """Lines that come once: what was read and no checkpoint counts is in a journal."""
+    dice = random.Random(seed)
+    lines = [
+        {"id": i, "t": 4 * i + dice.randint(-9, 9), "k": dice.choice("abc"), "n": i % 7}
+        for i in range(dice.choice([0, 1, 40]))
+    ]
+    data = "".join("no JSON\n" if line["n"] == 5 else f"{json.dumps(line)}\n" for line in lines)
+    schema = fields(id=pa.int64(), t=pa.int64(), k=pa.string(), n=pa.int64())
+    stream = flow.source(StdinSource(schema=schema, descriptor=ledger.comes_once("stdin", data.encode())))
+    stream = stream.event_time("t", unit="ms", out_of_orderness=span(20))
+    put(stream, ledger, "lines")
+    put(stream.key_by("k").scan(0, counted, schema={"k": str, "id": int, "sum": int}), ledger, "sums")
+    put(stream.key_by("k").window(ms.tumbling(span(20))).agg(n=ms.count()), ledger, "panes")
 
 
 # --- windows ---
@@ -342,7 +375,7 @@ FLOWS: list[MakeFlow] = [
     stateless, mapped, windows, lateness, retracted, sessions, two_windows, windows_of_windows, two_sources, united, ends_early, far_ahead,
     scanned, timers, deduplicated, ranked, previous, small_then_large,
     joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself, refusing,
-    refused_as_rows, late_sessions, followed_or_not, joined_in_sessions,
+    refused_as_rows, late_sessions, followed_or_not, joined_in_sessions, asked, kept_in_a_journal,
 ]  # fmt: skip
 
 

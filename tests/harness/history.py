@@ -12,6 +12,8 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from millstream.checkpoints.manifest import Manifest
@@ -30,6 +32,7 @@ from millstream.result import operator_totals
 from millstream.specs.ends import ReadSpec
 from millstream.topology import CALLER, COORDINATOR, worker_name
 
+from .calls import calls_by
 from .faults import Killed, SimulatedDisk, Trouble, was_injected
 from .ledger import Ledger
 from .simulator import Conditions, Queued, Simulation, Stuck
@@ -103,6 +106,7 @@ class History:
         self._counted: dict[str, int] = {}
         self._damaged = False
         self._attempts = 0
+        self._folder: TemporaryDirectory[str] | None = None
 
     def run(self) -> Story:
         """
@@ -159,12 +163,13 @@ class History:
             hangs=dice.choice([0.0, 0.0, 0.01]), jumps=dice.choice([0.0, 0.01]),
         )  # fmt: skip
         checkpoints = LocalCheckpoints(self.store, policy, self._attempt(), recovery)
-        simulation = Simulation(plan, dice, conditions, checkpoints, self._replays(manifest))
+        simulation = Simulation(plan, dice, conditions, checkpoints, self._replays(manifest), self._journals(plan))
         story.last = simulation.trace
         here = simulation.processes
         simulation.queued.update({pair: q for pair, q in self._late_messages.items() if pair[1] in here})
         try:
-            ending = self._live(simulation, troubled)
+            with calls_by(dice):
+                ending = self._live(simulation, troubled)
         except MillstreamError as error:
             if not (was_injected(error) or self._reports_injected(error)):
                 error.add_note(str(simulation))
@@ -174,6 +179,7 @@ class History:
             error.add_note(str(simulation))
             raise
         finally:
+            simulation.readers.close()
             self._letters += simulation.letters
             self._counted = counts(plan, simulation.figures)
             story.turns += simulation.turns
@@ -236,6 +242,12 @@ class History:
             simulation.settle()
         return "ended"
 
+    def _journals(self, plan: PhysicalPlan) -> Path | None:
+        """The folder of the journals, for flows that have some; it stays from one life to the next."""
+        if self._folder is None and any(plan.source_of(p).journaled for p in range(len(plan.partitions))):
+            self._folder = TemporaryDirectory()
+        return None if self._folder is None else Path(self._folder.name)
+
     def _replays(self, manifest: Manifest | None) -> Replays | None:
         """The dead letters that are to be replayed in a life that goes on from a checkpoint."""
         return None
@@ -273,8 +285,8 @@ class History:
 
     def _rot(self) -> None:
         """Now and then the newest checkpoint is damaged, where there is another one."""
-        if self._dice.random() > 0.1 or len(self.store.epochs()) < 2:
-            return
+        if self._dice.random() > 0.1 or len(self.store.epochs()) < 2 or self._folder is not None:
+            return  # where all of them are damaged, what comes once is lost with them
         try:
             newest = self.store.manifest(self.store.epochs()[-1])
         except CheckpointError:

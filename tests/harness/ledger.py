@@ -10,7 +10,8 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from tempfile import TemporaryFile
+from typing import IO, Any, ClassVar
 
 import pyarrow as pa
 
@@ -31,7 +32,7 @@ class _Part:
 
 @dataclass
 class Ledger:
-    """Everything that sinks have written.
+    """Everything that sinks have written, and what there is to read that comes only once.
 
     Attributes:
         parts: of every sink in parts, by (worker, number).
@@ -42,6 +43,15 @@ class Ledger:
     parts: dict[str, dict[tuple[int, int], _Part]] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
     durable_rows: dict[str, int] = field(default_factory=dict)
+    _inputs: dict[str, IO[bytes]] = field(default_factory=dict)
+
+    def comes_once(self, name: str, data: bytes) -> int:
+        """A descriptor of this input: what a process has read of it no other gets, as from a pipe."""
+        if name not in self._inputs:
+            file = self._inputs[name] = TemporaryFile(buffering=0)  # noqa: SIM115  # for as long as the ledger
+            file.write(data)
+            file.seek(0)
+        return self._inputs[name].fileno()
 
     def rows(self, name: str) -> Counter[str]:
         """What a reader of a sink sees."""

@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from millstream import wire
@@ -69,6 +70,7 @@ class Simulation:
     seed: a number; or the dice to go on with.
     checkpoints: where checkpoints go, and which of them to go on from; None: there are none.
     replays: dead letters that are to be replayed.
+    journals: where the journals are of sources that give everything once; None: none are kept.
 
     Attributes:
         queued: messages on their way. Those of another attempt may be put in: nobody must mind them.
@@ -81,6 +83,7 @@ class Simulation:
         conditions: Conditions,
         checkpoints: LocalCheckpoints | None = None,
         replays: Replays | None = None,
+        journals: Path | None = None,
     ) -> None:
         self.plan = plan
         self.conditions = conditions
@@ -101,7 +104,7 @@ class Simulation:
         self._first_attempt = self.attempt
         self._attempts: dict[str, int] = {}
         budget = Budget(conditions.budget_bytes)
-        self.readers = Readers(plan, (), None, recovery, replays=replays)
+        self.readers = Readers(plan, (), None, recovery, journals, replays)
         self.coordinator = Coordinator(
             plan, now_us=self._now, dead_letter=self.letters.append, budget=budget, policy=policy,
             attempt=self.attempt, recovery=recovery, offset_of=self.readers.offset, replayed=self.readers.replayed,
@@ -227,6 +230,9 @@ class Simulation:
         if not choices and self._hangs_until:
             self._hangs_until.clear()
             choices = self._choices()
+        if not choices and (dues_us := self._dues_us()):
+            self._wall_us = max(self._wall_us, min(dues_us.values()))
+            choices = self._choices()
         if not choices or self.turns > self.conditions.step_limit:
             raise Stuck(
                 f"after {self.turns} turns: {'nobody has anything to do' if not choices else 'no end in sight'}\n{self}"
@@ -268,8 +274,9 @@ class Simulation:
         """What may happen now, and to whom."""
         asleep = self._hangs_until
         choices = [("deliver", [f"{a} -> {b}" for (a, b), q in self.queued.items() if q and b not in asleep])]
-        if self._may_work:
-            choices.append(("work", sorted(n for n in self._may_work if n not in asleep)))
+        due = {name for name, due_us in self._dues_us().items() if due_us <= self._wall_us}
+        if self._may_work or due:
+            choices.append(("work", sorted(n for n in self._may_work | due if n not in asleep)))
         if self._checkpoints is not None:
             writing = [n for n, w in self.workers.items() if w.snapshots and n not in self.dead and n not in asleep]
             choices.append(("write", writing))
@@ -282,6 +289,11 @@ class Simulation:
             partitions = enumerate(self.coordinator.partitions)
             choices.append(("wake", [str(i) for i, p in partitions if p.waiting and not p.ended]))
         return [choice for choice in choices if choice[1]]
+
+    def _dues_us(self) -> dict[str, int]:
+        """When those have something to do that wait for a moment of processing time."""
+        dues_us = {name: runner.due_us() for name, runner in self.runners.items() if name not in self.dead}
+        return {name: due_us for name, due_us in dues_us.items() if due_us is not None}
 
     def _pass_time(self) -> None:
         step_us = self._dice.randrange(200)
@@ -354,6 +366,7 @@ class Simulation:
         else:
             self._note(f"manifest {manifest.epoch} is written")
             self.coordinator.checkpoint_written()
+            self.readers.counted(manifest)
             store.clean(keep_data_of=lambda name: int(name[:8]) > manifest.epoch)
         self._may_work.add(COORDINATOR)
 
