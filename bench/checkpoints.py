@@ -1,14 +1,19 @@
 """What do checkpoints cost?
 
     scripts/bench checkpoints state --keys 10000000
+    scripts/bench checkpoints turns
     scripts/bench checkpoints throughput --pairs 3
 
 ``state``: the state of one worker (count, sum and maximum of each of so many keys: in one open window, or in Python by `scan`
 or `process`; or the rows of both sides of a join), without sockets. How long does the loop stand still for a checkpoint, how long does the thread write beside it and what does that
 do to the loop, and how much is written after 1 % of the keys have changed? Snapshots go through the worker's own writer.
 
-``throughput``: whole runs with a checkpoint each second and without any, in turns: W1 (10,000 Zipf keys), and 1 million
-uniform keys in windows of an hour. On a machine that does other work as well compare CPU seconds, not events/s.
+``turns``: one run of W1 (10,000 Zipf keys), and one of 1 million uniform keys in windows of an hour, in which turns with a
+checkpoint each second and turns without any follow one another (turns.py).
+
+``throughput``: whole runs of the same with a checkpoint each second and with none at all, some 15 s each. What comes with
+checkpoints but once is in these: processes that are kept ready for a loss, a second of a core for each; and the last
+checkpoint. On a machine that does other work as well compare CPU seconds, not events/s.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -32,6 +38,7 @@ from rich.table import Table
 
 import millstream as ms
 from bench import data, measure
+from bench.turns import Turns, measured_turns, turns_table
 from millstream.batch import Batch, Keys, make_columns
 from millstream.checkpoints.disk import DirectoryDisk
 from millstream.checkpoints.manifest import Manifest, TableFile
@@ -242,17 +249,22 @@ def state_table(kind: str, found: list[dict[str, Any]]) -> Table:
 # --- throughput ---
 
 FLOWS: dict[str, tuple[str, str, int]] = {
-    "W1": ("zipf", "10s", 60 * MILLION),
-    "million": ("million", "1h", 20 * MILLION),
+    "W1": ("zipf", "10s", 200 * MILLION),
+    "million": ("million", "1h", 48 * MILLION),
 }
 """The stream of events, the window, and how many events."""
 
 
-def run_once(name: str, events: int, workers: int, interval: str) -> dict[str, Any]:
+def flow_of(name: str, events: int) -> ms.Flow:
     stream, window, _ = FLOWS[name]
+    flow = ms.Flow(FLOW)
+    totals(flow.read_arrow(data.arrow_files(stream, events)), window).sink(NullSink())
+    return flow
+
+
+def run_once(name: str, events: int, workers: int, interval: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        flow = ms.Flow(FLOW)
-        totals(flow.read_arrow(data.arrow_files(stream, events)), window).sink(NullSink())
+        flow = flow_of(name, events)
         before_s = _cpu_s()
         result = flow.run(workers=workers, state=folder, checkpoint_interval=interval)
         manifests = list(Path(folder).rglob("manifest-*.json"))
@@ -304,6 +316,23 @@ def state_command(kind: str, keys: int, share: float, rounds: int, json_path: Pa
     """How long the loop stops, and how much is written."""
     machine, found = measure.machine(), measured_state(kind, keys, share, rounds)
     _show(state_table(kind, found), {"machine": machine, "kind": kind, "checkpoints": found}, json_path)
+
+
+@main.command(name="turns")
+@click.option("--flows", default=",".join(FLOWS), show_default=True, metavar="NAME[,NAME]")
+@click.option("--events", type=int, help="Of each run, instead of the flow's own number.")
+@click.option("--interval", "interval_s", default=1.0, show_default=True, help="Between checkpoints, in seconds.")
+@click.option("--turn", "turn_s", default=4.0, show_default=True, help="How long a turn is, in seconds.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the results to this file.")
+def turns_command(flows: str, events: int | None, interval_s: float, turn_s: float, json_path: Path | None) -> None:
+    """Turns with checkpoints beside turns without, in one run."""
+    machine, found = measure.machine(), dict[str, Turns]()
+    for name in flows.split(","):
+        count = FLOWS[name][2] if events is None else events
+        measure.read_through(data.arrow_files(FLOWS[name][0], count))
+        found[name] = measured_turns(flow_of(name, count), OPERATORS["window"], interval_s, turn_s)
+    results = {"machine": machine, "turns": {name: asdict(turns) for name, turns in found.items()}}
+    _show(turns_table(found, interval_s, turn_s), results, json_path)
 
 
 @main.command(name="throughput")
