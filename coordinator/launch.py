@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+from millstream.checkpoints.manifest import Manifest
 from millstream.checkpoints.recovery import Recovery, repeat_commits
 from millstream.coordinator.attempt import Attempt, Life, Scaling
 from millstream.coordinator.beginning import Interval, begin, interval_us, newest, taken_up
@@ -30,7 +31,7 @@ from millstream.coordinator.ui.address import parse_address
 from millstream.coordinator.ui.watching import Watch, watched
 from millstream.coordinator.view import View, make_view
 from millstream.deadletters import DeadLetterFile, as_json
-from millstream.errors import FlowError, ProcessLost
+from millstream.errors import FlowError, ProcessError, ProcessLost
 from millstream.flow import Flow
 from millstream.plan import PhysicalPlan
 from millstream.planner import Ingest, make_plan
@@ -149,8 +150,7 @@ def _lead(
         with steering.replaying.between_lives():
             directory.cut_back_letters(0 if manifest is None else manifest.epoch)
             if manifest is not None:
-                for line in take_up(directory.path, Entries(plan), manifest):
-                    view.line(line)
+                _take_up_replays(directory, plan, manifest, view)
         life = Life(
             directory.next_attempt(), directory.path, recovery, checkpoint_us, options.hang_timeout_s,
             options.drain, options.import_paths, standstill,
@@ -187,6 +187,21 @@ def _lead(
             if checkpoint_us is not None and result.stopped_at is None:
                 directory.note_end()
             return result
+
+
+def _take_up_replays(directory: StateDirectory, plan: PhysicalPlan, manifest: Manifest, view: View) -> None:
+    """
+    Raises:
+        ProcessError: what is to be replayed cannot be written.
+    """
+    try:
+        for line in take_up(directory.path, Entries(plan), manifest):
+            view.line(line)
+    except OSError as error:
+        raise ProcessError(
+            f"the dead letters that are to be replayed, in {directory.path}, cannot be written: {error.strerror}; mend "
+            "that, and run the flow again"
+        ) from error
 
 
 def run_here(flow: Flow, *, batch_size: int = 65_536, state: str | Path | None = None) -> RunResult:

@@ -357,12 +357,17 @@ def take_up(state: Path, entries: Entries, manifest: Manifest) -> Iterator[str]:
 
 def _drop_unknown(path: Path, entries: Entries, manifest: Manifest) -> int:
     begun = next((end for source, end in manifest.replayed.items() if log_path(path.parent.parent, source) == path), 0)
-    with path.open("rb") as log:
-        kept = [log.read(begun)]
-        waiting = log.readlines()
-    good = [line for line in waiting if entries.source_of(name_of(json.loads(line)["operator"])) is not None]
-    if len(good) < len(waiting):
-        whole = path.with_suffix(".kept")
-        whole.write_bytes(b"".join([*kept, *good]))
+    whole = path.with_suffix(".kept")
+    at = dropped = 0
+    with path.open("rb") as log, whole.open("wb") as out:
+        for line in log:
+            if at >= begun and entries.source_of(name_of(json.loads(line)["operator"])) is None:
+                dropped += 1
+            else:
+                out.write(line)
+            at += len(line)
+    if dropped:
         whole.replace(path)
-    return len(waiting) - len(good)
+    else:
+        whole.unlink()
+    return dropped
