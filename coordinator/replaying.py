@@ -52,6 +52,13 @@ class Entries:
             for node, stage in self._stages.items()
             if stage.kind is StageKind.BLOCKS
         }
+        for exchange in plan.exchanges:
+            taker = topology.taker_of(exchange)
+            if taker is not None:
+                number, port = exchange.outputs[0]
+                assert number is not None
+                above = topology.sources_above(port.node, plan.stages[number])
+                self._sources[taker] = sorted(plan.nodes[s].name for s in above)
 
     def source_of(self, operator: str, ended: frozenset[str] = frozenset()) -> str | None:
         """A source that is still read, by whose partitions letters of an operator go back to it; None: there is none."""
@@ -66,9 +73,7 @@ class Entries:
         if number is None:
             return "the flow has no operator of that name any more"
         if number not in self._sources:
-            return (
-                "it stands behind an exchange by key, and letters go back only to operators before the first of these"
-            )
+            return "it is not the first behind an exchange by key, or others read what it reads"
         if "id" not in letter:
             return "they were written by an earlier release"
         if isinstance(self._plan.nodes[number].spec, ReadSpec):

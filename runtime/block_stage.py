@@ -16,11 +16,11 @@ from millstream.connectors.base import Block
 from millstream.deadletters import letters_in, name_of
 from millstream.errors import FlowError, InternalError
 from millstream.letter_rows import rows_of_letters
-from millstream.operators.base import Wait
+from millstream.operators.base import DeadLetter, Wait
 from millstream.operators.decode import Decode
 from millstream.operators.event_time import EventTime
 from millstream.plan import ExchangeKind, Port
-from millstream.sending import Number
+from millstream.sending import ExchangeOutput, Number
 from millstream.stage import Emission, StageRun, Wiring
 from millstream.times import MIN_US, saturating_add
 from millstream.watermarks import InputStatus
@@ -70,6 +70,7 @@ class BlockStage(StageRun):
         clocks_of: for each ``event_time()``, the source partitions whose events reach it.
         timed_exchanges: the exchanges behind an ``event_time()`` of this stage.
         deals: how many deal exchanges lead here; each says when no more blocks will come.
+        takers: by name, operators to which alone an exchange of this stage leads.
     """
 
     WAITING_LIMIT = 4
@@ -83,6 +84,7 @@ class BlockStage(StageRun):
         clocks_of: Mapping[int, frozenset[int]],
         timed_exchanges: frozenset[int],
         deals: int,
+        takers: Mapping[str, ExchangeOutput],
     ) -> None:
         super().__init__(wiring)
         self.worker = worker
@@ -91,6 +93,7 @@ class BlockStage(StageRun):
         self._timed_exchanges = timed_exchanges
         self._timed_nodes = _behind_event_time(wiring)
         self._letters: list[Block] = []
+        self._takers = takers
         self._nodes = {name_of(operator.context.name): node for node, operator in self.operators.items()}
         self._deals_open = deals
         self._marked = 0
@@ -235,6 +238,11 @@ class BlockStage(StageRun):
         """Those that are for this half of the stage, or for the stage behind it."""
         letters = letters_in(bytes(memoryview(block.text())))
         for (name, replayed), group in groupby(letters, key=lambda letter: (name_of(letter.operator), letter.replayed)):
+            output = self._takers.get(name)
+            if output is not None and (output.exchange.id in self._timed_exchanges) == second:
+                for batch in _rows_of(name, [*group], block, second=second):
+                    yield from output.add_again(batch, number)
+                continue
             node = self._nodes.get(name)
             if node is None or (node in self._timed_nodes) != second:
                 continue
@@ -243,12 +251,7 @@ class BlockStage(StageRun):
                 yield from self._pass_on(node, operator.on_letters, [*group], number.partition, number.sequence)
                 continue
             operator.context.replayed = replayed + 1
-            for batch in rows_of_letters([*group], block.watermark_us):
-                if batch.time_us is None and (second or block.watermark_us != MIN_US):
-                    raise FlowError(
-                        f"{operator.context.name}: its dead letters are from before event times were given, and it now "
-                        "stands behind that; put it back, or run the flow with --fresh"
-                    )
+            for batch in _rows_of(name, [*group], block, second=second):
                 yield from self._push(node, 0, batch)
             operator.context.replayed = 0
         for output in self.exchange_outputs:
@@ -327,6 +330,16 @@ def _behind_event_time(wiring: Wiring) -> set[int]:
         if port.node in behind or isinstance(wiring.operators[port.node], EventTime):
             behind.update(node for node, _ in readers)
     return behind
+
+
+def _rows_of(name: str, letters: Sequence[DeadLetter], block: Block, *, second: bool) -> Iterator[Batch]:
+    for batch in rows_of_letters(letters, block.watermark_us):
+        if batch.time_us is None and (second or block.watermark_us != MIN_US):
+            raise FlowError(
+                f"{name}: its dead letters are from before event times were given, and it now stands behind that; put it "
+                "back, or run the flow with --fresh"
+            )
+        yield batch
 
 
 def _largest(parts: Iterable[_Timed]) -> int:

@@ -21,8 +21,9 @@ _POSITION: Final = b"position"
 
 
 def encode_row(batch: Batch, row: int) -> bytes:
-    """One row of a batch. Signs and keys are not in it: no operator that keeps rows is behind one that makes them."""
-    columns = batch.columns.slice(row, 1)
+    """One row of a batch, with its key as fields. A sign is not in it: what makes signs is behind an exchange, and letters
+    are given back to nobody behind that."""
+    columns = batch.slice(row, 1).all_columns()
     beside = {_TIME: batch.time_us, _POSITION: batch.position}
     columns = columns.replace_schema_metadata({n: str(int(v[row])) for n, v in beside.items() if v is not None})
     sink = pa.BufferOutputStream()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, CodeArray, Keys, index_array, make_columns
+from millstream.batch import Array, Batch, CodeArray, Keys, index_array, make_columns
 from millstream.grouping import distinct_keys
 from millstream.keys import group_owners, hash_keys, key_groups
 from millstream.meters import KeySketch
@@ -52,6 +52,15 @@ class KeyPartitioner:
         assert batch.keys is not None
         if not self.keyed:
             self.sketch.offer(batch.keys)
+        return self._parts(batch)
+
+    def split_again(self, batch: Batch) -> list[tuple[int, Batch]]:
+        """The same for rows that have been split before, and have their keys among their fields."""
+        names = [name for name, _ in self.keys]
+        return self._parts(_keyed(batch, names, [batch.columns.column(name) for name in names]))
+
+    def _parts(self, batch: Batch) -> list[tuple[int, Batch]]:
+        assert batch.keys is not None
         codes, distinct = batch.keys.codes, batch.keys.distinct
         if self.fields is not None:
             batch = batch.with_columns(
@@ -89,5 +98,9 @@ def with_keys(batch: Batch, keys: Named, context: Context) -> Batch:
         arrays, batch = evaluate_all(keys, batch, context)
     if batch.num_rows == 0:
         return batch
+    return _keyed(batch, [name for name, _ in keys], arrays)
+
+
+def _keyed(batch: Batch, names: Sequence[str], arrays: Sequence[Array]) -> Batch:
     codes, distinct = distinct_keys(arrays)
-    return replace(batch, keys=Keys(make_columns([n for n, _ in keys], distinct), codes.astype(np.int32, copy=False)))
+    return replace(batch, keys=Keys(make_columns(names, distinct), codes.astype(np.int32, copy=False)))

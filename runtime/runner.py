@@ -31,7 +31,7 @@ from millstream.operators.sinks import WriteSink
 from millstream.partition import KeyPartitioner
 from millstream.plan import Exchange, ExchangeKind, PhysicalPlan, Port, Stage, StageKind
 from millstream.queries import Question, answer_of
-from millstream.sending import ExchangeOutput, Outgoing, splitter
+from millstream.sending import ExchangeOutput, Outgoing, Splitter, splitter
 from millstream.specs.base import DEAD_LETTERS
 from millstream.stage import Emission, StageRun, StageSnapshot, Wiring
 from millstream.topology import COORDINATOR, SOURCE_STAGE, Topology
@@ -153,6 +153,11 @@ class Runner:
                 clocks_of=self.topology.clocks_of(stage),
                 timed_exchanges=self.topology.timed_exchanges(stage),
                 deals=len(self.plan.exchanges_into(stage.id)),
+                takers={
+                    self.plan.nodes[node].name: output
+                    for output in {id(o): o for group in outputs.values() for o in group}.values()
+                    if (node := self.topology.taker_of(output.exchange)) is not None
+                },
             )
             # Times first: until the coordinator knows those of a block, no other worker goes on behind it.
             self._lanes += [_Lane(run, second=True), _Lane(run, second=False)]
@@ -203,7 +208,8 @@ class Runner:
             self._partitioners[exchange.id] = partitioner
         split = splitter(exchange, receivers, partitioner, lambda: self.roomiest(exchange.id, stage.id))
         choose = (lambda: self.roomiest(exchange.id, stage.id)) if exchange.kind is ExchangeKind.DEAL else None
-        return ExchangeOutput(exchange, stage.id, self.me, receivers, split, choose)
+        again = None if partitioner is None else _again(receivers, partitioner)
+        return ExchangeOutput(exchange, stage.id, self.me, receivers, split, choose, again)
 
     def _credit(self, exchange: int, stage: int, receiver: str) -> SendCredit:
         key = (exchange, stage, receiver)
@@ -577,3 +583,7 @@ class Runner:
             if sketch.rows
             for target, _ in self.plan.exchange(exchange).targets
         }
+
+
+def _again(receivers: Sequence[str], partitioner: KeyPartitioner) -> Splitter:
+    return lambda batch: [(receivers[i], part) for i, part in partitioner.split_again(batch)]

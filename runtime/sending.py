@@ -50,12 +50,13 @@ class ExchangeOutput:
         receivers: Sequence[str],
         split: Splitter,
         choose: Callable[[], str] | None,
+        split_again: Splitter | None = None,
     ) -> None:
         self.exchange = exchange
         self.stage = stage
         self.me = me
         self.receivers = receivers
-        self._split = split
+        self._split, self._split_again = split, split_again or split
         self._choose = choose
         self._chosen: str | None = None
         self._held: dict[str, Batch | Block] = {}
@@ -67,6 +68,11 @@ class ExchangeOutput:
         else:
             parts = self._split(batch)
         for receiver, part in parts:
+            yield from self._hold(receiver, part, number)
+
+    def add_again(self, batch: Batch, number: Number) -> Iterator[Outgoing]:
+        """Rows that had left by this exchange before, as they came out of it."""
+        for receiver, part in self._split_again(batch):
             yield from self._hold(receiver, part, number)
 
     def pass_on(self, block: Block, number: Number) -> Iterator[Outgoing]:

@@ -153,6 +153,15 @@ class Topology:
             ahead += [p.node for p in self.plan.nodes[current].inputs if p.node in nodes_in_reach]
         return found
 
+    def taker_of(self, exchange: Exchange) -> int | None:
+        """The one node to which an exchange leads from one stage of blocks; None: there are others."""
+        stages = {stage for stage, _ in exchange.outputs}
+        stage = stages.pop()
+        if stages or stage is None or self.plan.stages[stage].kind is not StageKind.BLOCKS or exchange.keyed:
+            return None
+        alone = exchange.kind in (ExchangeKind.KEY, ExchangeKind.SPREAD) and [n for _, n in exchange.targets] == [0]
+        return exchange.targets[0][0] if alone else None
+
     def is_live(self, event_time: int) -> bool:
         """Whether live sources alone reach this ``event_time()``."""
         stage = self.plan.stages[self.plan.stage_of_clock(event_time)]

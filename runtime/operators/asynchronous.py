@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from millstream.batch import Batch, Keys, make_columns, struct_fields
 from millstream.checkpoints.tables import StateTable
+from millstream.letter_rows import encode_row
 from millstream.operators.base import Context, Operator, Output
 from millstream.operators.calls import Calls, Outcome
 from millstream.rows import Row, columns_of, rows_of
@@ -166,7 +168,8 @@ class MapAsync(Operator):
                 waiting.answers[row] = outcome.value
             return
         event = waiting.rows[row]
-        self.context.give_up(self.spec.on_error, outcome.error, event)
+        whole = partial(encode_row, waiting.batch, row)
+        self.context.give_up(self.spec.on_error, outcome.error, event, row=whole)
 
     def _put_out(self, waiting: _Waiting) -> Iterator[Output]:
         ready = waiting.take(self.spec.ordered)

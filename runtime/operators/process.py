@@ -20,16 +20,18 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from millstream.batch import Batch, IntArray, make_columns
+from millstream.batch import EMPTY_COLUMNS, Batch, IntArray, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import MillstreamError
 from millstream.functions import Text, user_error
+from millstream.letter_rows import encode_row
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.emissions import Cause, Emissions, Outputs
 from millstream.operators.line import Line, place_us
@@ -85,6 +87,7 @@ class ProcessOperator(Operator):
         self.ending = False
         self.timers_fired = 0
         self.timers_dropped = 0
+        self._taken = Batch(EMPTY_COLUMNS)
         self._moment = self.table.moments["event"]
         self._clock_moment = self.table.moments["processing"]
         self._attributes = vars(self.process)
@@ -198,6 +201,7 @@ class ProcessOperator(Operator):
             held[code] = self.table.record(values[code])
         self.call.of_batch(batch.time_us)
         columns = batch.all_columns()
+        self._taken = batch
         for start in range(0, batch.num_rows, SLICE_ROWS):
             part = slice(start, start + SLICE_ROWS)
             rows = rows_of(columns.slice(start, SLICE_ROWS))
@@ -242,7 +246,7 @@ class ProcessOperator(Operator):
                 raise
             except (Exception, SystemExit) as error:
                 done = at - start
-                self._failed(row, "on_event", error)
+                self._failed(row, "on_event", error, partial(encode_row, self._taken, at))
                 done += 1
         return done
 
@@ -321,15 +325,19 @@ class ProcessOperator(Operator):
         self.call.at = None
         self.outputs.end(at)
 
-    def _failed(self, what: object, method: str, error: BaseException) -> None:
-        """The user's method raised: end the run, or go on without what it put out for this event."""
+    def _failed(self, what: object, method: str, error: BaseException, row: Callable[[], bytes] = bytes) -> None:
+        """The user's method raised: end the run, or go on without what it put out for this event.
+
+        Args:
+            row: makes the `DeadLetter.row`.
+        """
         record = self._moment.record
         if self.call.at is not None:
             self.outputs.take_back(self.call.at)
         text = Text(repr(what) if record is None else f"key {record.key!r}, {what!r}")
         if self.spec.on_error.then is OnError.FAIL:
             raise user_error(f"{self.context.name}.{method}", text, error) from error
-        self.context.give_up(self.spec.on_error, error, text, method)
+        self.context.give_up(self.spec.on_error, error, text, method, row)
 
     def _stand_us(self) -> int:
         """Where event time stands for what happens by the clock: as far as anything is known to have come."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from itertools import compress, islice, repeat
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import pyarrow as pa
 from millstream.batch import Array, Batch, IntArray, Keys, make_columns
 from millstream.checkpoints.tables import Part, StateTable
 from millstream.errors import SchemaError
+from millstream.letter_rows import encode_row
 from millstream.operators.base import SLICE_ROWS, Context, Operator, Output
 from millstream.operators.line import Line, place_us
 from millstream.operators.migration import Migrator
@@ -137,7 +139,7 @@ class Scan(Operator):
             if expires_us:
                 times = self._times(at_us, start, len(rows))
                 events = self._with_fresh_states(events, times, held, expires_us)
-            self._step(events, held, outputs)
+            self._step(events, held, outputs, batch)
             if start + SLICE_ROWS < batch.num_rows:
                 yield None
         for code in used:
@@ -152,7 +154,7 @@ class Scan(Operator):
             result = columns_of(kept, self.spec.schema, self.context.name)
             yield MAIN, Batch(result, rows_kept.time_us, rows_kept.before_us, rows_kept.position)
 
-    def _step(self, events: Iterator[tuple[Row, int]], held: list[Any], outputs: list[Any]) -> None:
+    def _step(self, events: Iterator[tuple[Row, int]], held: list[Any], outputs: list[Any], batch: Batch) -> None:
         function, append = self.function, outputs.append
         while True:
             try:
@@ -161,7 +163,7 @@ class Scan(Operator):
                     append(output)
                 return
             except (Exception, SystemExit) as error:
-                self._failed(row, error)
+                self._failed(row, error, batch, len(outputs))
                 append(None)
 
     def _with_fresh_states(
@@ -179,12 +181,12 @@ class Scan(Operator):
                 expires_us[code] = time_us + ttl_us
             yield event
 
-    def _failed(self, row: Row, error: BaseException) -> None:
+    def _failed(self, row: Row, error: BaseException, batch: Batch, at: int) -> None:
         if isinstance(error, TypeError | ValueError) and "unpack" in str(error):
             raise SchemaError(
                 f"{self.context.name}: the function must return (state, output); on {row!r} it did not: {error}"
             ) from error
-        self.context.give_up(self.spec.on_error, error, row)
+        self.context.give_up(self.spec.on_error, error, row, row=partial(encode_row, batch, at))
 
     def _check(self, key: Any, state: Any) -> None:
         if not self.spec.pickle:

@@ -20,6 +20,7 @@ from millstream.connectors.base import BadRecord, Decoded, Decoder
 from millstream.coordinator.replays import Replays
 from millstream.deadletters import as_json, name_of
 from millstream.expr import col
+from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 
 from .flows import SCHEMA, put, span
@@ -30,7 +31,7 @@ from .sources import TextSource
 
 SOURCE = "lines"
 _ID = re.compile(r"\bid\W*[:=] ?(\d+)")
-_MOST_TIMES = 3
+_MOST_REPLAYED = 100
 _IDS = re.compile(r"\[([\d, ]*)\]")
 
 
@@ -83,7 +84,8 @@ class Replayed(History):
     def __init__(self, seed: int) -> None:
         self.world = World()
         self.log = b""
-        self.asked: set[tuple[str, str, int]] = set()
+        self.asked: set[str] = set()
+        self._numbered: dict[int, tuple[str, DeadLetter]] = {}
         self.replayed = 0
         super().__init__(self._flow, seed)
         self._early = self._dice.random() < 0.5
@@ -109,6 +111,14 @@ class Replayed(History):
         put(panes, ledger, "panes")
         put(panes.late, ledger, "late")
 
+        def sixth(state: int, event: Any) -> tuple[int, dict[str, Any]]:
+            return state + 1, {"id": world.check(event, 6).id}
+
+        steps = timed.key_by("k").scan(
+            0, sixth, schema={"id": int}, order="arrival", on_error="dead_letter", name="scan"
+        )
+        put(steps, ledger, "steps")
+
     def _plan(self) -> PhysicalPlan:
         self.world.broken = self._dice.random() < 0.6
         return super()._plan()
@@ -120,7 +130,7 @@ class Replayed(History):
         lines = [line for line in self.log.splitlines(keepends=True) if line.endswith(b"\n")]
         kept = [line for line in lines if json.loads(line).get("after_checkpoint", 0) < epoch]
         self.log = b"".join(kept)
-        self.asked = {_key(json.loads(line)) for line in kept}
+        self.asked = {json.loads(line)["id"] for line in kept}
         begun = {} if manifest is None else manifest.replayed
         assert begun.get(SOURCE, 0) <= len(self.log)
         return Replays(lambda source, offset, size: self.log[offset : offset + size], begun)
@@ -134,45 +144,48 @@ class Replayed(History):
             return
         for letter in [*self._letters, *simulation.letters]:
             fields = as_json(letter)
-            counts = letter.after < checkpointing.last_epoch and letter.replayed < _MOST_TIMES
-            if not counts or _key(fields) in self.asked or self._dice.random() < 0.3:
+            fields["id"] = self._id(letter)
+            counts = letter.after < checkpointing.last_epoch and self.replayed < _MOST_REPLAYED
+            if not counts or fields["id"] in self.asked or self._dice.random() < 0.3:
                 continue
             line = json.dumps(fields).encode() + b"\n"
             if self._dice.random() < 0.1:
                 self.log += line[: len(line) // 2]
                 break
-            self.asked.add(_key(fields))
+            self.asked.add(fields["id"])
             self.log += line
             self.replayed += 1
         simulation.readers.look_for_replays()
+
+    def _id(self, letter: DeadLetter) -> str:
+        """By which letters are told from one another that say the same."""
+        return self._numbered.setdefault(id(letter), (f"letter-1-{len(self._numbered)}", letter))[0]
 
     # --- what must be there ---
 
     def _compare(self) -> None:
         everything = {e["id"]: e["n"] for partition in _events(self._seed) for e in partition}
-        waiting = [letter for letter in self._letters if _key(as_json(letter)) not in self.asked]
-        lost: dict[str, Counter[int]] = {"": Counter(), "map": Counter()}
+        waiting = [letter for letter in self._letters if self._id(letter) not in self.asked]
+        lost: dict[str, Counter[int]] = {"": Counter(), "map": Counter(), "scan": Counter()}
         for letter in waiting:
             found = _ID.search(
                 letter.record if isinstance(letter.record, str) else letter.record.decode().replace('"', "")
             )
             assert found is not None
-            lost["" if name_of(letter.operator) == SOURCE else "map"][int(found[1])] += 1
-        ids = {name: _ids(self.ledger.rows(name)) for name in ("rows", "panes", "late", "others")}
+            operator = name_of(letter.operator)
+            lost["" if operator == SOURCE else "scan" if operator == "scan" else "map"][int(found[1])] += 1
+        ids = {name: _ids(self.ledger.rows(name)) for name in ("rows", "panes", "late", "others", "steps")}
         all_ids = Counter(dict.fromkeys(everything, 1))
-        for name in ("rows", "panes"):
-            found_ids = ids[name] + (ids["late"] if name == "panes" else Counter())
-            if found_ids + lost[""] + lost["map"] != all_ids:
-                raise Wrong(f"{name}: {_told(all_ids, found_ids + lost[''] + lost['map'])}")
+        beside = {"rows": Counter(), "panes": ids["late"], "steps": lost["scan"]}
+        for name, others in beside.items():
+            found_ids = ids[name] + others + lost[""] + lost["map"]
+            if found_ids != all_ids:
+                raise Wrong(f"{name}: {_told(all_ids, found_ids)}")
         refused_after = Counter({i: c for i, c in lost["map"].items() if everything[i] == 5})
         expected = Counter({i: 1 for i, n in everything.items() if n > 1})
         expected -= Counter({i: c for i, c in (lost[""] + lost["map"] - refused_after).items() if everything[i] > 1})
         if ids["others"] != expected:
             raise Wrong(f"others: {_told(expected, ids['others'])}")
-
-
-def _key(fields: dict[str, Any]) -> tuple[str, str, int]:
-    return name_of(fields["operator"]), fields["record"], fields.get("replayed", 0)
 
 
 def _ids(rows: Counter[str]) -> Counter[int]:

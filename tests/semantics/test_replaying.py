@@ -97,10 +97,35 @@ def _batch(world: World) -> Callable[[pa.RecordBatch], pa.RecordBatch]:
     return check
 
 
+def _add_up(world: World) -> Callable[[int, Any], tuple[int, Any]]:
+    return lambda state, event: (state + 1, dict(_checked(world)(event).to_dict()))
+
+
+def _process(world: World) -> type[ms.Process]:
+    check = _checked(world)
+
+    class Checking(ms.Process):
+        def on_event(self, event: Any, ctx: Any) -> None:
+            ctx.emit({**check(event).to_dict(), "n": ctx.key % 5})
+
+    return Checking
+
+
+KEPT = {"id": int, "at": int, "n": int}
+TENS = (col("id") % 10).alias("ten")
+"""A key that is no field of the event."""
+
 OPERATORS: dict[str, Callable[[World, ms.Stream], ms.Stream]] = {
     "map": lambda world, rows: rows.map(_checked(world), on_error="dead_letter"),
     "flat_map": lambda world, rows: rows.flat_map(lambda e: [_checked(world)(e)], on_error="dead_letter"),
     "filter": lambda world, rows: rows.filter(lambda e: bool(_checked(world)(e)), on_error="dead_letter"),
+    "map_async": lambda world, rows: rows.map_async(_checked(world), schema=KEPT, on_error="dead_letter"),
+    "scan": lambda world, rows: rows.key_by("n").scan(
+        0, _add_up(world), schema=KEPT, order="arrival", on_error="dead_letter"
+    ),
+    "process": lambda world, rows: rows.key_by(TENS).process(
+        _process(world), schema=KEPT, order="arrival", on_error="dead_letter"
+    ),
     "map_batches": lambda world, rows: rows.map_batches(_batch(world), on_error="dead_letter"),
 }
 
@@ -212,13 +237,16 @@ def test_letters_that_cannot_go_back_are_told_with_the_reason(world: World) -> N
         return state, {"id": _checked(world)(event).id}
 
     def build(flow: ms.Flow) -> None:
-        keyed = _source(world, flow).key_by("n")
-        keyed.scan(0, add, schema={"id": int}, order="arrival", on_error="dead_letter").collect("out")
+        first = _source(world, flow).key_by("n").scan(0, lambda s, e: (s, e.to_dict()), schema=KEPT, order="arrival")
+        again = first.key_by("id").scan(
+            0, add, schema={"id": int}, order="arrival", on_error="dead_letter", name="second"
+        )
+        again.collect("out")
 
     world.run(build, 1, "coordinator")
     outcome = replay(world.state, Replay(), world.entries, None)
     assert not outcome.chosen
-    assert "4 dead letters of scan cannot be replayed: it stands behind an exchange by key" in str(outcome)
+    assert "4 dead letters of second cannot be replayed: it is not the first behind an exchange by key" in str(outcome)
 
 
 @pytest.mark.parametrize(
