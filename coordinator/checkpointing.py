@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from millstream.checkpoints.manifest import Manifest, PartitionState, SinkState, TableFile
+from millstream.checkpoints.part import is_written_for
 from millstream.meters import add_counts
 from millstream.plan import PhysicalPlan
 from millstream.wire import Acknowledged
@@ -159,14 +160,20 @@ class Checkpointing:
         )  # fmt: skip
 
     def sizes(self) -> dict[str, list[int]]:
-        """By operator, the rows and bytes of its state in the checkpoint under way."""
+        """By operator, of the checkpoint under way: rows of its state, bytes of all files that it is in, and of those
+        that were written for this checkpoint; earlier ones have written the others."""
         assert self.under_way is not None
         sizes: dict[str, list[int]] = {}
+        seen: set[tuple[str, str]] = set()
         for answer in self.under_way.answers:
             for table in (TableFile(*t) for t in answer.tables):
-                size = sizes.setdefault(table.operator, [0, 0])
+                size = sizes.setdefault(table.operator, [0, 0, 0])
                 size[0] += table.rows
+                if (table.operator, table.path) in seen:
+                    continue  # other rows of the same file
+                seen.add((table.operator, table.path))
                 size[1] += table.size_bytes
+                size[2] += table.size_bytes if is_written_for(table.path, self.under_way.epoch) else 0
         return sizes
 
     def complete(self) -> int:

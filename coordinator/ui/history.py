@@ -67,7 +67,8 @@ class Happening:
 @dataclass(frozen=True)
 class CheckpointMade:
     """Attributes:
-    operators: by name, [rows, bytes] of its state.
+    operators: by name, [rows, bytes] of its state, and how many of these bytes were written for this checkpoint, where
+        that is known: the others are in files of earlier ones.
     """
 
     epoch: int

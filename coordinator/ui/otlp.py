@@ -68,7 +68,7 @@ class OtlpTelemetry:
 
     def checkpoint(self, made: CheckpointMade) -> None:
         parent = set_span_in_context(self._life or self._run)
-        sizes = {f"millstream.size.{name}": size for name, (_, size) in made.operators.items()}
+        sizes = {f"millstream.size.{name}": size for name, (_, size, *_) in made.operators.items()}
         span = self._tracer.start_span(
             f"checkpoint {made.epoch}", parent, start_time=made.begun_us * 1_000,
             attributes={"millstream.epoch": made.epoch, **sizes},

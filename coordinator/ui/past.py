@@ -55,7 +55,7 @@ class Past:
             "happenings": [vars(h) for h in self.happenings(run)],
             "checkpoints": [
                 {"epoch": c.epoch, "begun_us": c.begun_us, "duration_us": c.duration_us,
-                 "bytes": sum(size for _, size in c.operators.values())}
+                 "bytes": sum(size for _, size, *_ in c.operators.values())}
                 for c in self.checkpoints(run, MOST_POINTS)
             ],
         }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from millstream.checkpoints.manifest import TableFile
@@ -61,7 +62,7 @@ def write_snapshot(
         file = table if isinstance(table, TableFile) else table.on_disk
         if file is None:
             assert isinstance(table, StateTable)
-            name = f"{snapshot.epoch:08d}-{attempt}-{process}-{stage}-{node}-{number}"
+            name = f"{_prefix(snapshot.epoch)}{attempt}-{process}-{stage}-{node}-{number}"
             operator = plan.nodes[node].name
             file = store.write_table(operator, table, worker=worker, workers=plan.workers, name=name)
             written = True
@@ -69,6 +70,15 @@ def write_snapshot(
     if written:
         store.sync_tables()
     return files
+
+
+def is_written_for(path: str, epoch: int) -> bool:
+    """Whether the file of a table was written for this checkpoint, and not for an earlier one."""
+    return PurePosixPath(path).name.startswith(_prefix(epoch))
+
+
+def _prefix(epoch: int) -> str:
+    return f"{epoch:08d}-"
 
 
 def acknowledgement(

@@ -174,6 +174,27 @@ def test_dead_letters_are_replayed_by_a_button_once_what_refused_them_is_mended(
     assert number in written
 
 
+def test_late_events_are_shown_with_the_watermark_they_came_behind_and_as_many_are_counted(page: Page) -> None:
+    page.get_by_role("tab", name="Late events").click()
+    first = page.locator("#letters tbody tr").first
+    expect(first.locator("td").first).to_have_text("agg", timeout=60 * SECONDS)
+    assert page.locator("#letters th").all_text_contents() == [
+        "operator", "late by", "event time", "watermark then", "event",
+    ]  # fmt: skip
+    cells = first.locator("td").all_text_contents()
+    assert re.fullmatch(r"[\d.]+ (µs|ms|s)", cells[1]) and cells[2] < cells[3] and "shop: " in cells[4]
+    told = page.evaluate("fetch('api/v1/late').then((told) => told.json())")
+    counted = page.evaluate("fetch('api/v1/now').then((told) => told.json())")["late"]
+    assert 0 < len(told) <= counted
+    assert all(event["late_by_us"] >= 0 and event["event_time_us"] < event["watermark_us"] for event in told)
+
+
+def test_checkpoints_tell_what_was_written_beside_the_whole_state(page: Page) -> None:
+    expect(page.locator("#checkpoints tbody tr").first).to_be_visible(timeout=60 * SECONDS)
+    heads = page.locator("#checkpoints th").all_text_contents()
+    assert heads[3:5] == ["written", "whole state"]
+
+
 def test_a_checkpoint_is_made_by_a_button_and_appears(page: Page) -> None:
     page.get_by_role("button", name="Checkpoint").click()
     expect(page.locator("#said")).to_contain_text("checkpoint", timeout=60 * SECONDS)

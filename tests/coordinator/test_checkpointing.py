@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, replace
+
 import pyarrow as pa
 from harness.sources import ColumnSource
 
+from millstream.checkpoints.manifest import TableFile
 from millstream.coordinator.checkpointing import FINAL_TRIES, CheckpointPolicy
 from millstream.coordinator.core import Coordinator, State
 from millstream.flow import Flow
@@ -199,3 +202,19 @@ def test_the_time_of_a_pause_is_no_silence_of_the_source() -> None:
     bench.core.wake(0)
     bench.core.on_block(0, None, False, 101 * SECOND)
     assert bench.core.partitions[0].quiet_us == 0
+
+
+def test_what_was_written_for_a_checkpoint_is_told_beside_the_whole_state_each_file_once() -> None:
+    bench = Bench()
+    bench.look(10 * SECOND)
+    bench.acknowledge(1)
+    assert bench.core.manifest_due() is not None
+    bench.core.checkpoint_written()
+    bench.look(20 * SECOND)
+    old = TableFile("agg", "standing", 0, 1, "tables/00000001-1-worker-0-1-2-0", 60, 1_000, "")
+    rest = replace(old, rows=30, first=70)  # the rows between have gone
+    new = replace(old, path="tables/00000002-1-worker-0-1-2-0", rows=5, size_bytes=80)
+    tables = [list(astuple(table)) for table in (old, rest, new)]
+    bench.core.receive(Acknowledged("worker-0", 2, tables, {}), bench.now_us)
+    assert bench.core.checkpointing is not None
+    assert bench.core.checkpointing.sizes() == {"agg": [95, 1_080, 80]}

@@ -24,5 +24,5 @@ export const table = (heads, rows, options = {}) =>
   make("table", { class: options.class },
     options.caption ? make("caption", { class: "note" }, options.caption) : null,
     make("thead", {}, make("tr", {}, heads.map((head) =>
-      make("th", { scope: "col", class: head.number ? "number" : head.class }, head.text ?? head)))),
+      make("th", { scope: "col", class: head.number ? "number" : head.class, title: head.class ? head.text : null }, head.text ?? head)))),
     make("tbody", {}, rows));

@@ -69,7 +69,7 @@ export class Graph {
     const long = depth * along - (this.upright ? LABEL + 14 : GAP_ALONG), wide = breadth * across - GAP_ACROSS;
     const [width, height] = this.upright ? [wide, long] : [long, wide];
     // A little too long is made smaller; much too long is scrolled.
-    const scale = this.upright ? 1 : Math.max(0.75, Math.min(1, this.element.clientWidth / (width + 12)));
+    const scale = this.upright ? 1 : Math.max(0.7, Math.min(1, this.element.clientWidth / (width + 12)));
     const svg = draw("svg", {
       width: (width + 8) * scale, height: (height + 8) * scale, viewBox: `-4 -4 ${width + 8} ${height + 8}`, role: "group",
       "aria-label": `The flow: ${graph.operators.length} operators`,
@@ -96,8 +96,8 @@ export class Graph {
   #node(operator, [x, y]) {
     const text = (cls, dx, dy, anchor) => draw("text", { class: cls, x: dx, y: dy, "text-anchor": anchor });
     const parts = {
-      rate: text("rate", 14, 60), busy: text("soft", 14, 83), held: text("soft", WIDTH - 14, 60, "end"),
-      lag: text("soft", WIDTH - 14, 83, "end"), warn: text("warn", WIDTH - 14, 23, "end"),
+      about: text("soft", 14, 41), rate: text("rate", 14, 60), busy: text("soft", 14, 83), held: text("soft", WIDTH - 14, 60, "end"),
+      lag: text("soft", WIDTH - 14, 83, "end"), warn: text("warn", WIDTH - 14, 41, "end"),
       bar: draw("rect", { class: "busy", x: 14, y: HEIGHT - 18, height: 5, rx: 2.5, width: 0 }),
       waits: draw("rect", { class: "waits", x: 14, y: HEIGHT - 18, height: 5, rx: 2.5, width: 0 }),
     };
@@ -109,8 +109,7 @@ export class Graph {
     },
     draw("title", {}, `${operator.description}\n${operator.where}`),
     draw("rect", { class: "card", width: WIDTH, height: HEIGHT, rx: 11 }),
-    draw("text", { class: "title", x: 14, y: 24 }, cut(operator.name, 19)),
-    draw("text", { class: "soft", x: 14, y: 41 }, cut(operator.description, 28)),
+    draw("text", { class: "title", x: 14, y: 24 }, cut(operator.name, 22)),
     draw("rect", { class: "track", x: 14, y: HEIGHT - 18, width: WIDTH - 28, height: 5, rx: 2.5 }),
     ...Object.values(parts));
     this.nodes.set(operator.name, { node, parts, operator });
@@ -124,14 +123,16 @@ export class Graph {
       const { role } = operator;
       const taken = figures.rows_in_per_s, given = role === "sink" ? figures.rows_out_per_s : figures.rows_out_per_s;
       const rates = role === "source" ? rate(given) : role === "sink" ? rate(taken) : Math.abs(taken - given) < .005 * taken
-        ? rate(taken) : `${rate(taken)} → ${rate(given)}`;
+        ? rate(taken) : `${rate(taken).replace(/\/s$/, "")} → ${rate(given)}`;
       say(parts.rate, cut(rates, 24));
       say(parts.busy, `${percent(figures.busy)} busy${figures.waiting > 0.05 ? ` · ${percent(figures.waiting)} waits` : ""}`);
-      say(parts.held, figures.state_bytes ? `${bytes(figures.state_bytes)}` : "");
+      say(parts.held, figures.state_bytes && rates.length < 18 ? bytes(figures.state_bytes) : "");
       say(parts.lag, figures.latency_p99_us != null ? `p99 ${span(figures.latency_p99_us)}`
         : figures.waiting > 0.05 ? "" : figures.lag_us != null && operator.timed ? `lag ${span(figures.lag_us)}` : "");
       const set = [figures.late ? `${count(figures.late)} late` : "", figures.dead_letters ? `${count(figures.dead_letters)} dead` : ""];
-      say(parts.warn, cut(set.filter(Boolean).join(", "), 22));
+      const warning = cut(set.filter(Boolean).join(", "), 22);
+      say(parts.warn, warning);
+      say(parts.about, cut(operator.description, 28 - (warning ? warning.length + 2 : 0)));
       parts.bar.setAttribute("width", Math.max(0, (figures.busy ?? 0) * (WIDTH - 28)));
       parts.waits.setAttribute("width", Math.max(0, (figures.waiting ?? 0) * (WIDTH - 28)));
       const limits = picture.limit?.operator === name;

@@ -56,6 +56,8 @@ export const heat = (element, graph, picture) => {
     { class: "heat" }));
 };
 
+const HOT = 0.01; // a key with less than that of all events is none to be looked at
+
 export const keyBars = (keys) => make("div", { class: "bars" }, keys.slice(0, 6).flatMap(({ key, share }) => {
   const filled = make("span");
   filled.style.width = `${Math.min(100, share * 100)}%`;
@@ -64,8 +66,8 @@ export const keyBars = (keys) => make("div", { class: "bars" }, keys.slice(0, 6)
 }));
 
 export const hotKeys = (element, graph, picture) => {
-  const parts = graph.operators.filter((o) => picture.operators[o.name]?.hot_keys.length)
-    .flatMap((o) => [make("h3", {}, o.name), keyBars(picture.operators[o.name].hot_keys)]);
+  const hot = (o) => (picture.operators[o.name]?.hot_keys ?? []).filter(({ share }) => share >= HOT);
+  const parts = graph.operators.filter((o) => hot(o).length).flatMap((o) => [make("h3", {}, o.name), keyBars(hot(o))]);
   element.replaceChildren(...(parts.length ? parts : [empty("No operator gets its rows by key, or no key stands out.")]));
 };
 
@@ -83,13 +85,16 @@ export const partitions = (element, holder, picture) => {
 
 export const checkpoints = (element, made) => {
   const rows = [...made].reverse().slice(0, 30).map((c) => {
-    const size = Object.values(c.operators).reduce((sum, [, part]) => sum + part, 0);
-    const largest = Object.entries(c.operators).sort((a, b) => b[1][1] - a[1][1]).slice(0, 3);
-    return make("tr", {}, td(String(c.epoch)), td(moment(c.begun_us)), number(span(c.duration_us)), number(bytes(size)),
-      td(largest.map(([name, [, part]]) => `${name} ${bytes(part)}`).join(", ")));
+    const sizes = Object.values(c.operators), sum = (place) => sizes.reduce((all, size) => all + size[place], 0);
+    const known = sizes.every((size) => size.length > 2); // what was written is not known of runs of an earlier release
+    const place = known ? 2 : 1;
+    const largest = Object.entries(c.operators).filter(([, size]) => size[place]).sort((a, b) => b[1][place] - a[1][place]).slice(0, 3);
+    return make("tr", {}, td(String(c.epoch)), td(moment(c.begun_us)), number(span(c.duration_us)),
+      number(known ? bytes(sum(2)) : "–"), number(bytes(sum(1))),
+      td(largest.map(([name, size]) => `${name} ${bytes(size[place])}`).join(", ")));
   });
   element.replaceChildren(rows.length
-    ? table(["", "begun", { text: "took", number: true }, { text: "size", number: true }, "largest"], rows)
+    ? table(["", "begun", { text: "took", number: true }, { text: "written", number: true }, { text: "whole state", number: true }, "most written by"], rows)
     : empty("None was made in this run."));
 };
 
@@ -118,17 +123,17 @@ export const letters = (element, found, none, replay) => {
 };
 
 export const lateEvents = (element, found, none) => {
-  const rows = found.map((e) => make("tr", {}, td(e.operator), number(eventTime(e.event_time_us)),
+  const rows = found.map((e) => make("tr", {}, td(e.operator), number(span(e.late_by_us)), number(eventTime(e.event_time_us)),
     number(e.watermark_us == null && e.event_time_us != null ? "end of the input" : eventTime(e.watermark_us)),
-    number(span(e.late_by_us)),
     td(Object.entries(e.row).map(([name, value]) => `${name}: ${value}`).join(", "), { class: "record" })));
   element.replaceChildren(rows.length
-    ? table(["operator", { text: "event time", number: true }, { text: "watermark then", number: true }, { text: "late by", number: true }, "event"], rows)
+    ? table(["operator", { text: "late by", number: true }, { text: "event time", number: true }, { text: "watermark then", number: true }, "event"], rows)
     : empty(none));
 };
 
 export const detail = (element, operator, picture, sample, close) => {
   const figures = picture.operators[operator.name];
+  const hot = figures.hot_keys.filter(({ share }) => share >= HOT);
   const facts = [
     ["rows in", `${count(figures.rows_in)} · ${rate(figures.rows_in_per_s)}`], ["rows out", `${count(figures.rows_out)} · ${rate(figures.rows_out_per_s)}`],
     ["busy", percent(figures.busy)], ["waits for credit", percent(figures.waiting)],
@@ -143,7 +148,7 @@ export const detail = (element, operator, picture, sample, close) => {
     make("h3", {}, operator.name),
     make("p", { class: "where" }, `${operator.description} — ${operator.where}, runs in: ${operator.places.join(", ")}`),
     make("dl", { class: "facts" }, facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
-    figures.hot_keys.length ? make("h3", {}, "Hot keys") : null, figures.hot_keys.length ? keyBars(figures.hot_keys) : null,
+    hot.length ? make("h3", {}, "Hot keys") : null, hot.length ? keyBars(hot) : null,
     make("h3", {}, "Last rows"),
     sample?.rows?.length
       ? make("div", { class: "scroll" }, table(columns, sample.rows.map((row) => make("tr", {}, row.map((value) => td(value, { class: "record" }))))))
