@@ -14,7 +14,15 @@ _UNREAD: Final = frozenset(("row", "header"))
 
 
 def newest_letters(folder: Path, most: int) -> list[dict[str, Any]]:
-    """The last of the JSON lines in the files of a folder, from the file written last; each says which file it is in."""
+    """The last dead letters in the files of a folder, from the file written last; each says which file it is in."""
+    letters = _newest(folder, most)
+    for letter in letters:
+        letter["fields"] = {n: v for n, v in letter["fields"].items() if n not in _UNREAD}
+    return letters
+
+
+def _newest(folder: Path, most: int) -> list[dict[str, Any]]:
+    """The last of the JSON lines in the files of a folder."""
     try:
         files = [p for p in folder.rglob("*") if p.is_file() and p.suffix == ".jsonl"]
         files.sort(key=lambda p: p.stat().st_mtime, reverse=True)
@@ -35,7 +43,7 @@ def late_in_files(folder: Path, most: int) -> list[dict[str, Any]]:
             "operator": letter["file"].split("/")[0], "seen_us": None, "event_time_us": None, "watermark_us": None,
             "late_by_us": None, "row": letter["fields"],
         }
-        for letter in newest_letters(folder, most)
+        for letter in _newest(folder, most)
     ]  # fmt: skip
 
 
@@ -60,7 +68,7 @@ def _last_lines(path: Path, name: str, most: int) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(fields, dict):
-            found.append({"file": name, "fields": {k: _shortened(v) for k, v in fields.items() if k not in _UNREAD}})
+            found.append({"file": name, "fields": {k: _shortened(v) for k, v in fields.items()}})
     return found
 
 
