@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import statistics
 import threading
@@ -39,6 +40,7 @@ _LOOK_S = 0.002
 _PATIENCE_S = 300.0
 _GOES_ON_S = 20.0
 _BYTES_PER_KEY = 50
+_PHASE = re.compile(r"([a-z][a-z ]+) (\d+\.\d+) s")
 
 
 def growing_state(out: Path, rate: float | None = None) -> ms.Flow:
@@ -140,8 +142,7 @@ def lose_a_worker(megabytes: int, workers: int) -> Loss:
 def told_phases(log: Path) -> dict[str, float]:
     """How long each phase of the standstill took, as the run has told."""
     told = [line["text"] for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == "recovered"]
-    phases = told[0].partition(": ")[2].split(", ") if told else []
-    return {phase: float(took_s) for phase, took_s, _ in (said.rsplit(" ", 2) for said in phases)}
+    return {phase: float(took_s) for phase, took_s in _PHASE.findall(told[0].partition(": ")[2])} if told else {}
 
 
 @click.command(help=__doc__)

@@ -297,8 +297,8 @@ class Attempt:
             workers = [figures["processes"][worker_name(i)] for i in range(self.plan.workers)]
             if all("restoring_us" in told for told in workers):
                 self._goes_on = True
-                restoring_s = max(told["restoring_us"] for told in workers) / 1e6
-                text = self.life.standstill.sentence(restoring_s, time.monotonic())
+                restoring_us, cpu_us = max((told["restoring_us"], told["restoring_cpu_us"]) for told in workers)
+                text = self.life.standstill.sentence(restoring_us / 1e6, cpu_us / 1e6, time.monotonic())
                 self.view.line(text)
                 self.watch.recovered(text)
         if self._checkpoints_fail != bool(figures["checkpoint_failure"]):

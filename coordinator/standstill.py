@@ -19,13 +19,16 @@ class Standstill:
         self._phases.append((phase, now_s - self._since_s))
         self._since_s = now_s
 
-    def sentence(self, restoring_s: float, now_s: float) -> str:
+    def sentence(self, restoring_s: float, restoring_cpu_s: float, now_s: float) -> str:
         """What is told when the run goes on.
 
         Args:
             restoring_s: how long the worker took to read its state that took longest.
+            restoring_cpu_s: what it had of a core in that time: where that is much less, it waited for the disk or for a core.
         """
         starting_s = max(0.0, now_s - self._since_s - restoring_s)
         phases = [*self._phases, ("processes begin", starting_s), ("state is read", restoring_s)]
         told = ", ".join(f"{phase} {took_s:.2f} s" for phase, took_s in phases)
-        return f"the run goes on, {now_s - self._noticed_s:.1f} s after the loss: {told}"
+        return (
+            f"the run goes on, {now_s - self._noticed_s:.1f} s after the loss: {told} ({restoring_cpu_s:.2f} s of CPU)"
+        )

@@ -38,7 +38,7 @@ class _Shell:
         self.link = Link(bootstrap.directory, self.name, bootstrap.attempt)
         self.writer: SnapshotWriter | None = None
         self.runner: Runner | None = None
-        self.restoring_us = 0
+        self.restoring_us = self.restoring_cpu_us = 0
 
     def run(self) -> int:
         """Work until the coordinator says stop. Returns the exit status."""
@@ -63,9 +63,10 @@ class _Shell:
         worker = Worker(plan, self.index, now_us=now_us, dead_letter=self.letters, checkpoints=staged)
         recovery = recovery or self.bootstrap.recovery()
         if recovery is not None:
-            since_us = monotonic_us()
+            since_us, cpu_s = monotonic_us(), time.process_time()
             worker.runner.restore(recovery)
             self.restoring_us = monotonic_us() - since_us
+            self.restoring_cpu_us = int((time.process_time() - cpu_s) * 1e6)
         if staged:
             store = self.bootstrap.checkpoint_store()
             self.writer = SnapshotWriter(worker.runner, store, self.name, self.link.attempt, self.link.poller)
@@ -127,7 +128,8 @@ class _Shell:
             now_s = time.monotonic()
             if now_s >= next_beat_s:
                 beat = worker.beat()
-                beat.figures.update(meter.read(), idle_us=link.idle_us, restoring_us=self.restoring_us)
+                beat.figures.update(meter.read(), idle_us=link.idle_us)
+                beat.figures.update(restoring_us=self.restoring_us, restoring_cpu_us=self.restoring_cpu_us)
                 worker.outbox.append((COORDINATOR, beat))
                 next_beat_s = now_s + _BEAT_S
             while worker.outbox:
