@@ -255,6 +255,24 @@ def test_checkpoints_that_cannot_be_written_are_told_of_and_so_is_the_next_that_
     assert "checkpoints are written again" in well and well in errors
 
 
+def test_what_cannot_be_removed_of_old_checkpoints_is_told_of_once(start: Start) -> None:
+    run = start(ENDLESS, "--workers", "1", "--checkpoint-interval", "1s")
+    state = run.directory / ".millstream" / "endless"
+
+    def newest() -> int:
+        return max((int(m.stem[-8:]) for m in state.glob("checkpoints/manifest-*")), default=0)
+
+    run.wait_for(lambda: newest() >= 1, "a checkpoint")
+    (state / "checkpoints" / "data" / "00000000-stray.arrow").mkdir()  # which is not removed as a file is
+    before = newest()
+    run.wait_for(lambda: newest() >= before + 5, "checkpoints that go on")
+    run.process.send_signal(signal.SIGINT)
+    status, _, errors = run.finish()
+    assert status == 130
+    assert errors.count("what old checkpoints need no more cannot all be removed") == 1
+    assert len(list(state.glob("checkpoints/manifest-*"))) == 3
+
+
 INTO_A_DATABASE = """
 import millstream as ms
 from millstream.connectors import Counter
