@@ -38,23 +38,26 @@ class Turns:
         bounds: from when until when each turn went, by the clock that nobody sets, and whether it had checkpoints.
         took_s: how long each checkpoint took from being asked for until it was there.
         rates: for each turn in which enough was told, whether it had checkpoints, and its events/s.
+        costs: for each of these the same with the CPU seconds of all processes for a million events.
     """
 
     bounds: list[tuple[float, float, bool]] = field(default_factory=list)
     took_s: list[float] = field(default_factory=list)
     rates: list[tuple[bool, float]] = field(default_factory=list)
+    costs: list[tuple[bool, float]] = field(default_factory=list)
 
-    @property
-    def ratios(self) -> list[float]:
-        """For each two turns next to one another, the events/s with checkpoints, of those without."""
-        return [
-            one / other if checkpoints else other / one
-            for (checkpoints, one), (then, other) in pairwise(self.rates)
-            if checkpoints != then
-        ]
 
-    def rate(self, *, checkpoints: bool) -> float:
-        return median(rate for had, rate in self.rates if had == checkpoints)
+def _ratios(found: list[tuple[bool, float]]) -> list[float]:
+    """For each two turns next to one another, the one with checkpoints, of the one without."""
+    return [
+        one / other if checkpoints else other / one
+        for (checkpoints, one), (then, other) in pairwise(found)
+        if checkpoints != then
+    ]
+
+
+def _median(found: list[tuple[bool, float]], *, checkpoints: bool) -> float:
+    return median(value for had, value in found if had == checkpoints)
 
 
 class _Asker(threading.Thread):
@@ -112,39 +115,51 @@ def measured_turns(flow: ms.Flow, operator: str, interval_s: float, turn_s: floa
         (run,) = history.runs()
         told = _told(history.reports(run.id, 0, 2**62, 10_000), operator)
     for began_s, end_s, checkpoints in turns.bounds:
-        inside = [(at_s, rows) for at_s, rows in told if began_s <= at_s <= end_s]
+        inside = [of_all for of_all in told if began_s <= of_all[0] <= end_s]
         if len(inside) > 1:
-            (first_s, before), (last_s, after) = inside[0], inside[-1]
-            turns.rates.append((checkpoints, (after - before) / (last_s - first_s)))
+            took_s, rows, cpu_s = (last - first for first, last in zip(inside[0], inside[-1], strict=True))
+            turns.rates.append((checkpoints, rows / took_s))
+            turns.costs.append((checkpoints, cpu_s / rows * 1e6))
     return turns
 
 
-def _told(reports: list[dict[str, Any]], operator: str) -> list[tuple[float, int]]:
-    """How many rows an operator had taken, and when, by the clock that nobody sets."""
-    workers = [r["processes"].get(WORKER, {}) for r in reports]
-    found = {w["measured_s"]: w["operators"].get(operator, {}).get("rows_in", 0) for w in workers if "measured_s" in w}
-    return sorted(found.items())
+def _told(reports: list[dict[str, Any]], operator: str) -> list[tuple[float, int, float]]:
+    """When, by the clock that nobody sets; how many rows an operator had taken; the CPU seconds of all processes."""
+    found: dict[float, tuple[int, float]] = {}
+    for processes in (report["processes"] for report in reports):
+        worker = processes.get(WORKER, {})
+        if "measured_s" in worker:
+            cpu_s = sum(p.get("cpu_s", 0.0) for p in processes.values())
+            found[worker["measured_s"]] = worker["operators"].get(operator, {}).get("rows_in", 0), cpu_s
+    return [(at_s, *of_all) for at_s, of_all in sorted(found.items())]
 
 
 def turns_table(found: dict[str, Turns], interval_s: float, turn_s: float) -> Table:
-    table = Table(
-        title=f"events/s in turns of {turn_s:g} s with a checkpoint every {interval_s:g} s and without, in one run"
-    )
-    for heading in (
+    title = f"turns of {turn_s:g} s with a checkpoint every {interval_s:g} s and without, in one run"
+    table = Table(title=title)
+    headings = (
         "flow",
-        "with",
+        "turns",
+        "events/s with",
         "without",
-        "turns side by side",
-        "median ratio",
-        "least",
-        "most",
-        "a checkpoint takes, s",
-    ):
+        "ratio",
+        "CPU s a million with",
+        "without",
+        "ratio",
+        "checkpoint, s",
+    )
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "flow" else "right")
     for name, turns in found.items():
-        ratios = turns.ratios
+        rates, costs = turns.rates, turns.costs
         table.add_row(
-            name, *(f"{turns.rate(checkpoints=c):,.0f}" for c in (True, False)), str(len(ratios)),
-            f"{median(ratios):.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}", f"{median(turns.took_s):.2f}",
+            name, str(len(rates)),
+            *(f"{_median(rates, checkpoints=c):,.0f}" for c in (True, False)), _spread(_ratios(rates)),
+            *(f"{_median(costs, checkpoints=c):.3f}" for c in (True, False)), _spread(_ratios(costs)),
+            f"{median(turns.took_s):.2f}",
         )  # fmt: skip
     return table
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
