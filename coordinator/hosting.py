@@ -16,20 +16,17 @@ from contextlib import suppress
 from typing import Final
 
 from millstream.bootstrap import begin_child
-from millstream.channel import SendCredit
 from millstream.checkpoints.recovery import Recovery
 from millstream.connectors.base import Block, Reader
-from millstream.coordinator.reading import HOSTED, HOSTED_BUDGET, hosted_exchange
+from millstream.coordinator.hosted_blocks import HostedBlocks
 from millstream.coordinator.source_partitions import BLOCK_BYTES
 from millstream.errors import MillstreamError, described
 from millstream.functions import user_error
 from millstream.plan import PhysicalPlan
-from millstream.times import MIN_US
-from millstream.topology import CALLER_HOST, SOURCE_HOST, SOURCE_STAGE, SOURCES
+from millstream.topology import CALLER_HOST, SOURCE_HOST, SOURCES
 from millstream.transport import LAST_WORDS_MS, Link
 from millstream.waker import Waker
-from millstream.watermarks import InputStatus
-from millstream.wire import Credit, Data, Failed, Stop
+from millstream.wire import Credit, Failed, Stop
 
 _Item = tuple[int, Block | None, bool] | BaseException
 _QUEUED_BLOCKS: Final = 2
@@ -54,11 +51,8 @@ class SourceHost:
         self._plan = plan
         self._recovery = recovery
         self._link = link
-        self._credits = {p: SendCredit.first(HOSTED_BUDGET, senders=1) for p in partitions}
-        self._sequences = dict.fromkeys(partitions, 0)
+        self._blocks = HostedBlocks(link.me, partitions)
         self._queues: dict[int, queue.Queue[_Item]] = {p: queue.Queue(_QUEUED_BLOCKS) for p in partitions}
-        self._held: dict[int, Data] = {}
-        self._open = set(partitions)
         self._waker = Waker(link.poller)
         self._stopping = threading.Event() if over is None else over
 
@@ -67,10 +61,10 @@ class SourceHost:
         for partition in self._queues:
             threading.Thread(target=self._read, args=(partition,), name=f"source {partition}", daemon=True).start()
         try:
-            while (self._open or self._held) and not self._stopping.is_set():
+            while not self._blocks.done and not self._stopping.is_set():
                 for message in self._link.received():
                     if isinstance(message, Credit):
-                        self._credits[HOSTED - message.exchange].returned(message.grant_bytes, message.window_bytes)
+                        self._blocks.on_credit(message)
                     elif isinstance(message, Stop):
                         self._stopping.set()
                 if not self._send():
@@ -83,44 +77,25 @@ class SourceHost:
                     while True:
                         items.get_nowait()
             self._waker.close()
-        return not (self._open or self._held)
+        return self._blocks.done
 
     def _send(self) -> bool:
-        sent = False
-        for partition in list(self._queues):
-            data = self._held.pop(partition, None) or self._next(partition)
-            if data is None:
-                continue
-            if not self._credits[partition].allows(data.size_bytes):
-                self._held[partition] = data
-                continue
-            self._credits[partition].sent(data.size_bytes)
+        for partition in self._blocks.wanted:
+            with suppress(queue.Empty):
+                item = self._queues[partition].get_nowait()
+                if isinstance(item, BaseException):
+                    raise item
+                self._blocks.put(*item)
+        ready = self._blocks.take()
+        for data in ready:
             self._link.send(SOURCES, data)
-            sent = True
-        return sent
-
-    def _next(self, partition: int) -> Data | None:
-        try:
-            item = self._queues[partition].get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(item, BaseException):
-            raise item
-        _, block, ended = item
-        if ended:
-            self._open.discard(partition)
-        number = self._sequences[partition]
-        self._sequences[partition] += 1
-        status = InputStatus.ENDED if ended else InputStatus.ACTIVE
-        return Data(
-            hosted_exchange(partition), self._link.me, (SOURCE_STAGE, partition), number, False, MIN_US, status, block
-        )
+        return bool(ready)
 
     def _read(self, partition: int) -> None:
         items = self._queues[partition]
         source = self._plan.source_of(partition)
         try:
-            reader = self._opened(partition)
+            reader = open_hosted(self._plan, partition, self._recovery)
             while not reader.ended and not self._stopping.is_set():
                 block = reader.read(self._plan.batch_rows, BLOCK_BYTES)
                 if block is not None or reader.ended:
@@ -135,13 +110,19 @@ class SourceHost:
             items.put(user_error(source.label(), f"reading partition {self._plan.partitions[partition][1]!r}", error))
         self._waker.wake()
 
-    def _opened(self, partition: int) -> Reader:
-        node, name = self._plan.partitions[partition]
-        source = self._plan.source_of(partition)
-        known = None if self._recovery is None else self._recovery.partition(self._plan.nodes[node].name, name)
-        if known is None or known.offset is None:
-            return source.open(name)
-        return source.open_at(name, known.offset)
+
+def open_hosted(plan: PhysicalPlan, partition: int, recovery: Recovery | None) -> Reader:
+    """The reader of a hosted partition, where the checkpoint says that it is to go on.
+
+    Args:
+        recovery: None: from the start.
+    """
+    node, name = plan.partitions[partition]
+    source = plan.source_of(partition)
+    known = None if recovery is None else recovery.partition(plan.nodes[node].name, name)
+    if known is None or known.offset is None:
+        return source.open(name)
+    return source.open_at(name, known.offset)
 
 
 def host_in_thread(

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -112,6 +112,29 @@ def kept_in_a_journal(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
     put(stream, ledger, "lines")
     put(stream.key_by("k").scan(0, counted, schema={"k": str, "id": int, "sum": int}), ledger, "sums")
     put(stream.key_by("k").window(ms.tumbling(span(20))).agg(n=ms.count()), ledger, "panes")
+
+
+class Told:
+    """A source in the user's Python, which is read in a process of its own."""
+
+    replayable = True
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def partitions(self) -> list[str]:
+        return ["a", "b"][: 1 + self.seed % 2]
+
+    def read(self, partition: str) -> Iterator[dict[str, Any]]:
+        dice = random.Random(f"{self.seed} {partition}")
+        for row in range(dice.choice([0, 1, 15, 30])):
+            yield {"id": f"{partition}{row}", "t": 4 * row + dice.randint(-9, 9), "k": dice.choice("abc"), "n": row % 7}
+
+
+def told(flow: ms.Flow, ledger: Ledger, seed: int) -> None:
+    stream = flow.source(Told(seed)).event_time("t", unit="ms", out_of_orderness=span(10))
+    put(stream.map(lambda e: e, schema={"id": str, "t": int, "k": str, "n": int}), ledger, "rows")
+    put(stream.key_by("k").window(ms.tumbling(span(20))).agg(n=ms.count(), s=ms.sum("n")), ledger, "panes")
 
 
 # --- windows ---
@@ -376,6 +399,7 @@ FLOWS: list[MakeFlow] = [
     scanned, timers, deduplicated, ranked, previous, small_then_large,
     joined_within, joined_in_windows, joined_as_of, joined_for_ever, joined_to_all, joined_to_itself, refusing,
     refused_as_rows, late_sessions, followed_or_not, joined_in_sessions, asked, kept_in_a_journal,
+    told,
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from millstream.plan import PhysicalPlan
 from millstream.planner import make_plan
 from millstream.result import operator_totals
 from millstream.specs.ends import ReadSpec
-from millstream.topology import CALLER, COORDINATOR, worker_name
+from millstream.topology import CALLER, COORDINATOR, SOURCE_HOST, worker_name
 
 from .calls import calls_by
 from .faults import Killed, SimulatedDisk, Trouble, was_injected
@@ -207,6 +207,8 @@ class History:
         """Run until the end, or until something ends it; returns what that was."""
         dice = self._dice
         fate = self._fate() if troubled else ""
+        if fate and simulation.host is not None and dice.random() < 0.3:
+            fate = SOURCE_HOST
         at_turn = int(dice.expovariate(1 / dice.choice([20, 100, 400]))) + 1 if fate else -1
         full_at = int(dice.expovariate(1 / 300)) if troubled and dice.random() < 0.1 else -1
         simulation.start()
@@ -220,7 +222,7 @@ class History:
                     simulation.stop()
                 elif fate == EVERYONE:
                     return "everyone killed"
-                elif fate in simulation.processes:
+                elif fate == SOURCE_HOST or fate in simulation.processes:
                     simulation.kill(fate)
             if full_at >= 0:
                 self._trouble.full = full_at <= simulation.turns < full_at + 200

@@ -21,15 +21,17 @@ from millstream.checkpoints.part import write_snapshot
 from millstream.checkpoints.recovery import Recovery
 from millstream.coordinator.caller import Caller
 from millstream.coordinator.core import Coordinator, State
+from millstream.coordinator.hosted_blocks import HostedBlocks
+from millstream.coordinator.hosting import open_hosted
 from millstream.coordinator.local import LocalCheckpoints
-from millstream.coordinator.reading import Readers
+from millstream.coordinator.reading import HOSTED, Readers
 from millstream.coordinator.replays import Replays
 from millstream.errors import restored
 from millstream.operators.base import DeadLetter
 from millstream.plan import PhysicalPlan
 from millstream.runner import Runner
-from millstream.topology import CALLER, COORDINATOR, worker_name
-from millstream.wire import Answered, Data, Hello, Message, Rescale, Stop, Switch
+from millstream.topology import CALLER, COORDINATOR, SOURCE_HOST, worker_name
+from millstream.wire import Answered, Credit, Data, Hello, Message, Rescale, Stop, Switch
 from millstream.workers.task import Worker
 
 from .faults import Injected, Killed
@@ -104,7 +106,10 @@ class Simulation:
         self._first_attempt = self.attempt
         self._attempts: dict[str, int] = {}
         budget = Budget(conditions.budget_bytes)
-        self.readers = Readers(plan, (), None, recovery, journals, replays)
+        hosted = [p for p in range(len(plan.partitions)) if plan.source_of(p).hosted]
+        self.host = HostedBlocks(SOURCE_HOST, hosted) if hosted else None
+        self._hosted_readers = {p: open_hosted(plan, p, recovery) for p in hosted}
+        self.readers = Readers(plan, hosted, None, recovery, journals, replays)
         self.coordinator = Coordinator(
             plan, now_us=self._now, dead_letter=self.letters.append, budget=budget, policy=policy,
             attempt=self.attempt, recovery=recovery, offset_of=self.readers.offset, replayed=self.readers.replayed,
@@ -252,6 +257,9 @@ class Simulation:
                     self._work(name)
                 case "read":
                     self._read()
+                case "host":
+                    self._host(int(name))
+                    name = SOURCE_HOST
                 case "wake":
                     self.coordinator.wake(int(name))
                     name = COORDINATOR
@@ -280,6 +288,8 @@ class Simulation:
         if self._checkpoints is not None:
             writing = [n for n, w in self.workers.items() if w.snapshots and n not in self.dead and n not in asleep]
             choices.append(("write", writing))
+        if self.host is not None and SOURCE_HOST not in self.dead:
+            choices.append(("host", [str(p) for p in self.host.wanted if not self._hosted_readers[p].ended]))
         if COORDINATOR not in self.dead and COORDINATOR not in asleep:
             if self.coordinator.next_partition() is not None:
                 choices.append(("read", [COORDINATOR]))
@@ -325,6 +335,22 @@ class Simulation:
             f"partition {partition} gives {'nothing' if block is None else f'a block at {block.offset}'}, ended={ended}"
         )
         self.coordinator.on_block(partition, block, ended, self._elapsed_us)
+        for receiver, credit in self.readers.credits():
+            self._send(COORDINATOR, receiver, credit)
+
+    def _host(self, partition: int) -> None:
+        """What a thread of the source host does, and its loop with what came of that."""
+        assert self.host is not None
+        reader = self._hosted_readers[partition]
+        block = None if self._dice.random() < self.conditions.quiet else reader.read(self.plan.batch_rows, 1 << 20)
+        if block is not None or reader.ended:
+            self.host.put(partition, block, reader.ended)
+            self._host_sends()
+
+    def _host_sends(self) -> None:
+        assert self.host is not None
+        for data in self.host.take():
+            self._send(SOURCE_HOST, COORDINATOR, data)
 
     def _work(self, name: str) -> None:
         if not self.processes[name].work(self._dice.randint(1, self.conditions.steps_at_once)):
@@ -385,14 +411,18 @@ class Simulation:
             return
         frames = [
             f if isinstance(f, bytes) else bytes(f)
-            for f in message.encode(self._attempts.get(sender, self._first_attempt))
+            for f in message.encode(self._attempt_between(sender, receiver, sender))
         ]
         self.queued.setdefault((sender, receiver), deque()).append(frames)
 
+    def _attempt_between(self, sender: str, receiver: str, whose: str) -> int:
+        """The attempt that counts for one of the two; the source host goes on through every rescale as it is."""
+        with_host = SOURCE_HOST in (sender, receiver)
+        return self._first_attempt if with_host else self._attempts.get(whose, self._first_attempt)
+
     def _deliver(self, sender: str, receiver: str) -> None:
-        message = wire.decode(
-            self.queued[sender, receiver].popleft(), self._attempts.get(receiver, self._first_attempt)
-        )
+        frames = self.queued[sender, receiver].popleft()
+        message = wire.decode(frames, self._attempt_between(sender, receiver, receiver))
         if message is None:
             self._note(f"{sender} -> {receiver}: something of another attempt")
             return
@@ -402,6 +432,14 @@ class Simulation:
             return
         if isinstance(message, Answered):
             self.rescaling = False
+        if receiver == SOURCE_HOST:
+            assert self.host is not None and isinstance(message, Credit)
+            self.host.on_credit(message)
+            self._host_sends()
+            return
+        if isinstance(message, Data) and message.exchange <= HOSTED:
+            self.readers.put(message)
+            return
         if receiver not in self.processes:
             self._joining.discard(receiver)  # it is not needed, or has left
             return
