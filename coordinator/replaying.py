@@ -311,7 +311,7 @@ def ask(state: Path, command: Replay) -> str:
             raise
         return RunningFlow(state).ask(command).said
     if not outcome.chosen:
-        raise CommandError(f"{state}: there are no such dead letters")
+        raise CommandError(f"{state}: {outcome}" if outcome.before else f"{state}: there are no such dead letters")
     return f"the flow does not run; its next run is asked for this: {outcome}"
 
 
@@ -323,8 +323,12 @@ def ask_next_run(state: Path, command: Replay) -> Outcome:
     Raises:
         CommandError: there is nothing to go on with; too many commands wait; or it cannot be written.
     """
-    outcome = Outcome()
-    outcome.chosen.update(name_of(str(letter["operator"])) for letter in _meant(state, command))
+    outcome, known = Outcome(), asked_for(state)
+    for letter in _meant(state, command):
+        if letter.get("id", "") in known:
+            outcome.before += 1
+        else:
+            outcome.chosen[name_of(str(letter["operator"]))] += 1
     path = state / ASKED
     if command.dry or not outcome.chosen:
         return outcome

@@ -32,13 +32,18 @@ orders.map(price, schema={"n": int}, on_error="dead_letter").write_jsonl("out.js
 
 
 def written(folder: Path) -> list[int]:
-    return sorted(json.loads(line)["n"] for line in (folder / "out.jsonl").read_text().splitlines())
+    whole = (folder / "out.jsonl").read_text().rpartition("\n")[0]  # a run that goes on may be at its last line
+    return sorted(json.loads(line)["n"] for line in whole.splitlines())
+
+
+def letters_in(run: Run) -> int:
+    folder = run.directory / ".millstream" / "priced" / "dead-letters"
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
 
 
 def refusing(start: Start) -> Run:
     run = start(FLOW, "--workers", "2", "--checkpoint-interval", "1s")
-    letters = run.directory / ".millstream" / "priced" / "dead-letters"
-    run.wait_for(lambda: sum(p.read_bytes().count(b"\n") for p in letters.glob("*.jsonl")) > 20, "dead letters")
+    run.wait_for(lambda: letters_in(run) > 20, "dead letters")
     return run
 
 
@@ -63,7 +68,7 @@ def test_what_is_asked_of_a_stopped_flow_is_done_by_its_next_run(start: Start, t
     run = refusing(start)
     assert millstream(tmp_path, "stop", "priced")[0] == 0
     run.finish()
-    refused = len([n for n in range(max(written(tmp_path))) if n % 50 == 7])
+    refused = letters_in(run)
     status, told, _ = millstream(tmp_path, "dead-letters", "replay", "priced")
     assert status == 0 and told.startswith(
         f"the flow does not run; its next run is asked for this: {refused} dead letters"
