@@ -71,7 +71,7 @@ class Monitor:
         self._telemetry = start_telemetry(graph.flow, self.picture, say)
         self._writer = threading.Thread(target=self._write, name="history", daemon=True)
         self._writer.start()
-        self.happened("started", f"{graph.flow} starts with {graph.workers} workers")
+        self.happened("started", f"{graph.flow} starts with {graph.workers} worker{'s' if graph.workers != 1 else ''}")
 
     # --- from the supervisor ---
 

@@ -115,7 +115,7 @@ export const letters = (element, found, none, replay) => {
     const where = [more.origin, more.line && `line ${more.line}`].filter(Boolean).join(", ");
     const again = rest.replayed ? ` (replayed ${rest.replayed === 1 ? "once" : `${rest.replayed} times`} before)` : "";
     const cells = [td(operator ?? file.replace(/\.jsonl$/, "")), td((reason ?? "") + again), td(String(what), { class: "record" }), td(where)];
-    if (replay) cells.push(make("td", {}, rest.id ? make("button", { type: "button", title: "Give it again to the operator that had refused it", onclick: (event) => replay([rest.id], event.target) }, "Replay") : null));
+    if (replay) cells.push(make("td", { class: "act" }, rest.id ? make("button", { type: "button", title: "Give it again to the operator that had refused it", onclick: (event) => replay([rest.id], event.target) }, "Replay") : null));
     return make("tr", {}, ...cells);
   });
   const columns = ["operator", "reason", "record", "from", ...(replay ? [""] : [])];
