@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,29 +16,28 @@ from millstream.errors import ProcessError
 from millstream.operators.base import DeadLetter
 
 
-def full(descriptor: int, data: Any) -> int:
-    raise OSError(28, "No space left on device")
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_said_and_no_attempt_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_no_attempt_is_counted(tmp_path: Path) -> None:
     with locked(tmp_path) as directory:
         assert directory.next_attempt() == 1
-        write: Callable[..., int] = os.write
-        monkeypatch.setattr(os, "write", full)
-        with pytest.raises(ProcessError, match="cannot be written: No space left on device; mend that, and run"):
+        with full_disk(), pytest.raises(ProcessError, match="cannot be written: File too large; mend that, and run"):
             directory.next_attempt()
-        monkeypatch.setattr(os, "write", write)
         assert directory.next_attempt() == 2
 
 
 def test_a_directory_is_held_also_where_the_disk_has_no_room_for_the_holder(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow, as on a full disk
-    try:
-        with locked(tmp_path), pytest.raises(ProcessError, match="the flow runs already"), locked(tmp_path):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(), locked(tmp_path), pytest.raises(ProcessError, match="the flow runs already"), locked(tmp_path):
+        pass
 
 
 def test_dead_letters_from_after_a_checkpoint_are_taken_out(tmp_path: Path) -> None:
