@@ -65,7 +65,7 @@ def test_a_pause_outlasts_the_loss_of_a_worker(start: Start, tmp_path: Path) -> 
     running.checkpoint()
     lost = run.roles["worker-0"]
     lost.kill()
-    run.wait_for(lambda: "worker-0" in run.roles and run.roles["worker-0"].pid != lost.pid, "a new worker")
+    run.wait_for(lambda: (now := run.roles.get("worker-0")) is not None and now.pid != lost.pid, "a new worker")
     running.checkpoint()
     size = (tmp_path / "out.jsonl").stat().st_size
     running.checkpoint()

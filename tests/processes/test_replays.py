@@ -55,7 +55,7 @@ def test_letters_are_replayed_once_though_processes_are_killed(start: Start, tmp
     assert status == 0 and "dead letters go again to the operators that had refused them" in told, errors
     lost = run.roles[killed]
     lost.kill()
-    run.wait_for(lambda: killed in run.roles and run.roles[killed].pid != lost.pid, f"a new {killed}")
+    run.wait_for(lambda: (now := run.roles.get(killed)) is not None and now.pid != lost.pid, f"a new {killed}")
     status, told, errors = millstream(tmp_path, "dead-letters", "replay", "priced")
     assert "had been replayed before" in told + errors, "those of the time of the first request may be all"
     assert millstream(tmp_path, "stop", "priced")[0] == 0
