@@ -54,8 +54,8 @@ Build = Callable[[Dataflow, Job, int, Path], Stream[Any]]
 class Blocks(StatefulSourcePartition[Any, None]):  # type: ignore[misc, unused-ignore]
     """What is in memory, in blocks."""
 
-    def __init__(self, items: list[Any]) -> None:
-        self._blocks = iter([items[i : i + BLOCK_ROWS] for i in range(0, len(items), BLOCK_ROWS)])
+    def __init__(self, items: list[Any], block_rows: int) -> None:
+        self._blocks = iter([items[i : i + block_rows] for i in range(0, len(items), block_rows)])
 
     def next_batch(self) -> list[Any]:
         return next(self._blocks)
@@ -67,14 +67,14 @@ class Blocks(StatefulSourcePartition[Any, None]):  # type: ignore[misc, unused-i
 class InMemory(FixedPartitionedSource[Any, None]):  # type: ignore[misc, unused-ignore]
     """One partition in each process: its share of the events."""
 
-    def __init__(self, process: int, items: list[Any]) -> None:
-        self._name, self._items = str(process), items
+    def __init__(self, process: int, items: list[Any], block_rows: int = BLOCK_ROWS) -> None:
+        self._name, self._items, self._block_rows = str(process), items, block_rows
 
     def list_parts(self) -> list[str]:
         return [self._name]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> Blocks:
-        return Blocks(self._items)
+        return Blocks(self._items, self._block_rows)
 
 
 class Kept(StatelessSinkPartition[Any]):  # type: ignore[misc, unused-ignore]
@@ -140,23 +140,26 @@ def panes(keyed: Stream[tuple[str, Event]], window_ms: int = WINDOW_MS) -> Strea
     return op.map("pane", folded.down, pane)
 
 
-def w1(
-    flow: Dataflow, job: Job, process: int, _directory: Path, stream: str = "zipf", window_ms: int = WINDOW_MS
-) -> Stream[Pane]:
-    source = InMemory(process, events(stream, job, process))
-    return panes(op.map("key", op.input("in", flow, source), lambda event: (event[0], event)), window_ms)
+def w1(flow: Dataflow, job: Job, process: int, _directory: Path, stream: str = "zipf") -> Stream[Pane]:
+    return panes(_by_key(flow, InMemory(process, events(stream, job, process))))
+
+
+def _by_key(flow: Dataflow, source: InMemory) -> Stream[tuple[str, Event]]:
+    return op.map("key", op.input("in", flow, source), lambda event: (event[0], event))
 
 
 def w1u(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
     return w1(flow, job, process, directory, "uuid")
 
 
-def w8(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
-    return w1(flow, job, process, directory, "uuid", DAY_MS)
+def w8(flow: Dataflow, job: Job, process: int, _directory: Path, stream: str = "uuid") -> Stream[Pane]:
+    """In one block: after each, Bytewax looks at all keys whose windows are open, for minutes where they are a million."""
+    source = InMemory(process, events(stream, job, process), block_rows=max(job.events, 1))
+    return panes(_by_key(flow, source), DAY_MS)
 
 
 def w8few(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
-    return w1(flow, job, process, directory, "zipf", DAY_MS)
+    return w8(flow, job, process, directory, "zipf")
 
 
 def w2(flow: Dataflow, job: Job, process: int, directory: Path) -> Stream[Pane]:
