@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from millstream.breaker import kind_of
 from millstream.coordinator.replaying import asked_for
-from millstream.deadletters import LETTERS, name_of
+from millstream.deadletters import LETTERS, name_of, stored
 
 _REASONS_SHOWN: Final = 50
 
@@ -24,7 +23,7 @@ def counted(state: Path) -> Table:
     first: dict[tuple[str, str], str] = {}
     again: Counter[tuple[str, str]] = Counter()
     asked = asked_for(state)
-    for letter in _letters(state):
+    for letter in stored(state):
         operator, reason = str(letter.get("operator")), str(letter.get("reason"))
         kind = operator, kind_of(reason)
         counts[kind] += 1
@@ -51,7 +50,7 @@ def last(state: Path, operator: str | None, most: int) -> Iterator[dict[str, Any
     """
     kept: deque[dict[str, Any]] = deque(maxlen=most)
     kept.extend(
-        letter for letter in _letters(state) if operator is None or name_of(str(letter.get("operator"))) == operator
+        letter for letter in stored(state) if operator is None or name_of(str(letter.get("operator"))) == operator
     )
     return iter(kept)
 
@@ -66,15 +65,3 @@ def as_text(letter: dict[str, Any]) -> str:
     record, replayed = letter.get("record", letter.get("record_base64")), letter.get("replayed", 0)
     again = f" (replayed {'once' if replayed == 1 else f'{replayed} times'} before)" if replayed else ""
     return f"{'; '.join(where)}: {letter.get('reason')}{again}\n    {record}"
-
-
-def _letters(state: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((state / LETTERS).glob("*.jsonl")):
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    letter = json.loads(line)
-                except ValueError:
-                    continue  # it is being written, or whoever wrote it was killed
-                if isinstance(letter, dict):
-                    yield letter

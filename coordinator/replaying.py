@@ -28,7 +28,7 @@ from millstream.control import SOCKET, RunningFlow
 from millstream.coordinator.control import Request
 from millstream.coordinator.replays import ASKED, REPLAYS, log_path
 from millstream.coordinator.state_directory import locked
-from millstream.deadletters import LETTERS, after, name_of
+from millstream.deadletters import after, name_of, stored, stored_in
 from millstream.errors import CheckpointError, CommandError, ProcessError
 from millstream.plan import PhysicalPlan, StageKind
 from millstream.specs.ends import ReadSpec
@@ -148,7 +148,7 @@ def asked_for(state: Path) -> Ids:
     """The letters that have been replayed, or are about to be."""
     known = Ids()
     for path in sorted((state / REPLAYS).glob("*.jsonl")):
-        for letter in _read(path):
+        for letter in stored_in(path):
             known.add(letter["id"])
     return known
 
@@ -214,25 +214,13 @@ def _ended(manifest: Manifest) -> frozenset[str]:
 
 def _meant(state: Path, command: Replay) -> Iterator[Letter]:
     wanted = None if command.letters is None else frozenset(command.letters)
-    for path in sorted((state / LETTERS).glob("*.jsonl")):
-        for letter in _read(path):
-            if (
-                (command.operator is None or name_of(str(letter.get("operator"))) == command.operator)
-                and (command.reason is None or command.reason in str(letter.get("reason")))
-                and (wanted is None or letter.get("id") in wanted)
-            ):
-                yield letter
-
-
-def _read(path: Path) -> Iterator[Letter]:
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                letter = json.loads(line)
-            except ValueError:
-                continue  # it is being written, or whoever wrote it was killed
-            if isinstance(letter, dict):
-                yield letter
+    for letter in stored(state):
+        if (
+            (command.operator is None or name_of(str(letter.get("operator"))) == command.operator)
+            and (command.reason is None or command.reason in str(letter.get("reason")))
+            and (wanted is None or letter.get("id") in wanted)
+        ):
+            yield letter
 
 
 class Replaying:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -121,6 +121,24 @@ def from_json(fields: Mapping[str, Any]) -> DeadLetter:
 def letters_in(lines: bytes) -> list[DeadLetter]:
     """The letters that are to be replayed, of a block of them."""
     return [from_json(json.loads(line)) for line in lines.splitlines()]
+
+
+def stored(state: Path) -> Iterator[dict[str, Any]]:
+    """The letters in a state directory, as `as_json` has made them, in the order in which each process wrote them."""
+    for path in sorted((state / LETTERS).glob("*.jsonl")):
+        yield from stored_in(path)
+
+
+def stored_in(path: Path) -> Iterator[dict[str, Any]]:
+    """The letters of one file."""
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                letter = json.loads(line)
+            except ValueError:
+                continue  # it is being written, or whoever wrote it was killed
+            if isinstance(letter, dict):
+                yield letter
 
 
 def after(fields: Mapping[str, Any]) -> int:
