@@ -470,8 +470,11 @@ class Simulation:
         """A process goes on from the checkpoint in the next life, comes to it, or leaves."""
         assert self._checkpoints is not None
         plan = self.plan
-        recovery = Recovery(self._checkpoints.store.manifest(switch.epoch), self._checkpoints.store)
         self._attempts[name] = switch.next_attempt
+        if name != CALLER and name not in self._joining and name not in self.coordinator.members:
+            self._leave(name)  # nobody has waited for it: that checkpoint may not be kept any more
+            return
+        recovery = Recovery(self._checkpoints.store.manifest(switch.epoch), self._checkpoints.store)
         self._may_work.add(name)
         if name == CALLER:
             self.caller = self.processes[CALLER] = self.caller.successor(plan, recovery)
@@ -483,11 +486,8 @@ class Simulation:
             )  # fmt: skip
             worker.runner.restore(recovery)
             self.workers[name] = self.processes[name] = worker
-        elif name in self.coordinator.members:
-            self.workers[name] = self.processes[name] = self.workers[name].successor(plan, recovery)
         else:
-            self._leave(name)
-            return
+            self.workers[name] = self.processes[name] = self.workers[name].successor(plan, recovery)
         self._send(name, COORDINATOR, Hello(name, 1))
         if name == CALLER and self._stop_asked:
             self._send(CALLER, COORDINATOR, Stop(False))
